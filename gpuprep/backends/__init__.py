@@ -1,0 +1,1 @@
+"""Where pixel work runs: the CPU, a CUDA device, or the plain NumPy reference."""

@@ -1,0 +1,50 @@
+"""What an op may ask of the machine it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, Literal, Protocol
+
+BackendName = Literal["cpu", "cuda", "reference"]
+
+Dims = Sequence[int]
+
+
+class Backend(Protocol):
+    """Where arrays live and kernels run. Passed explicitly; there is no current backend.
+
+    ``reference`` has `has_kernels` false: ops then take their plain NumPy form.
+    """
+
+    name: BackendName
+    device: str
+    xp: ModuleType
+    has_kernels: bool
+
+    def launch(self, kernel: str, grid: Dims, block: Dims, args: Sequence[Any]) -> None:
+        """Run a kernel over ``grid × block`` threads.
+
+        Parameters
+        ----------
+        kernel : str
+            Name of an ``extern "C"`` kernel of ``kernels/*.cu``.
+        grid, block : sequence of up to three int
+            As in CUDA, x first.
+        args : sequence
+            Arrays of this backend (C contiguous) and NumPy scalars of the exact parameter types.
+
+        Raises
+        ------
+        KernelError
+            ``unknown-kernel`` or ``bad-argument``.
+        """
+
+    def upload(self, array: Any) -> Any:
+        """Return a NumPy array as an array of this backend; no copy on the CPU."""
+
+    def download(self, array: Any) -> Any:
+        """Return an array of this backend as a NumPy array; no copy on the CPU."""
+
+    def synchronize(self) -> None:
+        """Wait until all launched work is done."""

@@ -1,0 +1,1 @@
+"""The gpuprep command: parse, call, print."""

@@ -1,0 +1,1 @@
+"""Transfer syntaxes to pixels."""

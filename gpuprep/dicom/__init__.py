@@ -1,0 +1,1 @@
+"""DICOM headers to cases: crawl, index, link, stack, structure sets and segmentations. No pixels."""

@@ -1,0 +1,1 @@
+"""Volume operations: each with a plain reference and a kernel path in one file."""

@@ -1,0 +1,1 @@
+"""Plans, cases, the ledger and the engines that run them."""

@@ -1,0 +1,1 @@
+"""Output layouts. Only this package knows their conventions."""
