@@ -158,7 +158,7 @@ class VolumeGeometry:
     def orientation(self) -> str:
         """Return the nearest anatomical code of the (column, row, slice) axes, for example ``"LPS"`` for axial CT.
 
-        A letter names the side *towards which* the index grows, as in nibabel's ``aff2axcodes``, with x (columns) first.
+        A letter names the side *towards which* the index grows, as nibabel's ``aff2axcodes`` does; columns come first.
         """
         letters = (("R", "L"), ("A", "P"), ("I", "S"))
         directions = self.directions_dhw

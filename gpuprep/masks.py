@@ -97,7 +97,7 @@ class RoiMask:
 
 
 def unpack_bits(table: NDArray[np.uint32], count: int) -> NDArray[np.bool_]:
-    """Return which of `count` bits are set in each row of a table (K, P) of little-end-first words, shape (K, count)."""
+    """Return which of `count` bits are set in each row of a table (K, P) of words, lowest first: shape (K, count)."""
     bits = np.unpackbits(np.ascontiguousarray(table.astype("<u4")).view(np.uint8), axis=1, bitorder="little")
     return bits[:, :count].astype(np.bool_)
 
