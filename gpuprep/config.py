@@ -1,0 +1,235 @@
+"""What a job is asked to do: frozen, checked, with a digest.
+
+Nothing here reads a command line or a file; the CLI builds these objects, and workers receive them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from enum import Enum, StrEnum
+from typing import Literal
+
+from gpuprep.errors import ConfigError
+
+Interpolation = Literal["linear", "cubic", "lanczos", "nearest"]
+ContourOverlap = Literal["xor", "union"]
+OnIrregular = Literal["error", "resample"]
+
+#: Slice steps within this fraction of the median step count as regular.
+SPACING_TOLERANCE = 0.05
+#: Voxels above this are foreground when cropping CT: between air (-1000 HU) and fat (about -100 HU).
+CT_FOREGROUND_HU = -500.0
+#: Largest spacing that is taken seriously, mm.
+MAX_SPACING_MM = 1000.0
+
+
+class MaskStrategy(StrEnum):
+    """How ROIs become the integers of one label volume."""
+
+    LABEL_IMAGE = "label_image"
+    SPARSE_MASK = "sparse_mask"
+    REGION_MASK = "region_mask"
+
+
+class OnExisting(StrEnum):
+    """What to do with cases whose outputs are already there."""
+
+    SKIP = "skip"
+    OVERWRITE = "overwrite"
+    FAIL = "fail"
+
+
+class OnMissing(StrEnum):
+    """What to do when a label has no ROI in a case."""
+
+    ERROR = "error"
+    WARN = "warn"
+    IGNORE = "ignore"
+
+
+class RoiStrategy(StrEnum):
+    """What several ROIs that match one label become."""
+
+    MERGE = "merge"
+    KEEP_FIRST = "keep_first"
+    SEPARATE = "separate"
+
+
+class MultipleSegmentations(StrEnum):
+    """What to do when several segmentations belong to one image."""
+
+    ERROR = "error"
+    LATEST = "latest"
+    ALL = "all"
+    MERGE = "merge"
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """What to cut the volume to.
+
+    Parameters
+    ----------
+    to : {"none", "foreground", "roi"}
+        The whole volume, the bounding box of the foreground, or that of the matched ROIs.
+    margin_mm : float
+        Added on every side, as far as the volume reaches.
+    """
+
+    to: Literal["none", "foreground", "roi"] = "none"
+    margin_mm: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Crop:
+        """Read ``none``, ``foreground[:MARGIN_MM]`` or ``roi[:MARGIN_MM]``.
+
+        Raises
+        ------
+        ConfigError
+            ``bad-crop``.
+        """
+        kind, _, margin = text.partition(":")
+        bad = ConfigError(
+            f"crop {text!r} is not understood",
+            code="bad-crop",
+            hint="write none, foreground, roi, or roi:10 for a margin of 10 mm",
+        )
+        try:
+            value = float(margin) if margin else 0.0
+        except ValueError:
+            raise bad from None
+        if value < 0 or value != value:
+            raise bad
+        match kind:
+            case "none" if not margin:
+                return cls()
+            case "foreground":
+                return cls("foreground", value)
+            case "roi":
+                return cls("roi", value)
+        raise bad
+
+
+@dataclass(frozen=True, slots=True)
+class Transforms:
+    """What is done to images and masks between decoding and writing.
+
+    Parameters
+    ----------
+    spacing_xyz_mm : (float, float, float)
+        Wanted spacing of columns, rows and slices of the series as acquired; 0 keeps an axis.
+    interpolation : str
+        For images; masks are rasterised on the output grid or resampled by nearest neighbour.
+    antialias : bool
+        Widen the filter where the output is coarser than the input.
+    window_level, window_width : float or None
+        Clamp images to ``level ± width / 2`` in modality units; both or neither.
+    rescale_intensity : (float, float) or None
+        Map the window to this range, as float32.
+    crop : Crop
+    orientation : str
+        ``"keep"``, or the sides towards which columns, rows and slices shall grow: ``"RAS"``, ``"LPS"``.
+
+    Raises
+    ------
+    ConfigError
+        ``bad-spacing``, ``bad-window``, ``bad-orientation``.
+    """
+
+    spacing_xyz_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    interpolation: Interpolation = "linear"
+    antialias: bool = False
+    window_level: float | None = None
+    window_width: float | None = None
+    rescale_intensity: tuple[float, float] | None = None
+    crop: Crop = Crop()
+    orientation: str = "keep"
+
+    def __post_init__(self) -> None:
+        if not all(0 <= s <= MAX_SPACING_MM for s in self.spacing_xyz_mm):
+            raise ConfigError(
+                f"spacing {self.spacing_xyz_mm} mm is not usable",
+                code="bad-spacing",
+                hint=f"give three numbers from 0 (keep) to {MAX_SPACING_MM:g} mm, as in --spacing 1,1,3",
+            )
+        if (self.window_level is None) != (self.window_width is None):
+            raise ConfigError("a window needs its level and its width", code="bad-window")
+        if self.window_width is not None and not self.window_width > 0:
+            raise ConfigError(f"window width {self.window_width} is not positive", code="bad-window")
+        if self.rescale_intensity is not None and (
+            self.window_level is None or not self.rescale_intensity[0] < self.rescale_intensity[1]
+        ):
+            raise ConfigError(
+                "--rescale-intensity LOW,HIGH needs a window and LOW < HIGH",
+                code="bad-window",
+                hint="add --window-level and --window-width",
+            )
+        pairs = ("LR", "AP", "IS")
+        if self.orientation != "keep" and sorted(
+            next((i for i, pair in enumerate(pairs) if c in pair), -1) for c in self.orientation
+        ) != [0, 1, 2]:
+            raise ConfigError(
+                f"orientation {self.orientation!r} is not understood",
+                code="bad-orientation",
+                hint="write keep, or one of L/R, A/P and I/S in any order, as in RAS",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Stacking:
+    """How slices become volumes."""
+
+    on_irregular: OnIrregular = "error"
+    spacing_tolerance: float = SPACING_TOLERANCE
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.spacing_tolerance < 1:
+            raise ConfigError(
+                f"spacing tolerance {self.spacing_tolerance} is not a fraction of the slice distance",
+                code="bad-tolerance",
+                hint="0.05 accepts steps within 5 % of the median",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class RoiOptions:
+    """How ROI names become labels, and contours and segments become voxels."""
+
+    labels: tuple[LabelPatterns, ...]
+    ignore_case: bool = True
+    strategy: RoiStrategy = RoiStrategy.MERGE
+    allow_multiple_matches: bool = True
+    on_missing: OnMissing = OnMissing.ERROR
+    contour_overlap: ContourOverlap = "xor"
+    fractional_threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fractional_threshold < 1:
+            raise ConfigError(
+                f"fractional threshold {self.fractional_threshold} is not in [0, 1)", code="bad-threshold"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPatterns:
+    """One label of the output and the regular expressions of the ROI names that belong to it."""
+
+    name: str
+    patterns: tuple[str, ...]
+    optional: bool = False
+
+
+def digest(*parts: object) -> str:
+    """Return 16 hex digits that change when any of the parts (dataclasses, enums, plain values) does."""
+
+    def plain(value: object) -> object:
+        if hasattr(value, "__dataclass_fields__"):
+            return asdict(value)  # type: ignore[call-overload]
+        if isinstance(value, Enum):
+            return value.value
+        raise TypeError(type(value))
+
+    text = json.dumps(parts, default=plain, sort_keys=True, ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,31 @@
+"""Names on disk: nothing from DICOM reaches a path unfiltered."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+#: Longest name that `safe_name` returns; leaves room for suffixes below the 255 bytes of common file systems.
+MAX_NAME = 80
+
+_RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))})
+
+
+def safe_name(text: str, fallback: str = "unnamed") -> str:
+    """Reduce a text to letters, digits, ``-`` and ``_``, at most `MAX_NAME` long, never empty or hidden.
+
+    Runs of other characters become one ``_``. A text that had to be cut or that Windows reserves gets a digest of
+    the whole, so that two long texts that begin alike stay apart. Other collisions are for the caller: two
+    different texts may give the same name.
+    """
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", text.strip()).strip("_-")
+    if not name:
+        name = fallback
+    if len(name) > MAX_NAME or name.lower() in _RESERVED:
+        name = f"{name[: MAX_NAME - 9]}_{text_digest(text)}"
+    return name
+
+
+def text_digest(text: str) -> str:
+    """Return 8 hex digits of a text."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
