@@ -14,13 +14,16 @@ Dims = Sequence[int]
 class Backend(Protocol):
     """Where arrays live and kernels run. Passed explicitly; there is no current backend.
 
-    ``reference`` has `has_kernels` false: ops then take their plain NumPy form.
+    ``reference`` has `has_kernels` false: ops then take their plain NumPy form. `reason` says why this backend was
+    taken, `lanes` how many elements a thread of a lane kernel handles (``LANES`` in kernels/gpuprep.cuh).
     """
 
     name: BackendName
     device: str
+    reason: str
     xp: ModuleType
     has_kernels: bool
+    lanes: int
 
     def launch(self, kernel: str, grid: Dims, block: Dims, args: Sequence[Any]) -> None:
         """Run a kernel over ``grid × block`` threads.
@@ -48,3 +51,15 @@ class Backend(Protocol):
 
     def synchronize(self) -> None:
         """Wait until all launched work is done."""
+
+
+#: Threads a block where nothing speaks for another number.
+BLOCK_THREADS = 256
+
+#: `Backend.reason` of a backend that was asked for by name.
+ASKED_FOR = "asked for"
+
+
+def lane_dims(n: int, backend: Backend) -> tuple[Dims, Dims]:
+    """Return grid and block that cover `n` elements with ``LANES`` elements a thread."""
+    return (max(1, -(-n // (backend.lanes * BLOCK_THREADS))),), (BLOCK_THREADS,)
