@@ -27,7 +27,7 @@ class FoundFile:
 class CrawlProblem:
     """A path that the crawl could not enter or follow.
 
-    `code` is ``unreadable-folder``, ``unreadable`` (a file whose status the system does not tell) or ``broken-symlink``.
+    `code` is ``unreadable-folder``, ``broken-symlink``, or ``unreadable``: a file whose status the system does not tell.
     """
 
     path: str
@@ -77,7 +77,7 @@ def crawl(
 
 def _stat_source(source: Path) -> _Place:
     try:
-        return _follow(os.path.abspath(source))
+        return _follow(source.absolute())
     except OSError as error:
         raise InputNotFoundError(
             f"cannot be read: {error.strerror}",
@@ -87,8 +87,8 @@ def _stat_source(source: Path) -> _Place:
         ) from error
 
 
-def _follow(path: str) -> _Place:
-    return _Place(path, os.stat(path), _inode(os.stat(os.path.dirname(os.path.realpath(path)))))
+def _follow(path: Path) -> _Place:
+    return _Place(str(path), path.stat(), _inode(path.resolve().parent.stat()))
 
 
 def _inode(status: os.stat_result) -> tuple[int, int]:
@@ -106,7 +106,7 @@ def _walk(sources: Sequence[_Place]) -> Iterator[FoundFile | CrawlProblem]:
         yield from _visit_file(source, listed, loose)
     for link in links:  # which grows where a link leads to a folder with links
         try:
-            place = _follow(link)
+            place = _follow(Path(link))
         except OSError as error:
             yield CrawlProblem(link, "broken-symlink", str(error.strerror))
             continue
@@ -121,7 +121,7 @@ def _walk_folder(top: str, listed: set[tuple[int, int]], links: list[str]) -> It
     while pending:
         folder = pending.pop()
         try:
-            inode = _inode(os.stat(folder))
+            inode = _inode(Path(folder).stat())
             if inode in listed:
                 continue
             with os.scandir(folder) as listing:

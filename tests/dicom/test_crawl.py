@@ -124,8 +124,7 @@ def test_pipes_and_sockets_are_left_out(tmp_path):
 
 def test_names_that_are_not_utf8_are_found(tmp_path):
     name = os.fsencode(tmp_path) + b"/\xe9t\xe9.dcm"
-    with open(name, "wb") as stream:
-        stream.write(b"x")
+    _touch(Path(os.fsdecode(name)))
     assert [os.fsencode(p) for p in _paths([tmp_path])] == [name]
 
 
