@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,13 @@ from gpuprep.errors import WriteError
 
 #: Files with this suffix are unfinished; a run removes those it finds.
 PART_SUFFIX = ".gpuprep-part"
+
+_CODES = {
+    errno.ENOSPC: "disk-full",
+    errno.EDQUOT: "disk-full",
+    errno.EACCES: "not-writable",
+    errno.EROFS: "not-writable",
+}
 
 
 @contextmanager
@@ -25,15 +33,14 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(path)
+        try:
+            yield part
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
-        code = {28: "disk-full", 122: "disk-full", 13: "not-writable", 30: "not-writable"}.get(
-            error.errno or 0, "write-failed"
-        )
+        code = _CODES.get(error.errno or 0, "write-failed")
         raise WriteError(f"cannot write: {error.strerror or error}", code=code, subject=str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

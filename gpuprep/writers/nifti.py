@@ -7,7 +7,6 @@ series; nibabel and SimpleITK are what the tests read it with.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from gpuprep.errors import WriteError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.writers.atomic import replacing
+from gpuprep.writers.base import Output
 
 #: NIfTI datatype codes (nifti1.h).
 _DATATYPES = {"uint8": 2, "int16": 4, "int32": 8, "float32": 16, "uint16": 512, "uint32": 768}
@@ -29,16 +29,6 @@ _VOXEL_OFFSET = 352
 #: isal levels with the best ratio of speed and size: 3 for images, 1 for label volumes (notes in design.md).
 IMAGE_LEVEL = 3
 LABEL_LEVEL = 1
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenFile:
-    """What was written: path, bytes on disk, CRC-32 and length of the uncompressed stream."""
-
-    path: Path
-    size: int
-    crc32: int
-    raw_size: int
 
 
 def index_to_ras(geometry: VolumeGeometry) -> NDArray[np.float64]:
@@ -80,7 +70,7 @@ def quaternion(rotation: NDArray[np.float64]) -> tuple[float, float, float]:
     return float(b), float(c), float(d)
 
 
-def header_bytes(dtype: np.dtype[Any], geometry: VolumeGeometry, description: str = "") -> bytes:
+def header_bytes(dtype: np.dtype[Any], geometry: VolumeGeometry) -> bytes:
     """Return the 352 bytes before the voxels: header and empty extension flag."""
     affine = index_to_ras(geometry)
     depth, height, width = geometry.shape
@@ -98,7 +88,6 @@ def header_bytes(dtype: np.dtype[Any], geometry: VolumeGeometry, description: st
     struct.pack_into("<8f", header, 76, handed, *spacing, 0, 0, 0, 0)
     struct.pack_into("<3f", header, 108, _VOXEL_OFFSET, 1.0, 0.0)
     struct.pack_into("<B", header, 123, _UNITS_MM)
-    struct.pack_into("<80s", header, 148, description.encode("ascii", "replace")[:79])
     struct.pack_into("<2h", header, 252, _SCANNER, _SCANNER)
     struct.pack_into("<6f", header, 256, b, c, d, *affine[:3, 3])
     struct.pack_into("<12f", header, 280, *affine[:3].ravel())
@@ -113,8 +102,8 @@ def write_nifti(
     *,
     level: int,
     threads: int,
-    description: str = "",
-) -> WrittenFile:
+    root: Path,
+) -> Output:
     """Write a volume; ``.nii.gz`` is compressed by isal in blocks of 1 MiB, so threads do not change the bytes.
 
     Parameters
@@ -129,13 +118,15 @@ def write_nifti(
         isal compression level, 0 to 3.
     threads : int
         Compression threads, at least 1.
+    root : Path
+        What the returned path is relative to.
 
     Raises
     ------
     WriteError
         ``not-orthogonal``, ``too-large``, and what `replacing` raises.
     """
-    header = header_bytes(array.dtype, geometry, description)
+    header = header_bytes(array.dtype, geometry)
     voxels = np.ascontiguousarray(array).data.cast("B")
     with replacing(path) as part:
         if path.suffix == ".gz":
@@ -149,7 +140,12 @@ def write_nifti(
                 plain.write(header)
                 plain.write(voxels)
         size = part.stat().st_size
-        with part.open("rb") as written:
-            written.seek(-8, 2)
-            crc, raw_size = struct.unpack("<II", written.read(8)) if path.suffix == ".gz" else (0, size)
-    return WrittenFile(path, size, crc, raw_size)
+        crc = gzip_crc32(part) if path.suffix == ".gz" else 0
+    return Output(path.relative_to(root).as_posix(), size, crc)
+
+
+def gzip_crc32(path: Path) -> int:
+    """Return the CRC-32 of the content of a gzip file of one member, from its trailer (RFC 1952)."""
+    with path.open("rb") as file:
+        file.seek(-8, 2)
+        return int.from_bytes(file.read(4), "little")

@@ -1,0 +1,48 @@
+"""``gpuprep index`` and ``gpuprep show``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from gpuprep.cli import options
+from gpuprep.errors import ExitStatus
+
+
+@click.command(short_help="Read all headers below folders into a Parquet index.")
+@click.argument("source", type=options.PATH, nargs=-1, required=True)
+@click.option("-o", "--output", type=options.PATH, default="index.parquet", show_default=True)
+@click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N", help="Threads; all cores by default.")
+def index(source: tuple[Path, ...], output: Path, workers: int | None) -> int:
+    """Find DICOM by content below SOURCE and write one row an instance.
+
+    An index that is there already is brought up to date: only new and changed files are read. The sources are never
+    written to. `gpuprep show` prints the result; any Parquet tool can query it.
+    """
+    from gpuprep.hostlib import usable_cores
+    from gpuprep.run.sources import load_index
+
+    def show_count(files: int) -> None:
+        click.echo(f"\r{files} files", nl=False, err=True)
+
+    on_progress = show_count if sys.stderr.isatty() else None
+    result = load_index(source, index_path=output, workers=workers or usable_cores(), on_progress=on_progress)
+    click.echo(str(output))
+    click.echo(f"{len(result.instances)} files, {len(result.problems)} of them unusable", err=True)
+    return ExitStatus.DONE
+
+
+@click.command(short_help="Print what an index holds: patients, studies, series, segmentations, problems.")
+@click.argument("source", type=options.PATH, nargs=-1, required=True)
+def show(source: tuple[Path, ...]) -> int:
+    """Print the tree patient → study → series → segmentations of an index, or of folders read now."""
+    from gpuprep.dicom.link import link
+    from gpuprep.hostlib import usable_cores
+    from gpuprep.report.tree import format_tree
+    from gpuprep.run.sources import load_index
+
+    result = load_index(source, index_path=None, workers=usable_cores())
+    click.echo(format_tree(result, link(result.series())))
+    return ExitStatus.DONE

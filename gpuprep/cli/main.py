@@ -1,0 +1,74 @@
+"""The `gpuprep` command.
+
+Only click is imported here; a command imports what it needs when it runs, so that ``gpuprep --help`` and
+``gpuprep --version`` answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from gpuprep._version import __version__
+from gpuprep.errors import ExitStatus, GpuprepError
+
+#: Command → where its function is.
+COMMANDS = {
+    "nnunet": "gpuprep.cli.nnunet:nnunet",
+    "nifti": "gpuprep.cli.nifti:nifti",
+    "index": "gpuprep.cli.index:index",
+    "show": "gpuprep.cli.index:show",
+    "synth": "gpuprep.cli.synth:synth",
+    "info": "gpuprep.cli.info:info",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when called for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order of their table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name].split(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="gpuprep")
+def cli() -> None:
+    """Turn folders of clinical DICOM into training data, on the GPU or the CPU.
+
+    \b
+    gpuprep nnunet --modalities CT,RTSTRUCT --roi-match-yaml rois.yaml /data/dicoms /data/nnunet_ready
+    gpuprep index /data/dicoms -o index.parquet && gpuprep show index.parquet
+
+    \b
+    Exit status: 0 all done, 1 a bug in gpuprep, 2 wrong option or configuration, 3 no input,
+    4 some cases failed (see the report), 5 no backend, 6 output not writable.
+    """
+
+
+def main() -> None:
+    """Run the command line; errors become a message, a hint and an exit status."""
+    try:
+        status = cli.main(standalone_mode=False)
+    except GpuprepError as error:
+        click.echo(f"error: {error}", err=True)
+        if error.hint:
+            click.echo(f"\nhint: {error.hint}", err=True)
+        sys.exit(error.exit_status)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(ExitStatus.CONFIG)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\ninterrupted; finished cases are kept, run the same command again to go on", err=True)
+        sys.exit(ExitStatus.INTERRUPTED)
+    sys.exit(status or ExitStatus.DONE)

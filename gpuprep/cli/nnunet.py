@@ -1,0 +1,154 @@
+"""``gpuprep nnunet``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gpuprep.cli import options
+from gpuprep.config import MaskStrategy, MultipleSegmentations, OnExisting, OnMissing, RoiOptions, RoiStrategy
+from gpuprep.errors import ConfigError
+
+
+@click.command(short_help="Studies with RTSTRUCT or SEG → an nnU-Net data set.")
+@click.argument("source", type=options.PATH, nargs=-1, required=True)
+@click.argument("output", type=options.PATH)
+@options.apply(
+    click.option("-m", "--modalities", required=True, metavar="CT,RTSTRUCT",
+                 help="Images (CT, MR, PT), in channel order, and segmentations (RTSTRUCT, SEG). The first image "
+                      "modality carries the segmentations; others are resampled onto its grid."),
+    click.option("-ryaml", "--roi-match-yaml", type=options.PATH, required=True, metavar="FILE",
+                 help="YAML map from labels to regular expressions of ROI names, in label order."),
+    click.option("-ms", "--mask-saving-strategy", "strategy", type=click.Choice([m.value for m in MaskStrategy]),
+                 default="label_image", show_default=True,
+                 help="label_image refuses overlap; sparse_mask: the last label wins; region_mask keeps all, "
+                      "as nnU-Net regions."),
+    click.option("--region-codes", type=click.Choice(["compact", "bitmask"]), default="compact", show_default=True,
+                 help="Codes of region_mask: those that occur, numbered; or 2^i sums, at most 15 labels."),
+    click.option("--roi-strategy", type=click.Choice(["merge", "keep_first"], case_sensitive=False),
+                 default="merge", show_default=True, help="What several ROIs that match one label become."),
+    click.option("--roi-ignore-case/--roi-case-sensitive", default=True, show_default=True),
+    click.option("--roi-allow-multi-matches/--roi-disallow-multi-matches", default=True, show_default=True,
+                 help="Whether a ROI may belong to several labels."),
+    click.option("--on-missing", type=click.Choice([m.value for m in OnMissing]), default="error", show_default=True,
+                 help="A label without a ROI: fail the case, or leave the label empty, with or without a warning. "
+                      "Labels marked optional in the map may always be absent."),
+    click.option("--multiple-segmentations", type=click.Choice([m.value for m in MultipleSegmentations]),
+                 default="error", show_default=True, help="Several segmentations of one image match the labels."),
+    click.option("--contour-overlap", type=click.Choice(["xor", "union"]), default="xor", show_default=True,
+                 help="Overlapping contours of one ROI on a slice: a hole, or their union."),
+    click.option("--fractional-threshold", type=float, default=0.5, show_default=True,
+                 help="FRACTIONAL SEG: foreground is above this fraction of the maximum."),
+    click.option("--dataset-id", type=click.IntRange(1, 999), help="nnU-Net data set id; by default that of the "
+                 "data set of this name, or the smallest free one."),
+    click.option("--dataset-name", metavar="NAME", help="By default the name of the source folder."),
+    click.option("--test-set-ratio", type=float, default=0.0, show_default=True,
+                 help="Share of the patients that become the test set."),
+    click.option("--test-cases", type=options.PATH, metavar="FILE",
+                 help="Test set by list: one case name or patient ID a line."),
+    click.option("--random-seed", type=int, default=42, show_default=True, help="Of test set and folds."),
+)  # fmt: skip
+@options.transform_options
+@options.run_options
+def nnunet(
+    source: tuple[Path, ...],
+    output: Path,
+    modalities: str,
+    roi_match_yaml: Path,
+    strategy: str,
+    region_codes: str,
+    roi_strategy: str,
+    roi_ignore_case: bool,
+    roi_allow_multi_matches: bool,
+    on_missing: str,
+    multiple_segmentations: str,
+    contour_overlap: str,
+    fractional_threshold: float,
+    dataset_id: int | None,
+    dataset_name: str | None,
+    test_set_ratio: float,
+    test_cases: Path | None,
+    random_seed: int,
+    on_irregular: str,
+    spacing_tolerance: float,
+    on_existing: str,
+    index_path: Path | None,
+    backend: str,
+    workers: int | None,
+    **transforms: Any,
+) -> int:
+    """Convert CT or MR studies with RTSTRUCT or SEG into an nnU-Net v2 data set.
+
+    SOURCE is one or more folders (DICOM is found by content), or an index written by `gpuprep index`. OUTPUT
+    gets nnUNet_raw/DatasetNNN_Name with images, labels, dataset.json and splits, the scripts nnunet_preprocess.sh and
+    nnunet_train.sh, and gpuprep/DatasetNNN_Name with the ledger, the report and the table of region codes.
+
+    \b
+    The ROI map:
+        GTV: ["gtv.*", "gross.*volume"]
+        Cord: spinal.*cord
+        Parotid_L: {patterns: [parotid.*l(eft)?], optional: true}
+
+    Run the same command again to resume, or to add new studies.
+    """
+    from gpuprep.cli.jobs import finish
+    from gpuprep.dicom.roi_names import load_roi_patterns
+    from gpuprep.hostlib import usable_cores
+    from gpuprep.report.progress import Progress
+    from gpuprep.run.case import CaseOptions
+    from gpuprep.run.nnunet import NnunetOptions, convert_to_nnunet
+    from gpuprep.run.plan import parse_modalities
+    from gpuprep.run.sources import open_sources
+    from gpuprep.writers.nnunet import find_dataset
+
+    images, segmentations = parse_modalities(modalities)
+    case_options = CaseOptions(
+        transforms=options.parse_transforms(**transforms),
+        stacking=options.parse_stacking(on_irregular, spacing_tolerance),
+        rois=RoiOptions(
+            labels=load_roi_patterns(roi_match_yaml),
+            ignore_case=roi_ignore_case,
+            strategy=RoiStrategy(roi_strategy.lower()),
+            allow_multiple_matches=roi_allow_multi_matches,
+            on_missing=OnMissing(on_missing),
+            contour_overlap=contour_overlap,  # type: ignore[arg-type]
+            fractional_threshold=fractional_threshold,
+        ),
+        multiple=MultipleSegmentations(multiple_segmentations),
+    )
+    job = NnunetOptions(
+        images=images,
+        segmentations=segmentations,
+        strategy=MaskStrategy(strategy),
+        region_codes=region_codes,  # type: ignore[arg-type]
+        test_ratio=test_set_ratio,
+        test_cases=_read_list(test_cases) if test_cases else None,
+        seed=random_seed,
+    )
+    sources = open_sources(source, index_path=index_path, workers=workers or usable_cores())
+    name = dataset_name or source[0].resolve().stem
+    folder = find_dataset(output, name=name, number=dataset_id)
+    with Progress() as progress:
+        result = convert_to_nnunet(
+            sources,
+            folder,
+            case_options=case_options,
+            options=job,
+            on_existing=OnExisting(on_existing),
+            backend=backend,
+            workers=workers,
+            on_start=progress.start,
+            on_row=progress.add,
+        )
+    click.echo(str(folder.raw))
+    return finish(folder.sidecars, result.rows, result.problems, result.unlabelled)
+
+
+def _read_list(path: Path) -> frozenset[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"cannot read: {error.strerror}", code="bad-test-set", subject=str(path)) from error
+    return frozenset(line.strip() for line in lines if line.strip())

@@ -1,0 +1,115 @@
+"""Options that several commands share, each once, and how their texts become configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from gpuprep.config import Crop, OnExisting, Stacking, Transforms
+from gpuprep.errors import ConfigError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+EXISTING = click.Path(path_type=Path, exists=False)
+
+
+def apply(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Return one decorator for several options, shown in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def transform_options(command: Command) -> Command:
+    """Add the options of `Transforms` and `Stacking`."""
+    return apply(
+        click.option("--spacing", default="0,0,0", metavar="X,Y,Z", show_default=True,
+                     help="Voxel size in mm along columns, rows and slices; 0 keeps an axis."),
+        click.option("--interpolation", type=click.Choice(["linear", "cubic", "lanczos", "nearest"]),
+                     default="linear", show_default=True, help="For images; masks are drawn on the output grid."),
+        click.option("--antialias", is_flag=True, help="Average over the coarser voxels when downsampling."),
+        click.option("--window-level", type=float, help="Clamp images to level ± width / 2 (CT: HU)."),
+        click.option("--window-width", type=float, help="See --window-level."),
+        click.option("--rescale-intensity", metavar="LOW,HIGH", help="Map the window to this range, as float32."),
+        click.option("--crop", default="none", metavar="none|foreground|roi[:MM]", show_default=True,
+                     help="Cut to the foreground (CT: above -500 HU, else above 0) or to the matched ROIs, "
+                          "with a margin in mm."),
+        click.option("--orientation", default="keep", metavar="keep|RAS|LPS|…", show_default=True,
+                     help="Sides towards which columns, rows and slices grow in the output."),
+        click.option("--on-irregular", type=click.Choice(["error", "resample"]), default="error", show_default=True,
+                     help="Missing slices, uneven spacing, gantry tilt: refuse the case, or put its slices on the "
+                          "regular grid they imply."),
+        click.option("--spacing-tolerance", type=float, default=0.05, show_default=True,
+                     help="Slice steps within this fraction of their median count as regular."),
+    )(command)  # fmt: skip
+
+
+def run_options(command: Command) -> Command:
+    """Add the options of every command that runs cases."""
+    return apply(
+        click.option("--on-existing", type=click.Choice([m.value for m in OnExisting]), default="skip",
+                     show_default=True, help="Cases that are done: leave them, convert them again, or stop."),
+        click.option("--index", "index_path", type=PATH, metavar="FILE.parquet",
+                     help="Keep the index of the sources here; the next run reads only new and changed files."),
+        click.option("--backend", type=click.Choice(["auto", "cpu", "cuda", "reference"]), default="auto",
+                     show_default=True, help="reference: plain NumPy, slow, to check a result."),
+        click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N",
+                     help="Processes; all cores by default."),
+    )(command)  # fmt: skip
+
+
+def parse_transforms(
+    spacing: str,
+    interpolation: str,
+    antialias: bool,
+    window_level: float | None,
+    window_width: float | None,
+    rescale_intensity: str | None,
+    crop: str,
+    orientation: str,
+) -> Transforms:
+    """Build `Transforms` from option texts.
+
+    Raises
+    ------
+    ConfigError
+        ``bad-spacing``, ``bad-window``, ``bad-crop``, ``bad-orientation``.
+    """
+    x, y, z = _numbers(spacing, 3, "bad-spacing", "--spacing needs three numbers, as in 1,1,3")
+    mapped = None
+    if rescale_intensity is not None:
+        low, high = _numbers(rescale_intensity, 2, "bad-window", "--rescale-intensity needs two numbers, as in 0,1")
+        mapped = (low, high)
+    return Transforms(
+        spacing_xyz_mm=(x, y, z),
+        interpolation=interpolation,  # type: ignore[arg-type]
+        antialias=antialias,
+        window_level=window_level,
+        window_width=window_width,
+        rescale_intensity=mapped,
+        crop=Crop.parse(crop),
+        orientation=orientation if orientation == "keep" else orientation.upper(),
+    )
+
+
+def parse_stacking(on_irregular: str, spacing_tolerance: float) -> Stacking:
+    """Build `Stacking` from option values."""
+    return Stacking(on_irregular, spacing_tolerance)  # type: ignore[arg-type]
+
+
+def _numbers(text: str, count: int, code: str, hint: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != count:
+        raise ConfigError(f"{text!r} is not {count} numbers", code=code, hint=hint)
+    return values

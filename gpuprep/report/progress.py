@@ -1,0 +1,64 @@
+"""What a person sees while a job runs: a bar on a terminal, plain lines elsewhere. Always on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import click
+
+from gpuprep.run.ledger import CaseRow
+from gpuprep.run.plan import CasePlan
+
+
+class Progress:
+    """Counts cases, bytes and failures.
+
+    On a terminal a bar shows cases/s, MB/s of input, the time left and failures; elsewhere each case is one line.
+    """
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._total = self._finished = self._failed = self._bytes = 0
+        self._start = time.monotonic()
+
+    def start(self, plans: Sequence[CasePlan], skipped: int) -> None:
+        """Begin with the cases that will run."""
+        self._total = len(plans)
+        self._start = time.monotonic()
+        if skipped:
+            click.echo(f"{skipped} cases are done already", err=True)
+        if sys.stderr.isatty() and plans:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=len(plans), unit="case", dynamic_ncols=True)
+
+    def add(self, row: CaseRow) -> None:
+        """Count a finished case."""
+        self._finished += 1
+        self._failed += row.status == "failed"
+        self._bytes += row.input_bytes
+        rate = self._bytes / 1e6 / max(time.monotonic() - self._start, 1e-9)
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{rate:.0f} MB/s, {self._failed} failed", refresh=False)
+            self._bar.update()
+            if row.status == "failed":
+                self._bar.write(_line(row), file=sys.stderr)
+        else:
+            click.echo(f"[{self._finished}/{max(self._total, self._finished)}] {_line(row)}", err=True)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _line(row: CaseRow) -> str:
+    if row.status == "done":
+        return f"{row.case} done in {row.seconds:.2f} s"
+    return f"{row.case} failed: {row.message} [{row.code}]"

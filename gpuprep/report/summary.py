@@ -1,0 +1,60 @@
+"""The end of a run, for people and for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gpuprep.run.ledger import CaseRow, FileProblem
+from gpuprep.writers.atomic import write_text
+
+_CSV_COLUMNS = ("case", "patient", "status", "code", "stage", "subject", "message", "hint", "decoder", "backend",
+                "input_bytes", "seconds", "labels", "unmatched_rois", "outputs")  # fmt: skip
+
+
+def format_summary(rows: Sequence[CaseRow], problems: Sequence[FileProblem], unlabelled: int) -> str:
+    """Return the table that ends a run: how many cases are done, which failed by code, which files were unusable."""
+    done = sum(row.status == "done" for row in rows)
+    failed = [row for row in rows if row.status == "failed"]
+    lines = [f"{done} of {len(rows)} cases done"]
+    for code, count in sorted(Counter(row.code for row in failed).items(), key=lambda item: (-item[1], item[0])):
+        example = next(row for row in failed if row.code == code)
+        lines.append(f"  failed {count:5d}  {code:24s} e.g. {example.case}: {example.message}")
+        if example.hint:
+            lines.append(f"{'':15s}hint: {example.hint}")
+    if unlabelled:
+        lines.append(f"{unlabelled} image series without a segmentation were left out")
+    for code, count in sorted(Counter(p.code for p in problems).items()):
+        lines.append(f"  unusable files {count:5d}  {code:18s} e.g. {next(p for p in problems if p.code == code).path}")
+    return "\n".join(lines)
+
+
+def write_reports(folder: Path, rows: Sequence[CaseRow], problems: Sequence[FileProblem]) -> tuple[Path, Path]:
+    """Write ``report.json`` (everything) and ``report.csv`` (one line a case) into `folder`; return their paths."""
+    json_path, csv_path = folder / "report.json", folder / "report.csv"
+    report: dict[str, Any] = {
+        "cases": [asdict(row) for row in rows],
+        "unusable_files": [asdict(problem) for problem in problems],
+    }
+    write_text(json_path, json.dumps(report, indent=1, sort_keys=True) + "\n")
+    text = io.StringIO()
+    table = csv.DictWriter(text, _CSV_COLUMNS, lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        labels = row.details.get("labels", ())
+        table.writerow(
+            {
+                **{c: getattr(row, c) for c in _CSV_COLUMNS if hasattr(row, c)},
+                "labels": "; ".join(f"{m['name']} <- {', '.join(m['rois']) or 'absent'}" for m in labels),
+                "unmatched_rois": "; ".join(row.details.get("unmatched_rois", ())),
+                "outputs": "; ".join(o.path for o in row.outputs),
+            }
+        )
+    write_text(csv_path, text.getvalue())
+    return json_path, csv_path

@@ -1,0 +1,290 @@
+"""One case, from headers to files: the straight line everything that runs cases maps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gpuprep.backends.base import Backend
+from gpuprep.codecs.batch import decode_stack
+from gpuprep.config import CT_FOREGROUND_HU, Crop, MultipleSegmentations, RoiOptions, Stacking, Transforms, digest
+from gpuprep.dicom.stack import Stack, build_stacks
+from gpuprep.errors import CaseError, GeometryError
+from gpuprep.geometry import VolumeGeometry
+from gpuprep.masks import RoiMask
+from gpuprep.ops.crop import crop_or_pad, foreground_box
+from gpuprep.ops.intensity import Window, apply_window, to_modality
+from gpuprep.ops.orient import plan_orientation, reorient
+from gpuprep.ops.rasterize import SliceGrid
+from gpuprep.ops.resample import regularize, resample_to_grid, resample_volume
+from gpuprep.run.ledger import CaseRow
+from gpuprep.run.plan import CasePlan, Channel
+from gpuprep.run.segmentations import SelectedRois, draw, select_segmentations
+from gpuprep.volume import Step, Volume
+from gpuprep.writers.base import CaseWriter, Output
+
+
+@dataclass(frozen=True, slots=True)
+class CaseOptions:
+    """What is done to every case of a job; `rois` is None for a job without masks."""
+
+    transforms: Transforms
+    stacking: Stacking
+    rois: RoiOptions | None = None
+    multiple: MultipleSegmentations = MultipleSegmentations.ERROR
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Seconds spent by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 6)
+
+
+def process_case(plan: CasePlan, options: CaseOptions, backend: Backend, writer: CaseWriter, workers: int) -> CaseRow:
+    """Convert one case and return its row; a `CaseError` becomes a failed row and leaves no file of the case.
+
+    Parameters
+    ----------
+    plan : CasePlan
+    options : CaseOptions
+    backend : Backend
+    writer : CaseWriter
+    workers : int
+        Threads this case may use for reading and decoding.
+    """
+    clock = Stopwatch()
+    record: dict[str, Any] = {}
+    known: dict[str, Any] = {"backend": f"{backend.name} {backend.device}".strip(), "input_bytes": plan.input_bytes}
+    identity = {
+        "case": plan.case,
+        "key": plan.key,
+        "config": digest(options, writer.config),
+        "patient": plan.patient,
+    }
+    start = time.perf_counter()
+    try:
+        outputs, decoder = _convert(plan, options, backend, writer, workers, clock, record)
+    except CaseError as error:
+        writer.discard(plan.case)
+        return CaseRow.failed(error, **identity, **known, seconds=_since(start), timings=clock.seconds, details=record)
+    return CaseRow(
+        **identity,
+        **known,
+        status="done",
+        decoder=decoder,
+        seconds=_since(start),
+        timings=clock.seconds,
+        outputs=tuple(outputs),
+        details=record,
+    )
+
+
+def _convert(
+    plan: CasePlan,
+    options: CaseOptions,
+    backend: Backend,
+    writer: CaseWriter,
+    workers: int,
+    clock: Stopwatch,
+    record: dict[str, Any],
+) -> tuple[list[Output], str]:
+    transforms = options.transforms
+    outputs = []
+    with clock.stage("headers"):
+        stack = choose_stack(plan.channels[0], plan, options.stacking)
+        record["volume"] = stack.label
+        record["findings"] = [f"{f.code}: {f.message}" for f in stack.findings]
+        rois = None
+        if options.rois:
+            rois = select_segmentations(plan.segmentations, plan.link_evidence, options.rois, options.multiple, record)
+    with clock.stage("decode"):
+        image, decoder = load_volume(plan.channels[0], stack, backend, workers)
+    with clock.stage("crop"):
+        grid = SliceGrid(stack.geometry, stack.plane_offsets_lps_mm if stack.is_irregular else None)
+        box = find_box(image, grid, rois, options, backend)
+        target = image.geometry.crop(*box).with_spacing(transforms.spacing_xyz_mm[::-1])
+    if rois is not None and options.rois is not None:
+        with clock.stage("rasterize"):
+            mask = draw(rois, grid, target, options.rois, backend, record)
+            mask = orient_mask(mask, transforms.orientation)
+        with clock.stage("write"):
+            outputs.append(writer.write_mask(plan.case, mask, record))
+        del mask
+    for number, channel in enumerate(plan.channels):
+        if number:
+            with clock.stage("decode"):
+                other = choose_stack(channel, plan, options.stacking)
+                image, _ = load_volume(channel, other, backend, workers)
+        with clock.stage("resample"):
+            volume = onto_grid(image, target, box, transforms, backend)
+            del image
+        with clock.stage("intensity"):
+            volume = window_channel(volume, plan, transforms, backend)
+            volume = reorient(volume, transforms.orientation, backend)
+        with clock.stage("write"):
+            outputs.append(writer.write_image(plan.case, number, volume))
+        record.setdefault("steps", []).append([{"step": s.name, **s.parameters} for s in volume.steps])
+        record["grid"] = describe_grid(volume.geometry)
+        del volume
+    return outputs, decoder
+
+
+def choose_stack(channel: Channel, plan: CasePlan, stacking: Stacking) -> Stack:
+    """Return the one volume of a series that the case is about.
+
+    A series may hold several (echoes, time points, a localizer); the segmentation's references decide, else the
+    only one with more than one slice.
+
+    Raises
+    ------
+    GeometryError
+        ``several-volumes``: that does not settle it; and what `build_stacks` raises.
+    """
+    stacks = build_stacks(
+        channel.instances, spacing_tolerance=stacking.spacing_tolerance, on_irregular=stacking.on_irregular
+    )
+    if channel.volume is not None:
+        stacks = tuple(s for s in stacks if s.label == channel.volume)
+    if len(stacks) == 1:
+        return stacks[0]
+    referenced = {uid for s in plan.segmentations for uid in s.referenced_sop_instance_uids}
+    by_reference = [s for s in stacks if any(f.instance.sop_instance_uid in referenced for f in s.frames)]
+    with_slices = [s for s in stacks if len(s.frames) > 1]
+    for candidates in (by_reference, with_slices):
+        if len(candidates) == 1:
+            return candidates[0]
+    raise GeometryError(
+        f"the series holds {len(stacks)} volumes ({', '.join(s.label or 'unnamed' for s in stacks)}) "
+        "and nothing says which one is meant",
+        code="several-volumes",
+        subject=channel.series_instance_uid,
+        hint="put the instances of the volume that is meant into a folder of their own",
+    )
+
+
+def load_volume(channel: Channel, stack: Stack, backend: Backend, workers: int) -> tuple[Volume, str]:
+    """Decode a stack into modality values on its regular grid; return it with the decoder's name."""
+    decoded = decode_stack(stack, workers=workers)
+    if decoded.array.ndim != 3:
+        raise GeometryError(
+            f"{decoded.array.shape[-1]} samples a pixel do not make an image volume",
+            code="not-an-image",
+            subject=channel.series_instance_uid,
+        )
+    padding = stack.frames[0].instance.pixel_padding_value
+    array = to_modality(
+        backend.upload(decoded.array),
+        stack.spec,
+        np.array([f.slope for f in stack.frames]),
+        np.array([f.intercept for f in stack.frames]),
+        padding_value=padding,
+        backend=backend,
+    )
+    steps = (Step("decode", {"series": channel.series_instance_uid, "decoder": decoded.decoder}),)
+    if stack.is_irregular:
+        offsets = np.array(stack.plane_offsets_lps_mm)
+        lowest = float(array.min())
+        array = regularize(array, offsets, stack.geometry, interpolation="linear", fill=lowest, backend=backend)
+        steps += (Step("regularize", {"plane_offsets_lps_mm": offsets.round(4).tolist()}),)
+    return Volume(array, stack.geometry, channel.modality, steps), decoded.decoder
+
+
+Box = tuple[tuple[int, int, int], tuple[int, int, int]]
+
+
+def find_box(image: Volume, grid: SliceGrid, rois: SelectedRois | None, options: CaseOptions, backend: Backend) -> Box:
+    """Return the (start, shape) of the box that the output covers, in voxels of the image."""
+    crop = options.transforms.crop
+    whole: Box = ((0, 0, 0), image.geometry.shape)
+    if crop.to == "none":
+        return whole
+    if crop.to == "foreground":
+        threshold = CT_FOREGROUND_HU if image.modality == "CT" else 0.0
+        found = foreground_box(image.array, threshold, backend)
+        subject = f"a voxel above {threshold:g}"
+    else:
+        found = None
+        if rois is not None and options.rois is not None:
+            mask = draw(rois, grid, image.geometry, options.rois, backend, {})
+            found = foreground_box(mask.codes, 0, backend)
+        subject = "a ROI voxel"
+    if found is None:
+        raise GeometryError(f"there is nothing to crop to: no slice holds {subject}", code="nothing-to-crop-to")
+    return widen(found, crop, image.geometry)
+
+
+def widen(box: Box, crop: Crop, geometry: VolumeGeometry) -> Box:
+    """Grow a box by the margin, rounded up to whole voxels, as far as the grid reaches."""
+    margin = np.ceil(crop.margin_mm / geometry.spacing_dhw_mm - 1e-9).astype(int)
+    start = np.maximum(np.array(box[0]) - margin, 0)
+    stop = np.minimum(np.array(box[0]) + np.array(box[1]) + margin, geometry.shape)
+    (a, b, c), (d, h, w) = start.tolist(), (stop - start).tolist()
+    return (a, b, c), (d, h, w)
+
+
+def onto_grid(image: Volume, target: VolumeGeometry, box: Box, transforms: Transforms, backend: Backend) -> Volume:
+    """Bring an image onto the output grid: untouched or cut where the voxels allow it, resampled where not."""
+    if image.geometry.same_grid(target):
+        return image
+    cut = image.geometry.crop(*box)
+    if cut.same_grid(target):
+        return crop_or_pad(image, *box, 0, backend)
+    fill = float(image.array.min())
+    if np.allclose(image.geometry.directions_dhw, target.directions_dhw, atol=1e-6):
+        return resample_volume(
+            image,
+            target,
+            interpolation=transforms.interpolation,
+            antialias=transforms.antialias,
+            fill=fill,
+            backend=backend,
+        )
+    interpolation = "nearest" if transforms.interpolation == "nearest" else "linear"
+    return resample_to_grid(image, target, interpolation=interpolation, fill=fill, backend=backend)
+
+
+def window_channel(volume: Volume, plan: CasePlan, transforms: Transforms, backend: Backend) -> Volume:
+    """Apply the window: to CT channels, or to every channel of a case without CT. Never to masks."""
+    if transforms.window_level is None or transforms.window_width is None:
+        return volume
+    if volume.modality != "CT" and any(c.modality == "CT" for c in plan.channels):
+        return volume
+    window = Window(transforms.window_level, transforms.window_width, transforms.rescale_intensity)
+    return apply_window(volume, window, backend)
+
+
+def orient_mask(mask: RoiMask, orientation: str) -> RoiMask:
+    """Reorient a mask as `reorient` does volumes."""
+    if orientation == "keep":
+        return mask
+    axes, flips = plan_orientation(mask.geometry, orientation)
+    codes = np.ascontiguousarray(np.flip(mask.codes.transpose(axes), [a for a in range(3) if flips[a]]))
+    return RoiMask(codes, mask.table, mask.rois, mask.geometry.reoriented(axes, flips))
+
+
+def describe_grid(geometry: VolumeGeometry) -> dict[str, Any]:
+    """Return a grid as JSON: how an output voxel (slice, row, column) maps to the patient."""
+    return {
+        "shape_dhw": list(geometry.shape),
+        "index_dhw_to_lps_mm": geometry.index_to_lps.round(9).tolist(),
+        "frame_of_reference_uid": geometry.frame_of_reference_uid,
+    }
+
+
+def _since(start: float) -> float:
+    return round(time.perf_counter() - start, 6)

@@ -1,0 +1,149 @@
+"""A job: plans in, rows out, through the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from gpuprep import backends
+from gpuprep.backends.base import Backend
+from gpuprep.config import OnExisting, digest
+from gpuprep.errors import CaseError, OutputError
+from gpuprep.hostlib import usable_cores
+from gpuprep.run.case import CaseOptions, process_case
+from gpuprep.run.ledger import CaseRow, Ledger
+from gpuprep.run.local import Crash, map_isolated
+from gpuprep.run.plan import CasePlan, FailedPlan
+from gpuprep.writers.atomic import remove_parts
+from gpuprep.writers.base import CaseWriter, Output
+
+OnRow = Callable[[CaseRow], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CaseWork:
+    """What a worker does with a plan; picklable."""
+
+    options: CaseOptions
+    writer: CaseWriter
+    backend: str
+    threads: int
+
+    def __call__(self, plan: CasePlan) -> CaseRow:
+        """Run one case on this process's backend."""
+        return process_case(plan, self.options, _backend(self.backend, self.threads), self.writer, self.threads)
+
+
+@cache
+def _backend(name: str, threads: int) -> Backend:
+    return backends.select(name, threads)
+
+
+def share_cores(workers: int | None, tasks: int) -> tuple[int, int]:
+    """Return (processes, threads each) for a number of tasks on the cores of this process."""
+    cores = usable_cores()
+    processes = max(1, min(workers or cores, tasks))
+    return processes, max(1, cores // processes)
+
+
+def run_cases(
+    plans: Sequence[CasePlan | FailedPlan],
+    *,
+    options: CaseOptions,
+    writer: CaseWriter,
+    root: Path,
+    ledger: Ledger,
+    on_existing: OnExisting,
+    backend: str,
+    workers: int,
+    threads: int,
+    on_start: Callable[[Sequence[CasePlan], int], None],
+    on_row: OnRow,
+) -> None:
+    """Run the cases that are not done yet; their rows go to the ledger and to `on_row`.
+
+    Parameters
+    ----------
+    plans : sequence
+    options, writer : CaseOptions, CaseWriter
+        What is done to each case, and where it goes.
+    root : Path
+        Folder that output paths are relative to.
+    ledger : Ledger
+    on_existing : OnExisting
+        SKIP leaves finished cases alone; a changed input or option makes a case unfinished.
+    backend : str
+        As for `backends.select`.
+    workers, threads : int
+        Processes, and threads in each.
+    on_start : callable
+        Told which cases will run, and how many are skipped.
+    on_row : callable
+        Told each new row.
+
+    Raises
+    ------
+    OutputError
+        ``exists``: `on_existing` is FAIL and a case has outputs.
+    """
+    config = digest(options, writer.config)
+    known = ledger.rows()
+    remove_parts(root)
+    todo, done = [], 0
+    for plan in plans:
+        if isinstance(plan, FailedPlan):
+            row = CaseRow.failed(plan.error, case=plan.case, key="", config=config, patient=plan.patient)
+            ledger.put(row)
+            on_row(row)
+            continue
+        row = known.get(plan.case)
+        if row is not None and row.status == "done" and on_existing is OnExisting.FAIL:
+            raise OutputError(
+                f"the case {plan.case} is there already",
+                code="exists",
+                subject=str(root),
+                hint="choose another output folder, or --on-existing skip or overwrite",
+            )
+        if on_existing is OnExisting.SKIP and row is not None and is_complete(row, plan.key, config, root):
+            done += 1
+        else:
+            todo.append(plan)
+    on_start(todo, done)
+    work = CaseWork(options, writer, backend, threads)
+    try:
+        for plan, outcome in map_isolated(work, todo, workers=workers):
+            row = crashed(plan, config, outcome) if isinstance(outcome, Crash) else outcome
+            if row.status == "failed":
+                writer.discard(plan.case)
+            ledger.put(row)
+            on_row(row)
+    finally:
+        remove_parts(root)
+
+
+def is_complete(row: CaseRow, key: str, config: str, root: Path) -> bool:
+    """Whether a row says done, for this input and configuration, and its files are there in full size."""
+    return row.status == "done" and (row.key, row.config) == (key, config) and files_present(row.outputs, root)
+
+
+def files_present(outputs: Sequence[Output], root: Path) -> bool:
+    """Whether all files are there with the size they had."""
+    paths = [(root / o.path, o.size) for o in outputs]
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+
+
+def crashed(plan: CasePlan, config: str, crash: Crash) -> CaseRow:
+    """Return the row of a case whose worker died or raised what no case may raise."""
+    error = CaseError(
+        crash.reason,
+        code="worker-killed" if crash.by_signal else "internal",
+        subject=plan.channels[0].series_instance_uid,
+        hint="a decoder crashed or memory ran out; try -j 1, or another decoder"
+        if crash.by_signal
+        else "this is a bug in gpuprep: please report it with the traceback from report.json",
+    )
+    details: dict[str, Any] = {"traceback": crash.details} if crash.details else {}
+    return CaseRow.failed(error, case=plan.case, key=plan.key, config=config, patient=plan.patient, details=details)

@@ -1,0 +1,177 @@
+"""The ledger: one row a case, written by the driver process alone, in SQLite.
+
+A case is complete when its row says ``done`` under the same key (series UIDs, files and configuration) and its files
+are there with the recorded sizes. A killed run therefore loses at most the cases that were in flight.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from gpuprep.errors import CaseError, OutputError
+from gpuprep.writers.base import Output
+
+#: Raised when the tables change; a ledger of another version is refused, never guessed at.
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRow:
+    """What became of one case.
+
+    `details` is JSON-ready and says, as far as the case got: stack findings, ROI matches and left-overs, contour
+    problems, voxel counts, overlaps, and the steps that lead from an output voxel back to the patient.
+    """
+
+    case: str
+    key: str
+    config: str
+    patient: str
+    status: Literal["done", "failed"]
+    code: str = ""
+    stage: str = ""
+    subject: str = ""
+    message: str = ""
+    hint: str = ""
+    decoder: str = ""
+    backend: str = ""
+    input_bytes: int = 0
+    seconds: float = 0.0
+    timings: dict[str, float] = field(default_factory=dict)
+    outputs: tuple[Output, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def failed(cls, error: CaseError, *, case: str, key: str, config: str, patient: str, **known: Any) -> CaseRow:
+        """Build the row of a case that `error` ended."""
+        return cls(
+            case=case,
+            key=key,
+            config=config,
+            patient=patient,
+            status="failed",
+            code=error.code,
+            stage=error.stage,
+            subject=error.subject,
+            message=error.message,
+            hint=error.hint,
+            **known,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FileProblem:
+    """An input file that could not be used."""
+
+    path: str
+    code: str
+    detail: str
+
+
+_JSON_COLUMNS = frozenset({"timings", "outputs", "details"})
+_COLUMNS = tuple(f.name for f in fields(CaseRow))
+
+
+class Ledger:
+    """The table of cases and of unusable files of one output data set.
+
+    Parameters
+    ----------
+    path : Path
+        Made, with its folder, when missing.
+
+    Raises
+    ------
+    OutputError
+        ``ledger-unreadable``: the file is no ledger of this version; ``output-locked``: another run is using it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                columns = ", ".join(_quoted(c) for c in _COLUMNS)
+                self._db.execute(f"CREATE TABLE IF NOT EXISTS cases ({columns}, PRIMARY KEY ({_quoted('case')}))")
+                self._db.execute("CREATE TABLE IF NOT EXISTS files (path PRIMARY KEY, code, detail)")
+                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        except (OSError, sqlite3.Error) as error:
+            locked = "locked" in str(error)
+            raise OutputError(
+                f"cannot open the ledger: {error}",
+                code="output-locked" if locked else "ledger-unreadable",
+                subject=str(path),
+                hint="another gpuprep run writes there; wait for it" if locked else "choose another output folder",
+            ) from error
+        if version not in (0, SCHEMA_VERSION):
+            raise OutputError(
+                f"the ledger has version {version}, this gpuprep writes version {SCHEMA_VERSION}",
+                code="ledger-unreadable",
+                subject=str(path),
+                hint="choose another output folder or name",
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def rows(self) -> dict[str, CaseRow]:
+        """Return all rows by case, in the order of case names."""
+        columns = ", ".join(_quoted(c) for c in _COLUMNS)
+        cursor = self._db.execute(f"SELECT {columns} FROM cases ORDER BY {_quoted('case')}")
+        return {row[0]: _row(row) for row in cursor}
+
+    def put(self, row: CaseRow) -> None:
+        """Insert or replace the row of a case."""
+        values = [json.dumps(v, sort_keys=True) if c in _JSON_COLUMNS else v for c, v in asdict(row).items()]
+        self._db.execute(f"INSERT OR REPLACE INTO cases VALUES ({', '.join('?' * len(values))})", values)
+
+    def remove(self, cases: Iterable[str]) -> None:
+        """Forget cases."""
+        with self._transaction():
+            self._db.executemany(f"DELETE FROM cases WHERE {_quoted('case')} = ?", [(c,) for c in cases])
+
+    def set_file_problems(self, problems: Iterable[FileProblem]) -> None:
+        """Replace the list of unusable input files."""
+        with self._transaction():
+            self._db.execute("DELETE FROM files")
+            self._db.executemany(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [(p.path, p.code, p.detail) for p in problems]
+            )
+
+    def file_problems(self) -> list[FileProblem]:
+        """Return the unusable input files, sorted by path."""
+        return [FileProblem(*row) for row in self._db.execute("SELECT path, code, detail FROM files ORDER BY path")]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+
+def _quoted(column: str) -> str:
+    return f'"{column}"'
+
+
+def _row(values: tuple[Any, ...]) -> CaseRow:
+    known = dict(zip(_COLUMNS, values, strict=True))
+    for column in _JSON_COLUMNS:
+        known[column] = json.loads(known[column])
+    known["outputs"] = tuple(Output(**o) for o in known["outputs"])
+    return CaseRow(**known)

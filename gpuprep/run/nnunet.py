@@ -1,0 +1,259 @@
+"""The nnU-Net job: sources to a data set that nnU-Net accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from gpuprep.config import MaskStrategy, OnExisting, digest
+from gpuprep.errors import ConfigError, OutputError
+from gpuprep.run.case import CaseOptions
+from gpuprep.run.job import OnRow, files_present, run_cases, share_cores
+from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
+from gpuprep.run.local import Crash, map_isolated
+from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
+from gpuprep.run.sources import Sources
+from gpuprep.writers.base import Output
+from gpuprep.writers.nnunet import (
+    DatasetFolder,
+    NnunetWriter,
+    RegionCodes,
+    RegionTable,
+    Split,
+    assign_splits,
+    channel_name,
+    check_strategy,
+    make_folds,
+    make_region_table,
+    read_palette_table,
+    write_dataset_json,
+    write_region_table,
+    write_scripts,
+    write_splits,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NnunetOptions:
+    """What of the job concerns the data set, not the single case.
+
+    Parameters
+    ----------
+    images, segmentations : tuple of str
+        Modalities; images in channel order.
+    strategy : MaskStrategy
+    region_codes : {"compact", "bitmask"}
+    test_ratio : float
+        Share of the patients that go to the test set, 0 to 1.
+    test_cases : frozenset of str or None
+        Cases or patients that make the test set; then `test_ratio` must be 0.
+    seed : int
+        Of test set and folds.
+
+    Raises
+    ------
+    ConfigError
+        ``bad-test-set``.
+    """
+
+    images: tuple[str, ...]
+    segmentations: tuple[str, ...]
+    strategy: MaskStrategy
+    region_codes: RegionCodes = "compact"
+    test_ratio: float = 0.0
+    test_cases: frozenset[str] | None = None
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.test_ratio <= 1 or (self.test_cases is not None and self.test_ratio):
+            raise ConfigError(
+                f"test set ratio {self.test_ratio} is not usable",
+                code="bad-test-set",
+                hint="give a ratio from 0 to 1, or a file with the test cases, not both",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """Rows of all cases of the data set, the unusable files, and the images that had no segmentation."""
+
+    rows: tuple[CaseRow, ...]
+    problems: tuple[FileProblem, ...]
+    unlabelled: int
+
+
+def convert_to_nnunet(
+    sources: Sources,
+    folder: DatasetFolder,
+    *,
+    case_options: CaseOptions,
+    options: NnunetOptions,
+    on_existing: OnExisting,
+    backend: str,
+    workers: int | None,
+    on_start: Callable[[Sequence[CasePlan], int], None],
+    on_row: OnRow,
+) -> JobResult:
+    """Convert all labelled cases of the sources into a data set, resuming what an earlier run left.
+
+    Raises
+    ------
+    ConfigError
+        ``bad-modalities``, ``bad-test-set``.
+    OutputError
+        ``too-many-regions``, ``exists``, ``options-changed``, ``output-locked``.
+    """
+    if case_options.rois is None:
+        raise ConfigError("a labelled data set needs a ROI map", code="roi-map-missing")
+    labels = case_options.rois.labels
+    check_strategy(options.strategy, labels, options.region_codes)
+    plans = plan_segmented_cases(
+        sources.series,
+        sources.links.links,
+        images=options.images,
+        segmentations=options.segmentations,
+        multiple=case_options.multiple,
+    )
+    plans += [
+        FailedPlan(f"unlinked_{error.subject or number}", "", error)
+        for number, error in enumerate(sources.links.problems)
+    ]
+    folder.raw.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(folder.sidecars / "ledger.sqlite")
+    try:
+        ledger.set_file_problems(sources.problems)
+        _forget_vanished_failures(ledger, plans)
+        splits = _assign(plans, ledger.rows(), options)
+        _move_to_splits(folder, ledger, splits)
+        processes, threads = share_cores(workers, len(plans))
+        writer = NnunetWriter(folder, splits, options.strategy, threads)
+        _refuse_mixed_options(ledger, plans, digest(case_options, writer.config))
+        run_cases(
+            plans,
+            options=case_options,
+            writer=writer,
+            root=folder.root,
+            ledger=ledger,
+            on_existing=on_existing,
+            backend=backend,
+            workers=processes,
+            threads=threads,
+            on_start=on_start,
+            on_row=on_row,
+        )
+        regions = None
+        if options.strategy is MaskStrategy.REGION_MASK:
+            names = [label.name for label in labels]
+            regions = _write_regions(writer, ledger, names, options.region_codes, processes)
+        rows = ledger.rows()
+        training = {c: r.patient for c, r in rows.items() if r.status == "done" and splits[c] == "Tr"}
+        rescaled = case_options.transforms.rescale_intensity is not None
+        write_dataset_json(
+            folder,
+            labels=labels,
+            channels=[channel_name(m, rescaled=rescaled) for m in options.images],
+            training_cases=len(training),
+            regions=regions,
+        )
+        folds = make_folds(training, seed=options.seed)
+        write_splits(folder, folds)
+        write_scripts(folder, len(folds))
+    finally:
+        ledger.close()
+    used = {p.channels[0].series_instance_uid for p in plans if isinstance(p, CasePlan)}
+    candidates = [s for s in sources.series if s.modality == options.images[0]]
+    unlabelled = sum(s.series_instance_uid not in used for s in candidates)
+    return JobResult(tuple(rows.values()), sources.problems, unlabelled)
+
+
+def _forget_vanished_failures(ledger: Ledger, plans: Sequence[CasePlan | FailedPlan]) -> None:
+    planned = {p.case for p in plans}
+    ledger.remove(c for c, row in ledger.rows().items() if row.status == "failed" and c not in planned)
+
+
+def _assign(
+    plans: Sequence[CasePlan | FailedPlan], known: dict[str, CaseRow], options: NnunetOptions
+) -> dict[str, Split]:
+    patients = {c: row.patient for c, row in known.items()} | {p.case: p.patient for p in plans}
+    if options.test_cases is None:
+        cases = {p.case for p in plans if isinstance(p, CasePlan)} | {c for c, r in known.items() if r.status == "done"}
+        by_patient = assign_splits((patients[c] for c in cases), test_ratio=options.test_ratio, seed=options.seed)
+        return {case: by_patient.get(patient, "Tr") for case, patient in patients.items()}
+    unknown = options.test_cases - patients.keys() - set(patients.values())
+    if unknown:
+        raise ConfigError(
+            f"the list of test cases names what the sources do not hold: {', '.join(sorted(unknown)[:5])}",
+            code="bad-test-set",
+            hint="one case name or patient ID a line",
+        )
+    test = {p for c, p in patients.items() if c in options.test_cases or p in options.test_cases}
+    return {case: "Ts" if patient in test else "Tr" for case, patient in patients.items()}
+
+
+def _move_to_splits(folder: DatasetFolder, ledger: Ledger, splits: dict[str, Split]) -> None:
+    """Move finished cases whose split has changed since they were written."""
+    for case, row in ledger.rows().items():
+        moved = tuple(replace(o, path=_in_split(o.path, splits[case])) for o in row.outputs)
+        if moved == row.outputs:
+            continue
+        for old, new in zip(row.outputs, moved, strict=True):
+            source, destination = folder.root / old.path, folder.root / new.path
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            if source.exists():
+                source.replace(destination)
+        ledger.put(replace(row, outputs=moved))
+
+
+def _in_split(path: str, split: Split) -> str:
+    parts = path.split("/")
+    if len(parts) == 4 and parts[0] == "nnUNet_raw":
+        parts[2] = parts[2][:-2] + split
+    return "/".join(parts)
+
+
+def _refuse_mixed_options(ledger: Ledger, plans: Sequence[CasePlan | FailedPlan], config: str) -> None:
+    planned = {p.case for p in plans}
+    others = [c for c, r in ledger.rows().items() if r.status == "done" and c not in planned and r.config != config]
+    if others:
+        raise OutputError(
+            f"the data set holds {len(others)} cases made with other options from sources not given now, "
+            f"for example {others[0]}",
+            code="options-changed",
+            hint="give those sources too, or write into another --dataset-name",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _RegionWork:
+    writer: NnunetWriter
+    regions: RegionTable
+
+    def __call__(self, case: str) -> Output:
+        return self.writer.write_region_labels(case, self.regions)
+
+
+def _write_regions(
+    writer: NnunetWriter, ledger: Ledger, labels: Sequence[str], coding: RegionCodes, workers: int
+) -> RegionTable:
+    """Number the label sets of the whole data set, and write the label volumes that are not in these codes yet."""
+    folder = writer.folder
+    done = {c: row for c, row in ledger.rows().items() if row.status == "done"}
+    regions = make_region_table(labels, [read_palette_table(folder.palette(c)) for c in done], coding)
+    write_region_table(folder, regions)
+    codes = digest(regions)
+    stale = [
+        c
+        for c, r in done.items()
+        if r.details.get("region_codes") != codes or not files_present(r.outputs, folder.root)
+    ]
+    for case, outcome in map_isolated(_RegionWork(writer, regions), stale, workers=min(workers, max(1, len(stale)))):
+        if isinstance(outcome, Crash):
+            raise OutputError(
+                f"cannot write the labels of {case}: {outcome.reason}",
+                code="labels-not-written",
+                hint="free some space or memory and run again: finished cases are kept",
+            )
+        row = done[case]
+        outputs = (*(o for o in row.outputs if "/labels" not in o.path), outcome)
+        ledger.put(replace(row, outputs=outputs, details={**row.details, "region_codes": codes}))
+    return regions

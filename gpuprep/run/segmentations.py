@@ -1,0 +1,201 @@
+"""The segmentations of a case: read, choose, match to labels, draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpuprep.backends.base import Backend
+from gpuprep.codecs.segframes import decode_segmentation_frames
+from gpuprep.config import MultipleSegmentations, RoiOptions
+from gpuprep.dicom.header import InstanceHeader
+from gpuprep.dicom.roi_names import RoiMatch, match_rois
+from gpuprep.dicom.rtstruct import StructureSet, read_structure_set
+from gpuprep.dicom.seg import Segmentation, read_segmentation
+from gpuprep.errors import LinkError, RoiError
+from gpuprep.geometry import VolumeGeometry
+from gpuprep.masks import Roi, RoiMask, join_masks, merge_to_labels
+from gpuprep.ops.rasterize import SliceGrid, rasterize
+from gpuprep.ops.segments import embed_segmentation
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSegmentation:
+    """One RTSTRUCT or SEG instance that was read."""
+
+    header: InstanceHeader
+    content: StructureSet | Segmentation
+
+    @property
+    def rois(self) -> tuple[Roi, ...]:
+        """Its ROIs or segments, in file order."""
+        if isinstance(self.content, StructureSet):
+            return tuple(r.roi for r in self.content.rois)
+        return self.content.segments
+
+    @property
+    def label(self) -> str:
+        """How messages name it: its label when it has one, and its UID."""
+        name = self.header.structure_set_label or self.header.series_description
+        return f"{name!r} ({self.header.sop_instance_uid})" if name else self.header.sop_instance_uid
+
+    @property
+    def date(self) -> tuple[str, str, str]:
+        """What orders versions in time: the structure set's date and time, else the content's or the series'."""
+        header = self.header
+        date = header.structure_set_date or header.content_date or header.series_date
+        time = header.structure_set_time or header.content_time or header.series_time
+        return date, time, header.sop_instance_uid
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedRois:
+    """The segmentations that make a case's mask, and which of their ROIs make which label.
+
+    `match` counts ROIs through all `sources` in order.
+    """
+
+    sources: tuple[SourceSegmentation, ...]
+    match: RoiMatch
+
+
+def select_segmentations(
+    segmentations: Sequence[InstanceHeader],
+    evidence: Sequence[str],
+    options: RoiOptions,
+    multiple: MultipleSegmentations,
+    record: dict[str, Any],
+) -> SelectedRois:
+    """Read the segmentations of an image, decide which one is meant, and match its ROIs to labels.
+
+    Among several, only those whose ROIs match the labels count; if more than one does, `multiple` decides.
+
+    Parameters
+    ----------
+    record : dict
+        Gets ``segmentations`` (what was used, and how it was linked), ``labels`` (which ROI matched which pattern)
+        and ``unmatched_rois``.
+
+    Raises
+    ------
+    LinkError
+        ``several-segmentations``: more than one matches and `multiple` is ERROR.
+    RoiError
+        What `match_rois` raises, for the only segmentation or the first of several that all fail.
+    """
+    sources = [SourceSegmentation(header, _read(header)) for header in segmentations]
+    if multiple is not MultipleSegmentations.MERGE and len(sources) > 1:
+        sources = [_choose(sources, options, multiple)]
+    names = [roi.name for source in sources for roi in source.rois]
+    linked = dict(zip((s.sop_instance_uid for s in segmentations), evidence, strict=True))
+    record["segmentations"] = [
+        {
+            "modality": s.header.modality,
+            "sop_instance_uid": s.header.sop_instance_uid,
+            "label": s.header.structure_set_label,
+            "linked_by": linked[s.header.sop_instance_uid],
+        }
+        for s in sources
+    ]
+    record["all_rois"] = names
+    match = match_rois(names, options)
+    record["labels"] = [
+        {"name": m.name, "rois": [names[i] for i in m.rois], "patterns": list(m.patterns)} for m in match.labels
+    ]
+    record["unmatched_rois"] = [names[i] for i in match.unmatched]
+    return SelectedRois(tuple(sources), match)
+
+
+def _read(header: InstanceHeader) -> StructureSet | Segmentation:
+    return read_structure_set(header.path) if header.modality == "RTSTRUCT" else read_segmentation(header.path)
+
+
+def _choose(
+    sources: Sequence[SourceSegmentation], options: RoiOptions, multiple: MultipleSegmentations
+) -> SourceSegmentation:
+    matching, refused = [], []
+    for source in sources:
+        try:
+            match_rois([roi.name for roi in source.rois], options)
+        except RoiError as error:
+            refused.append(error)
+        else:
+            matching.append(source)
+    if not matching:
+        raise refused[0]
+    if len(matching) > 1 and multiple is MultipleSegmentations.ERROR:
+        raise LinkError(
+            f"{len(matching)} segmentations of this image match the labels: " + ", ".join(s.label for s in matching),
+            code="several-segmentations",
+            hint="choose with --multiple-segmentations latest, all or merge",
+        )
+    return max(matching, key=lambda s: s.date)
+
+
+def draw(
+    selected: SelectedRois,
+    grid: SliceGrid,
+    target: VolumeGeometry,
+    options: RoiOptions,
+    backend: Backend,
+    record: dict[str, Any],
+) -> RoiMask:
+    """Draw the matched ROIs on `target` and merge them to labels.
+
+    Contours are rasterised, and segments placed, directly on the output grid; labels are never interpolated.
+
+    Parameters
+    ----------
+    selected : SelectedRois
+    grid : SliceGrid
+        The acquired planes, which contours belong to.
+    target : VolumeGeometry
+        Output grid, its axes parallel to those of `grid`.
+    record : dict
+        Gets ``roi_problems`` and ``voxels`` by label.
+
+    Returns
+    -------
+    RoiMask
+        Its ROIs are the labels, in the order of the options.
+    """
+    wanted = {i for label in selected.match.labels for i in label.rois}
+    problems: list[str] = []
+    masks: list[RoiMask] = []
+    columns: dict[int, int] = {}
+    first = 0
+    for source in selected.sources:
+        used = [i for i in range(len(source.rois)) if first + i in wanted]
+        columns |= {first + i: len(columns) + n for n, i in enumerate(used)}
+        first += len(source.rois)
+        if isinstance(source.content, StructureSet):
+            rois = [source.content.rois[i] for i in used]
+            problems += [str(p) for r in rois for p in r.problems]
+            drawn = rasterize(rois, grid, overlap=options.contour_overlap, backend=backend, target=target)
+            problems += [str(p) for p in drawn.problems]
+            masks.append(drawn.mask)
+        else:
+            numbers = [source.rois[i].number for i in used]
+            frames = decode_segmentation_frames(source.content)
+            mask, found = embed_segmentation(
+                source.content,
+                frames,
+                grid if target.same_grid(grid.geometry) else target,
+                fractional_threshold=options.fractional_threshold,
+                backend=backend,
+            )
+            problems += [str(p) for p in found]
+            masks.append(merge_to_labels(mask, [(n,) for n in _positions(mask, numbers)]))
+    members = [tuple(columns[i] for i in label.rois) for label in selected.match.labels]
+    labels = merge_to_labels(
+        join_masks(masks), members, [Roi(n, m.name) for n, m in enumerate(selected.match.labels, 1)]
+    )
+    record["roi_problems"] = problems
+    record["voxels"] = dict(zip((r.name for r in labels.rois), labels.voxel_counts.tolist(), strict=True))
+    return labels
+
+
+def _positions(mask: RoiMask, numbers: Sequence[int]) -> list[int]:
+    place = {roi.number: i for i, roi in enumerate(mask.rois)}
+    return [place[n] for n in numbers]

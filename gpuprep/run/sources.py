@@ -1,0 +1,74 @@
+"""Source folders or an index → series, links, and what could not be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpuprep.dicom.index import Index, Series, build_index, read_index, write_index
+from gpuprep.dicom.link import LinkResult, link
+from gpuprep.errors import ConfigError, InputNotFoundError
+from gpuprep.run.ledger import FileProblem
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the sources hold."""
+
+    series: tuple[Series, ...]
+    links: LinkResult
+    problems: tuple[FileProblem, ...]
+
+
+def open_sources(
+    paths: Sequence[Path], *, index_path: Path | None, workers: int, on_progress: Callable[[int], None] | None = None
+) -> Sources:
+    """Crawl folders, with the help of an earlier index if one is given, and link what they hold.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Folders and files, or one index written by `write_index`, which is then taken as it is.
+    index_path : Path, optional
+        Index to start from and to bring up to date: only new and changed files are read.
+    workers : int
+        Threads for reading headers.
+    on_progress : callable, optional
+        Told the number of files read so far.
+
+    Raises
+    ------
+    InputNotFoundError
+        ``path-missing``; ``no-dicom-found``: no file below the sources is DICOM.
+    ConfigError
+        ``index-unreadable`` and the like, from `read_index`.
+    """
+    index = load_index(paths, index_path=index_path, workers=workers, on_progress=on_progress)
+    series = index.series()
+    if not series:
+        raise InputNotFoundError(
+            f"none of {len(index.instances)} files is DICOM with a series" if index.instances else "there are no files",
+            code="no-dicom-found",
+            subject=", ".join(map(str, paths)),
+            hint="gpuprep index SRC -o index.parquet, then gpuprep show index.parquet, tells why",
+        )
+    problems = [FileProblem(p.path, p.error_code, p.error_detail) for p in index.problems]
+    return Sources(tuple(series), link(series), tuple(problems))
+
+
+def load_index(
+    paths: Sequence[Path], *, index_path: Path | None, workers: int, on_progress: Callable[[int], None] | None = None
+) -> Index:
+    """Read the index that `paths` names, or build one and keep it at `index_path`."""
+    if len(paths) == 1 and paths[0].suffix == ".parquet" and paths[0].is_file():
+        if index_path is not None:
+            raise ConfigError(
+                "the source is an index already", code="two-indices", subject=str(paths[0]), hint="leave out --index"
+            )
+        return read_index(paths[0])
+    previous = read_index(index_path) if index_path is not None and index_path.exists() else None
+    index = build_index(paths, previous=previous, workers=workers, on_progress=on_progress)
+    if index_path is not None:
+        write_index(index, index_path)
+    return index

@@ -1,0 +1,52 @@
+import sqlite3
+
+import pytest
+
+from gpuprep.errors import OutputError, RoiError
+from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
+from gpuprep.writers.base import Output
+
+DONE = CaseRow(
+    case="a", key="k", config="c", patient="p", status="done", decoder="native", backend="cpu", input_bytes=3,
+    seconds=0.5, timings={"decode": 0.1}, outputs=(Output("x/a.nii.gz", 5, 7),), details={"labels": [{"name": "GTV"}]},
+)  # fmt: skip
+
+
+def test_rows_survive_closing(tmp_path):
+    error = RoiError("none", code="no-roi-matched", subject="1.2.3", hint="extend")
+    failed = CaseRow.failed(error, case="b", key="k", config="c", patient="p")
+    ledger = Ledger(tmp_path / "new" / "ledger.sqlite")
+    for row in (failed, DONE):
+        ledger.put(row)
+    ledger.set_file_problems([FileProblem("f", "not-dicom", "junk")])
+    ledger.close()
+    again = Ledger(tmp_path / "new" / "ledger.sqlite")
+    assert again.rows() == {"a": DONE, "b": failed}
+    assert failed.stage == "roi"
+    assert again.file_problems() == [FileProblem("f", "not-dicom", "junk")]
+    again.remove(["b"])
+    assert list(again.rows()) == ["a"]
+    again.close()
+
+
+def test_a_second_writer_is_refused(tmp_path):
+    first = Ledger(tmp_path / "l.sqlite")
+    first.put(DONE)
+    with pytest.raises(OutputError) as caught:
+        Ledger(tmp_path / "l.sqlite")
+    assert caught.value.code == "output-locked"
+    first.close()
+
+
+@pytest.mark.parametrize("kind", ["junk", "other version"])
+def test_a_foreign_file_is_refused(tmp_path, kind):
+    path = tmp_path / "l.sqlite"
+    if kind == "junk":
+        path.write_bytes(b"no database" * 200)
+    else:
+        with sqlite3.connect(path) as db:
+            db.execute("PRAGMA user_version = 99")
+        db.close()
+    with pytest.raises(OutputError) as caught:
+        Ledger(path)
+    assert caught.value.code == "ledger-unreadable"

@@ -1,0 +1,49 @@
+import os
+import signal
+import time
+
+import pytest
+
+from gpuprep.run.local import Crash, map_isolated
+
+
+def square(x):
+    return x * x
+
+
+def misbehave(x):
+    match x:
+        case "fault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "exit":
+            os._exit(3)
+        case "raise":
+            raise ValueError("told to")
+    return x
+
+
+def test_every_task_has_its_result():
+    assert dict(map_isolated(square, list(range(20)), workers=3)) == {x: x * x for x in range(20)}
+
+
+def test_no_tasks_no_processes():
+    assert list(map_isolated(square, [], workers=2)) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_crash_costs_its_task_alone(workers):
+    tasks = ["a", "fault", "b", "exit", "c", "raise", "d"]
+    results = dict(map_isolated(misbehave, tasks, workers=workers))
+    assert {t for t in tasks if results[t] == t} == {"a", "b", "c", "d"}
+    assert results["fault"] == Crash("the worker process was ended by SIGSEGV", by_signal=True)
+    assert results["exit"].by_signal
+    assert results["raise"].reason == "ValueError: told to"
+    assert "told to" in results["raise"].details
+
+
+def test_closing_early_ends_the_workers():
+    running = map_isolated(time.sleep, [0, 60, 60], workers=2)
+    next(running)
+    start = time.monotonic()
+    running.close()
+    assert time.monotonic() - start < 10

@@ -1,0 +1,37 @@
+import pytest
+
+from gpuprep.errors import WriteError
+from gpuprep.writers.atomic import PART_SUFFIX, remove_parts, replacing
+
+
+def test_an_interrupted_write_keeps_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replacing(path) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_file_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "deep" / "a.txt"
+    with replacing(path) as part:
+        part.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize(("number", "code"), [(28, "disk-full"), (13, "not-writable"), (5, "write-failed")])
+def test_what_the_system_refuses_has_a_code(tmp_path, number, code):
+    with pytest.raises(WriteError) as caught, replacing(tmp_path / "a"):
+        raise OSError(number, "no")
+    assert caught.value.code == code
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / f".a.nii.gz.77{PART_SUFFIX}").write_text("half")
+    (tmp_path / "x" / "a.nii.gz").write_text("whole")
+    assert remove_parts(tmp_path) == 1
+    assert [p.name for p in (tmp_path / "x").iterdir()] == ["a.nii.gz"]

@@ -1,0 +1,27 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuprep.writers.names import MAX_NAME, safe_name
+
+
+@given(st.text(max_size=300))
+def test_any_text_becomes_a_plain_name(text):
+    name = safe_name(text)
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)
+    assert len(name) <= MAX_NAME
+
+
+@pytest.mark.parametrize(
+    "hostile", ["../../etc/passwd", "/abs", "..", "a/b\\c", "x\0y", "~", "con", "CON", "", "  ", "-rf"]
+)
+def test_hostile_names_stay_inside(tmp_path, hostile):
+    path = (tmp_path / safe_name(hostile)).resolve()
+    assert path.parent == tmp_path.resolve()
+    assert safe_name(hostile).lower() != "con"
+
+
+def test_long_names_that_begin_alike_stay_apart():
+    assert safe_name("a" * 200 + "1") != safe_name("a" * 200 + "2")

@@ -1,0 +1,115 @@
+import gzip
+import zlib
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+
+from gpuprep.errors import WriteError
+from gpuprep.geometry import VolumeGeometry
+from gpuprep.writers.nifti import write_nifti
+
+#: Rounding of float32 header fields for coordinates of a few hundred mm.
+HEADER_TOLERANCE_MM = 1e-4
+
+
+def rotation(seed: int, *, mirrored: bool) -> np.ndarray:
+    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+    if (np.linalg.det(q) < 0) != mirrored:
+        q[0] *= -1
+    return q
+
+
+def oblique(seed: int, *, mirrored: bool = False) -> VolumeGeometry:
+    return VolumeGeometry.from_axes(
+        (3, 5, 7),
+        origin_lps_mm=(-120.5, 33.25, 801.0),
+        directions_dhw=rotation(seed, mirrored=mirrored),
+        spacing_dhw_mm=(2.5, 0.7, 0.9),
+    )
+
+
+AXIAL = VolumeGeometry.from_axes(
+    (3, 5, 7),
+    origin_lps_mm=(-10, -20, -30),
+    directions_dhw=[[0, 0, 1], [0, 1, 0], [1, 0, 0]],
+    spacing_dhw_mm=(3, 1.5, 0.5),
+)
+GRIDS = [AXIAL, *(oblique(s, mirrored=m) for s in range(4) for m in (False, True))]
+CORNERS = np.array([[0, 0, 0], [2, 0, 0], [0, 4, 0], [0, 0, 6], [2, 4, 6], [1, 2, 3]])
+
+
+def written(path, array, geometry, level=1, threads=1):
+    return write_nifti(path, array, geometry, level=level, threads=threads, root=path.parent)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_nibabel_and_simpleitk_read_the_same_voxels(tmp_path, dtype, suffix):
+    array = (np.arange(105).reshape(3, 5, 7) - (50 if dtype != "uint8" and dtype != "uint16" else 0)).astype(dtype)
+    path = tmp_path / f"a{suffix}"
+    written(path, array, AXIAL)
+    image = nibabel.load(path)
+    assert image.get_data_dtype() == dtype
+    assert np.array_equal(np.asanyarray(image.dataobj).transpose(2, 1, 0), array)
+    assert np.array_equal(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))), array)
+
+
+@pytest.mark.parametrize("geometry", GRIDS)
+def test_both_affines_lead_to_the_patient(tmp_path, geometry):
+    path = tmp_path / "a.nii.gz"
+    written(path, np.zeros(geometry.shape, np.uint8), geometry)
+    header = nibabel.load(path).header
+    lps = geometry.to_lps(CORNERS)
+    for affine, code in (header.get_sform(coded=True), header.get_qform(coded=True)):
+        assert code == 1
+        ras = CORNERS[:, ::-1] @ affine[:3, :3].T + affine[:3, 3]
+        assert np.allclose(ras * [-1, -1, 1], lps, atol=HEADER_TOLERANCE_MM)
+    itk = SimpleITK.ReadImage(str(path))
+    points = [itk.TransformIndexToPhysicalPoint([int(v) for v in c[::-1]]) for c in CORNERS]
+    assert np.allclose(points, lps, atol=HEADER_TOLERANCE_MM)
+
+
+def test_header_noise_of_decimal_strings_is_made_orthonormal(tmp_path):
+    affine = oblique(1).index_to_lps.copy()
+    affine[:3, :3] = affine[:3, :3].round(6)
+    noisy = VolumeGeometry((3, 5, 7), affine)
+    path = tmp_path / "a.nii"
+    written(path, np.zeros((3, 5, 7), np.uint8), noisy)
+    sform = nibabel.load(path).header.get_sform()[:3, :3]
+    directions = sform / np.linalg.norm(sform, axis=0)
+    assert np.abs(directions.T @ directions - np.eye(3)).max() < 1e-6
+
+
+def test_threads_do_not_change_the_bytes_and_the_crc_is_that_of_the_content(tmp_path):
+    array = np.random.default_rng(0).integers(-1000, 1000, (40, 200, 300)).astype(np.int16)
+    geometry = VolumeGeometry(array.shape, np.eye(4))
+    one = written(tmp_path / "one.nii.gz", array, geometry, 3, 1)
+    written(tmp_path / "two.nii.gz", array, geometry, 3, 2)
+    content = (tmp_path / "one.nii.gz").read_bytes()
+    assert content == (tmp_path / "two.nii.gz").read_bytes()
+    assert one.size == len(content)
+    assert one.crc32 == zlib.crc32(gzip.decompress(content))
+
+
+def test_a_sheared_grid_is_refused_and_leaves_no_file(tmp_path):
+    affine = np.eye(4)
+    affine[1, 0] = 0.3
+    with pytest.raises(WriteError) as caught:
+        written(tmp_path / "a.nii.gz", np.zeros((2, 2, 2), np.uint8), VolumeGeometry((2, 2, 2), affine))
+    assert caught.value.code == "not-orthogonal"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_axis_beyond_int16_is_refused(tmp_path):
+    with pytest.raises(WriteError) as caught:
+        written(tmp_path / "a.nii", np.zeros((1, 1, 40000), np.uint8), VolumeGeometry((1, 1, 40000), np.eye(4)))
+    assert caught.value.code == "too-large"
+
+
+def test_a_folder_that_cannot_be_made_is_a_write_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError) as caught:
+        written(tmp_path / "file" / "a.nii", np.zeros((1, 1, 1), np.uint8), VolumeGeometry((1, 1, 1), np.eye(4)))
+    assert caught.value.code == "write-failed"
