@@ -27,7 +27,7 @@ class FoundFile:
 class CrawlProblem:
     """A path that the crawl could not enter or follow.
 
-    `code` is ``unreadable-folder``, ``broken-symlink``, or ``unreadable``: a file whose status the system does not tell.
+    `code`: ``unreadable-folder``, ``broken-symlink``, or ``unreadable`` (a file whose status the system does not tell).
     """
 
     path: str
