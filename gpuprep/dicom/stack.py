@@ -1,14 +1,48 @@
 """Headers of a series → sorted frames on a voxel grid, or a `GeometryError` that says what is wrong.
 
-(skeleton: the dataclasses below are the interface; build_stacks follows)
+Frames are ordered by Image Position (Patient) along the normal, never by number, Slice Location or file name. The slice
+axis runs along the right-handed normal, row cosine × column cosine, ascending: towards the head for plain axial images.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
 
 from gpuprep.dicom.header import InstanceHeader
-from gpuprep.geometry import VolumeGeometry
+from gpuprep.dicom.mosaic import is_mosaic, planes_of_mosaic
+from gpuprep.dicom.multiframe import planes_of_multiframe
+from gpuprep.dicom.planes import Plane, plane_of_classic
+from gpuprep.errors import GeometryError, HeaderError
+from gpuprep.geometry import DIRECTION_TOLERANCE, SAME_GRID_TOLERANCE_MM, Float, VolumeGeometry
+
+#: Steps between slices that differ from the median step by at most this share of it count as regular.
+DEFAULT_SPACING_TOLERANCE = 0.05
+#: Planes nearer to each other than this along the normal are at the same place, mm; no clinical slice is thinner.
+SAME_POSITION_TOLERANCE_MM = 0.01
+#: Frames that drift off the normal by at most this over the whole stack, in pixels, are upright; more is a gantry tilt.
+DRIFT_TOLERANCE_PIXELS = 0.5
+#: Pixel spacings that differ by at most this share are the same.
+PIXEL_SPACING_TOLERANCE = 1e-4
+#: Stray frames are set aside when the volume has at least this many times as many frames as all of them together.
+CLEAR_MAJORITY = 2
+#: A grid with more than this many times the voxels of its frames is refused: its gaps are no gaps of one volume.
+MOST_GRID_GROWTH = 16
+#: Distance given to a single slice whose file knows no thickness.
+UNKNOWN_SPACING_MM = 1.0
+#: A frame with more pixels than this is a lie of the header or a whole-slide image: 16 384 × 16 384.
+MOST_FRAME_PIXELS = 1 << 28
+#: More frames in one file than any modality writes.
+MOST_FRAMES = 1 << 20
+
+_MONOCHROME = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
+_PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +60,66 @@ class FrameSpec:
     photometric_interpretation: str = "MONOCHROME2"
     planar_configuration: int = 0
     number_of_frames: int = 1
+    is_float: bool = False
+
+    @classmethod
+    def from_header(cls, header: InstanceHeader) -> FrameSpec:
+        """Read and check the layout of the frames of one instance.
+
+        Float pixel data (Parametric Map) has 32 or 64 bits and no Bits Stored; `is_float` tells it.
+
+        Raises
+        ------
+        GeometryError
+            ``not-an-image``: there are no rows and columns.
+        HeaderError
+            ``attribute-missing``: an attribute is absent or garbled. ``attribute-invalid``: it has a value that no
+            image has.
+        """
+        if header.rows is None and header.columns is None:
+            raise GeometryError(
+                f"modality {header.modality or 'unknown'} without rows and columns",
+                code="not-an-image",
+                subject=header.path,
+            )
+        is_float = header.sop_class_uid == _PARAMETRIC_MAP and header.bits_stored is None
+        allocated = _required(header, "bits_allocated")
+        stored = allocated if is_float else _required(header, "bits_stored")
+        spec = cls(
+            transfer_syntax_uid=header.transfer_syntax_uid,
+            rows=_required(header, "rows"),
+            columns=_required(header, "columns"),
+            bits_allocated=allocated,
+            bits_stored=stored,
+            high_bit=stored - 1 if header.high_bit is None else header.high_bit,
+            is_signed=is_float or _required(header, "pixel_representation") == 1,
+            samples_per_pixel=_required(header, "samples_per_pixel"),
+            photometric_interpretation=_required(header, "photometric_interpretation"),
+            planar_configuration=header.planar_configuration or 0,
+            number_of_frames=1 if header.number_of_frames is None else header.number_of_frames,
+            is_float=is_float,
+        )
+        expected = {
+            "rows": spec.rows >= 1 and spec.rows * spec.columns <= MOST_FRAME_PIXELS,
+            "columns": spec.columns >= 1,
+            "number_of_frames": 1 <= spec.number_of_frames <= MOST_FRAMES,
+            "bits_allocated": spec.bits_allocated in ((32, 64) if is_float else (1, 8, 16, 32, 64)),
+            "bits_stored": 1 <= spec.bits_stored <= spec.bits_allocated,
+            "high_bit": spec.bits_stored - 1 <= spec.high_bit < spec.bits_allocated,
+            "pixel_representation": header.pixel_representation in (None, 0, 1),
+            "photometric_interpretation": spec.photometric_interpretation in _MONOCHROME + _COLOUR,
+            "samples_per_pixel": spec.samples_per_pixel == (1 if spec.photometric_interpretation in _MONOCHROME else 3),
+            "planar_configuration": spec.planar_configuration in (0, 1),
+        }
+        for name, is_good in expected.items():
+            if not is_good:
+                raise HeaderError(
+                    f"{name} is {getattr(header, name)!r} in a {spec.columns} × {spec.rows} image "
+                    f"of {spec.bits_allocated} bits, {spec.photometric_interpretation}",
+                    code="attribute-invalid",
+                    subject=header.path,
+                )
+        return spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +165,8 @@ class Stack:
         Regular grid of the decoded frames; for an irregular series (`is_irregular`) the regular grid it implies,
         onto which the decoded frames have still to be resampled.
     spec : FrameSpec
-        Layout of each frame; of the whole mosaic for a mosaic.
+        Layout of the first frame; of the whole mosaic for a mosaic. Other instances have the same size, samples and
+        bits allocated but may differ in transfer syntax, bits stored and sign: `FrameSpec.from_header` tells.
     plane_offsets_lps_mm : tuple of (x, y, z)
         Position of the first pixel of each frame, LPS mm, as the headers say it.
     is_irregular : bool
@@ -92,3 +187,415 @@ class Stack:
     mosaic_columns: int = 0
     label: str = ""
     findings: tuple[Finding, ...] = ()
+
+
+def build_stacks(
+    instances: Sequence[InstanceHeader],
+    *,
+    spacing_tolerance: float = DEFAULT_SPACING_TOLERANCE,
+    on_irregular: Literal["error", "resample"] = "error",
+) -> tuple[Stack, ...]:
+    """Sort the images of one series into volumes.
+
+    A series with one image at each place is one stack. Where places repeat, the series is split by what tells the
+    images apart, in this order: `CATEGORIES` (image type, echo, stack, b-value, temporal position, acquisition, …),
+    then the order in time or of Instance Numbers at each place, if each place has equally many (`ORDERS`).
+
+    Images of another orientation or size among a clear majority (a localizer in an axial series) become stacks of
+    their own after the volume's; both carry a finding. Further copies of the same SOP instance are left out.
+
+    Parameters
+    ----------
+    instances : sequence of InstanceHeader
+        Of one series, in any order.
+    spacing_tolerance : float
+        Share of the median step by which a step may differ from it; what was accepted is a ``spacing-jitter`` finding.
+    on_irregular : {"error", "resample"}
+        What becomes of missing slices, variable spacing and gantry tilt. ``resample``: the stack has the regular
+        grid they imply and `is_irregular` set. That grid reaches from the first to the last frame in the number of
+        steps nearest to the median step, has its slice axis along the normal, and its rows and columns are as many
+        more as a tilt needs to lose no pixel.
+
+    Returns
+    -------
+    tuple of Stack
+        At least one; the volumes of the majority first, in the order of what tells them apart.
+
+    Raises
+    ------
+    GeometryError
+        ``not-an-image``, ``geometry-missing``, ``mixed-orientation``, ``mixed-size``, ``mixed-layout``,
+        ``duplicate-position``, ``gantry-tilt``, ``missing-slice``, ``variable-spacing``, ``frame-count``,
+        ``mosaic-header``, ``attribute-invalid``.
+    HeaderError
+        ``attribute-missing``, ``attribute-invalid``, ``unreadable``, or the code with which indexing failed.
+    """
+    distinct, findings = _leave_out_copies(instances)
+    planes, unplaced = _place_all(distinct)
+    groups = _group_alike(planes)
+    volume, *strays = sorted(groups, key=len, reverse=True)
+    findings += _judge_strays(volume, strays, unplaced)
+
+    def build(group: Sequence[Plane], findings: Iterable[Finding]) -> tuple[Stack, ...]:
+        return _stack_group(group, spacing_tolerance, on_irregular == "resample", tuple(findings))
+
+    stacks = build(volume, findings)
+    for number, stray in enumerate(strays, 1):
+        remark = Finding("stray-frames", f"{len(stray)} frames unlike the other {len(volume)} of their series")
+        try:
+            others = build(stray, [remark])
+        except GeometryError:
+            continue  # the volume's findings name these frames already
+        stacks += tuple(replace(s, label=f"stray {number} {s.label}".rstrip()) for s in others)
+    return stacks
+
+
+def _required(header: InstanceHeader, name: str) -> Any:
+    value = getattr(header, name)
+    if value is None or value == "":
+        raise HeaderError(f"{name} is absent or garbled", code="attribute-missing", subject=header.path)
+    return value
+
+
+def _leave_out_copies(instances: Sequence[InstanceHeader]) -> tuple[list[InstanceHeader], list[Finding]]:
+    """Keep the first file, by path, of each SOP instance."""
+    distinct: dict[str, InstanceHeader] = {}
+    for instance in sorted(instances, key=lambda i: i.path):
+        if instance.error_code:
+            raise HeaderError(instance.error_detail, code=instance.error_code, subject=instance.path)
+        distinct.setdefault(instance.sop_instance_uid or instance.path, instance)
+    copies = len(instances) - len(distinct)
+    if not copies:
+        return list(distinct.values()), []
+    message = f"{copies} further copies of the same SOP instances left out"
+    return list(distinct.values()), [Finding("duplicate-instance", message)]
+
+
+def _place_all(instances: Iterable[InstanceHeader]) -> tuple[list[Plane], list[GeometryError]]:
+    """Return the planes of all instances, and why some have none; raise that if none has any."""
+    planes: list[Plane] = []
+    unplaced: list[GeometryError] = []
+    for instance in instances:
+        try:
+            FrameSpec.from_header(instance)
+            planes += _planes_of(instance)
+        except GeometryError as error:
+            if error.code not in ("not-an-image", "geometry-missing"):
+                raise
+            unplaced.append(error)
+    if planes:
+        return planes, unplaced
+    if unplaced:
+        raise unplaced[0]
+    raise GeometryError("a series without images", code="not-an-image")
+
+
+def _planes_of(instance: InstanceHeader) -> tuple[Plane, ...]:
+    if is_mosaic(instance):
+        return planes_of_mosaic(instance)
+    frames = instance.number_of_frames
+    if (frames or 1) > 1 or (frames == 1 and not instance.image_position_lps_mm):
+        return planes_of_multiframe(instance)
+    return (plane_of_classic(instance),)
+
+
+def _group_alike(planes: Sequence[Plane]) -> list[list[Plane]]:
+    """Group planes of the same orientation, size, pixel spacing and layout, within the tolerances."""
+    groups: list[list[Plane]] = []
+    for plane in planes:
+        for group in groups:
+            if not _difference(group[0], plane):
+                group.append(plane)
+                break
+        else:
+            groups.append([plane])
+    return groups
+
+
+def _difference(a: Plane, b: Plane) -> str:
+    """Return the code of the most important thing that keeps two planes out of one stack, or an empty string."""
+    if a.orientation != b.orientation and (
+        max(abs(p - q) for p, q in zip(a.orientation, b.orientation, strict=True)) > DIRECTION_TOLERANCE
+    ):
+        return "mixed-orientation"
+    if (a.rows, a.columns) != (b.rows, b.columns) or any(
+        abs(p - q) > PIXEL_SPACING_TOLERANCE * p for p, q in zip(a.pixel_spacing_mm, b.pixel_spacing_mm, strict=True)
+    ):
+        return "mixed-size"
+    return "" if _layout(a) == _layout(b) else "mixed-layout"
+
+
+def _layout(plane: Plane) -> tuple[Any, ...]:
+    instance = plane.instance
+    return (
+        plane.tiles_a_row,
+        instance.bits_allocated,
+        instance.samples_per_pixel,
+        instance.photometric_interpretation,
+    )
+
+
+def _judge_strays(
+    volume: Sequence[Plane], strays: Sequence[Sequence[Plane]], unplaced: Sequence[GeometryError]
+) -> list[Finding]:
+    """Return a finding for each group of stray frames, or raise if the volume is no clear majority."""
+    findings = [
+        Finding(code, f"{len(stray)} frames set aside, for example {_name(stray[0])}")
+        for stray in strays
+        if (code := _difference(volume[0], stray[0]))
+    ]
+    findings += [
+        Finding(code, f"{count} images set aside") for code, count in Counter(e.code for e in unplaced).items()
+    ]
+    set_aside = sum(map(len, strays)) + len(unplaced)
+    if len(volume) >= CLEAR_MAJORITY * set_aside:
+        return findings
+    if unplaced and not strays:
+        raise unplaced[0]
+    sizes = ", ".join(str(len(group)) for group in (volume, *strays))
+    raise GeometryError(
+        f"groups of {sizes} frames, none a clear majority: {_name(volume[0])} and {_name(strays[0][0])} do not fit",
+        code=findings[0].code,
+        subject=volume[0].instance.series_instance_uid,
+        hint="give each group its own series",
+    )
+
+
+def _stack_group(
+    planes: Sequence[Plane], tolerance: float, may_resample: bool, findings: tuple[Finding, ...]
+) -> tuple[Stack, ...]:
+    """Split planes of one orientation and size into volumes, and stack each."""
+    normal = _axes(planes[0])[0]
+    along_mm = np.array([p.position_lps_mm for p in planes]) @ normal
+    order = np.argsort(along_mm, kind="stable")
+    site = np.empty(len(planes), np.int64)
+    site[order] = np.concatenate([[0], np.cumsum(np.diff(along_mm[order]) > SAME_POSITION_TOLERANCE_MM)])
+    sites = int(site.max()) + 1
+    stacks = []
+    placed = [_Placed(planes[n], int(site[n]), float(along_mm[n])) for n in order]
+    for label, volume, remarks in _split(placed):
+        found = [*findings, *remarks]
+        if len(volume) < sites:
+            message = f"{len(volume)} of the {sites} positions that the other volumes of the series have"
+            found.append(Finding("incomplete-volume", message))
+        stacks.append(_stack_volume(volume, label, tolerance, may_resample, found))
+    return tuple(stacks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A plane with its place along the normal: number among the distinct places, and LPS mm."""
+
+    plane: Plane
+    site: int
+    along_mm: float
+
+
+_Split = list[tuple[str, list[_Placed], list[Finding]]]
+
+#: Traits whose values name a volume: they tell images apart where some place has an image of every value.
+CATEGORIES = (
+    "type", "echo", "echo time", "stack", "b-value", "direction", "time", "acquisition", "instance",
+)  # fmt: skip
+#: Traits whose order at each place names a volume; they may differ from place to place.
+ORDERS = ("trigger time", "acquisition time", "content time", "instance", "frame")
+
+
+def _split(placed: list[_Placed]) -> _Split:
+    """Split planes, in order along the normal, until each place occurs once in each volume."""
+    if len({p.site for p in placed}) == len(placed):
+        return [("", placed, [])]
+    for part in (_split_by_category, _split_by_order):
+        parts = part(placed)
+        if parts:
+            return [
+                (", ".join(filter(None, (label, inner))), volume, remarks + more)
+                for label, members, remarks in parts
+                for inner, volume, more in _split(members)
+            ]
+    places = Counter(p.site for p in placed)
+    twice = [p for p in placed if places[p.site] > 1]
+    raise GeometryError(
+        f"{len(twice)} of {len(placed)} images share {sum(n > 1 for n in places.values())} positions and nothing tells "
+        f"them apart: {_name(twice[0].plane)} and {_name(twice[1].plane)} are "
+        f"{twice[1].along_mm - twice[0].along_mm:.3f} mm apart",
+        code="duplicate-position",
+        subject=twice[0].plane.instance.series_instance_uid,
+        hint="remove the copies that are not wanted",
+    )
+
+
+def _split_by_category(placed: list[_Placed]) -> _Split:
+    for trait in CATEGORIES:
+        values = {p.plane.traits.get(trait) for p in placed}
+        if len(values) < 2:
+            continue
+        seen: dict[int, set[Any]] = {}
+        for p in placed:
+            seen.setdefault(p.site, set()).add(p.plane.traits.get(trait))
+        if max(map(len, seen.values())) == len(values):
+            ordered = sorted(values, key=lambda v: (v is not None, v))
+            labels = _labels(trait, ordered)
+            return [(labels[v], [p for p in placed if p.plane.traits.get(trait) == v], []) for v in ordered]
+    return []
+
+
+def _split_by_order(placed: list[_Placed]) -> _Split:
+    by_site: dict[int, list[_Placed]] = {}
+    for p in placed:
+        by_site.setdefault(p.site, []).append(p)
+    count = len(by_site[placed[0].site])
+    if any(len(members) != count for members in by_site.values()):
+        return []
+    for trait in ORDERS:
+        values = [[p.plane.traits.get(trait) for p in members] for members in by_site.values()]
+        if any(None in of_site or len(set(of_site)) < count for of_site in values):
+            continue
+        ranked = [sorted(members, key=lambda p: p.plane.traits[trait]) for members in by_site.values()]
+        remark = Finding("repeated-positions", f"{count} images at each position, told apart by the order of {trait}")
+        return [(f"{trait} #{n + 1}", [members[n] for members in ranked], [remark]) for n in range(count)]
+    return []
+
+
+def _labels(trait: str, values: Sequence[Any]) -> dict[Any, str]:
+    """Return a label for each value; of an image type, if that will do, only what is not common to all."""
+    labels = {v: f"{trait} {v}" for v in values}
+    if trait != "type":
+        return labels
+    components = {v: str(v).split("\\") for v in values}
+    common = set.intersection(*map(set, components.values()))
+    short = {v: " ".join([trait, *(c for c in parts if c not in common)]) for v, parts in components.items()}
+    return short if len(set(short.values())) == len(values) else labels
+
+
+def _stack_volume(
+    placed: list[_Placed], label: str, tolerance: float, may_resample: bool, findings: list[Finding]
+) -> Stack:
+    """Find the grid of planes at distinct places, in order along the normal."""
+    planes = [p.plane for p in placed]
+    first = planes[0]
+    axes = _axes(first)
+    positions = np.array([p.position_lps_mm for p in planes])
+    offsets_mm = (positions - positions[0]) @ axes.T
+    steps_mm = np.diff(offsets_mm[:, 0])
+    drift_pixels = offsets_mm[:, 1:] / first.pixel_spacing_mm
+    problems = _find_problems(placed, steps_mm, drift_pixels, tolerance)
+    incomplete = [f for f in findings if f.code == "incomplete-volume"]
+    if problems and not may_resample:
+        raise _irregular(first, label, problems + incomplete)
+
+    shape, spacing_mm, origin = (len(planes), first.rows, first.columns), first.slice_spacing_mm, positions[0]
+    if len(planes) > 1:
+        if problems:
+            before, after = np.floor(drift_pixels.min(axis=0).round(3)), np.ceil(drift_pixels.max(axis=0).round(3))
+            rows, columns = (int(n) for n in after - before)
+            depth = round(float(offsets_mm[-1, 0]) / _median(steps_mm)) + 1
+            shape = (depth, first.rows + rows, first.columns + columns)
+            origin = origin + before * first.pixel_spacing_mm @ axes[1:]
+            if math.prod(shape) > MOST_GRID_GROWTH * len(planes) * first.rows * first.columns:
+                raise _irregular(first, label, problems, f"; the grid they imply has {shape} voxels")
+        spacing_mm = float(offsets_mm[-1, 0]) / (shape[0] - 1)
+        findings = findings + (problems or _measure_deviations(offsets_mm, spacing_mm))
+    elif spacing_mm is None:
+        spacing_mm = UNKNOWN_SPACING_MM
+        findings = [*findings, Finding("assumed-spacing", f"a single slice of unknown thickness: {spacing_mm} mm")]
+    return Stack(
+        frames=tuple(
+            Frame(p.plane.instance, p.plane.index, p.along_mm, p.plane.slope, p.plane.intercept) for p in placed
+        ),
+        geometry=VolumeGeometry.from_axes(
+            shape,
+            origin_lps_mm=origin,
+            directions_dhw=axes,
+            spacing_dhw_mm=(spacing_mm, *first.pixel_spacing_mm),
+            frame_of_reference_uid=first.instance.frame_of_reference_uid,
+        ),
+        spec=FrameSpec.from_header(first.instance),
+        plane_offsets_lps_mm=tuple(p.position_lps_mm for p in planes),
+        is_irregular=bool(problems),
+        mosaic_columns=first.tiles_a_row,
+        label=label,
+        findings=tuple(findings),
+    )
+
+
+def _find_problems(placed: list[_Placed], steps_mm: Float, drift_pixels: Float, tolerance: float) -> list[Finding]:
+    """Return what keeps frames off a regular grid, most important first."""
+    if len(placed) == 1:
+        return []
+    problems = []
+    drift = np.abs(drift_pixels).max(axis=1)
+    worst = int(drift.argmax())
+    if drift[worst] > DRIFT_TOLERANCE_PIXELS:
+        plane = placed[worst].plane
+        drift_mm = float(np.hypot(*(drift_pixels[worst] * plane.pixel_spacing_mm)))
+        rise_mm = placed[worst].along_mm - placed[0].along_mm
+        angle = math.degrees(math.atan2(drift_mm, rise_mm))
+        message = f"{_describe(placed, worst)} lies {drift_mm:.3f} mm off the normal of slice 1, {angle:.1f} degrees"
+        problems.append(Finding("gantry-tilt", message))
+
+    step_mm = _median(steps_mm)
+    whole = np.maximum(np.round(steps_mm / step_mm), 1)
+    is_off = np.abs(steps_mm - step_mm) > tolerance * step_mm
+    is_gap = is_off & (whole > 1) & (np.abs(steps_mm - whole * step_mm) <= tolerance * step_mm * whole)
+    expected_mm = np.linspace(0, steps_mm.sum(), len(placed))
+    strayed_mm = np.abs(np.concatenate([[0], np.cumsum(steps_mm)]) - expected_mm)
+    if is_off.any():
+        at = int(is_off.argmax())
+        missing = f"{int((whole - 1).sum())} slices missing in " if is_gap.sum() == is_off.sum() else ""
+        message = (
+            f"{missing}{is_off.sum()} of {len(steps_mm)} steps, first {steps_mm[at]:.3f} mm after "
+            f"{_describe(placed, at)}, where the median step is {step_mm:.3f} mm"
+        )
+        problems.append(Finding("missing-slice" if missing else "variable-spacing", message))
+    elif strayed_mm.max() > step_mm / 2:
+        at = int(strayed_mm.argmax())
+        message = f"small differences add up: {_describe(placed, at)} is {strayed_mm[at]:.3f} mm off a regular grid"
+        problems.append(Finding("variable-spacing", message))
+    return problems
+
+
+def _measure_deviations(offsets_mm: Float, spacing_mm: float) -> list[Finding]:
+    """Return what a regular grid leaves of (n, 3) offsets along (slice, row, column) axes, where it is noticeable."""
+    jitter_mm = np.abs(offsets_mm[:, 0] - spacing_mm * np.arange(len(offsets_mm))).max()
+    drift_mm = np.linalg.norm(offsets_mm[:, 1:], axis=1).max()
+    found = (("spacing-jitter", jitter_mm, "along"), ("slice-drift", drift_mm, "off"))
+    return [
+        Finding(code, f"slices lie up to {size_mm:.3f} mm from the regular grid, {where} the normal")
+        for code, size_mm, where in found
+        if size_mm > SAME_GRID_TOLERANCE_MM
+    ]
+
+
+def _irregular(plane: Plane, label: str, problems: Sequence[Finding], also: str = "") -> GeometryError:
+    where = f"volume {label}: " if label else ""
+    return GeometryError(
+        where + "; ".join(p.message for p in problems) + also,
+        code=problems[0].code,
+        subject=plane.instance.series_instance_uid,
+        hint="find the missing files, or use --on-irregular resample",
+    )
+
+
+def _axes(plane: Plane) -> Float:
+    """Return orthonormal directions of the slice, row and column axes, one a row; the row cosine is taken as exact."""
+    right, down = np.array(plane.orientation[:3]), np.array(plane.orientation[3:])
+    right /= np.linalg.norm(right)
+    down -= (down @ right) * right
+    down /= np.linalg.norm(down)
+    return np.array([np.cross(right, down), down, right])
+
+
+def _median(steps_mm: Float) -> float:
+    """Return the lower median: always a step that occurs."""
+    return float(np.sort(steps_mm)[(len(steps_mm) - 1) // 2])
+
+
+def _describe(placed: Sequence[_Placed], at: int) -> str:
+    return f"slice {at + 1} of {len(placed)} ({_name(placed[at].plane)}, at {placed[at].along_mm:.3f} mm)"
+
+
+def _name(plane: Plane) -> str:
+    number = plane.instance.instance_number
+    name = "unnumbered instance" if number is None else f"instance {number}"
+    return f"{name} frame {plane.index + 1}" if plane.index else name

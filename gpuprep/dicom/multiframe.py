@@ -1,0 +1,137 @@
+"""Planes of enhanced multi-frame instances, from their functional groups (PS3.3 C.7.6.16)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from gpuprep.dicom.header import InstanceHeader
+from gpuprep.dicom.planes import Plane, place, traits_of, usable_spacing
+from gpuprep.errors import GeometryError, HeaderError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+#: Everything before the functional groups that this module needs, and the groups themselves.
+_ELEMENTS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SpacingBetweenSlices")
+#: Functional groups that carry a Frame Type, one a modality (PS3.3 C.8.13, C.8.15, C.8.22, C.8.32).
+_FRAME_TYPE_GROUPS = (
+    "MRImageFrameTypeSequence",
+    "CTImageFrameTypeSequence",
+    "PETFrameTypeSequence",
+    "ParametricMapFrameTypeSequence",
+    "XRay3DFrameTypeSequence",
+)
+
+
+def planes_of_multiframe(instance: InstanceHeader) -> tuple[Plane, ...]:
+    """Return the planes of an enhanced multi-frame file, in the order of its frames.
+
+    A frame's own functional group wins over the shared one.
+
+    Raises
+    ------
+    GeometryError
+        ``geometry-missing``: there are no functional groups, or they do not place the frames. ``frame-count``: the
+        groups describe more or fewer frames than the file has. ``attribute-invalid`` as `planes.place`.
+    HeaderError
+        ``unreadable``: pydicom cannot read the file.
+    """
+    dataset = read_dataset(instance, _ELEMENTS)
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
+    if not per_frame:
+        raise GeometryError(
+            f"{instance.number_of_frames or 1} frames without functional groups that place them",
+            code="geometry-missing",
+            subject=instance.path,
+            hint="such a file is a loop or a stack of unknown spacing; it cannot be a volume",
+        )
+    if len(per_frame) != (instance.number_of_frames or 1):
+        raise GeometryError(
+            f"{instance.number_of_frames or 1} frames, but functional groups for {len(per_frame)}",
+            code="frame-count",
+            subject=instance.path,
+        )
+    shared = dataset.get("SharedFunctionalGroupsSequence") or [None]
+    spacing_mm = _number(dataset.get("SpacingBetweenSlices"))
+    try:
+        return tuple(_plane(instance, n, (group, shared[0]), spacing_mm) for n, group in enumerate(per_frame))
+    except GeometryError:
+        raise
+    except (ValueError, TypeError, OverflowError) as error:
+        raise GeometryError(
+            f"functional groups are garbled: {error}", code="attribute-invalid", subject=instance.path
+        ) from error
+
+
+def read_dataset(instance: InstanceHeader, elements: Sequence[str | int]) -> Dataset:
+    """Read some top-level elements of a file with pydicom, never its pixels.
+
+    Raises
+    ------
+    HeaderError
+        ``unreadable``: pydicom cannot read the file.
+    """
+    import pydicom
+
+    try:
+        return pydicom.dcmread(instance.path, stop_before_pixels=True, specific_tags=list(elements), force=True)
+    except (OSError, EOFError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        raise HeaderError(f"cannot be read: {error}", code="unreadable", subject=instance.path) from error
+
+
+def _plane(instance: InstanceHeader, index: int, groups: Sequence[Any], spacing_mm: float | None) -> Plane:
+    measures = _group(groups, "PixelMeasuresSequence")
+    rescale = _group(groups, "PixelValueTransformationSequence")
+    return place(
+        instance,
+        index,
+        position=_numbers(_group(groups, "PlanePositionSequence").get("ImagePositionPatient")),
+        orientation=_numbers(_group(groups, "PlaneOrientationSequence").get("ImageOrientationPatient")),
+        pixel_spacing=_numbers(measures.get("PixelSpacing")),
+        slice_spacing_mm=usable_spacing(
+            _number(measures.get("SpacingBetweenSlices")), spacing_mm, _number(measures.get("SliceThickness"))
+        ),
+        rescale=(_number(rescale.get("RescaleSlope")), _number(rescale.get("RescaleIntercept"))),
+        traits=_traits(instance, index, groups),
+    )
+
+
+def _traits(instance: InstanceHeader, index: int, groups: Sequence[Any]) -> dict[str, Any]:
+    content = _group(groups, "FrameContentSequence")
+    diffusion = _group(groups, "MRDiffusionSequence")
+    frame_type = next((value for name in _FRAME_TYPE_GROUPS if (value := _group(groups, name).get("FrameType"))), None)
+    gradient = next(iter(diffusion.get("DiffusionGradientDirectionSequence") or ()), None)
+    return traits_of(instance) | {
+        "type": "\\".join(frame_type) if frame_type else instance.image_type,
+        "echo time": _number(_group(groups, "MREchoSequence").get("EffectiveEchoTime")),
+        "b-value": _number(diffusion.get("DiffusionBValue")),
+        "direction": _numbers(gradient.get("DiffusionGradientOrientation")) if gradient is not None else None,
+        "stack": content.get("StackID"),
+        "time": content.get("TemporalPositionIndex") or instance.temporal_position,
+        "acquisition": content.get("FrameAcquisitionNumber") or instance.acquisition_number,
+        "trigger time": _number(_group(groups, "CardiacSynchronizationSequence").get("NominalCardiacTriggerDelayTime")),
+        "acquisition time": _text(content.get("FrameAcquisitionDateTime")),
+        "frame": index,
+    }
+
+
+def _group(groups: Sequence[Any], name: str) -> Any:
+    """Return the one item of a functional group, the frame's own before the shared one; an empty mapping if none."""
+    for group in groups:
+        items = group.get(name) if group is not None else None
+        if items:
+            return items[0]
+    return {}
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    return () if values is None else tuple(float(value) for value in values)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or value == "" else float(value)
+
+
+def _text(value: Any) -> str | None:
+    return str(value) if value else None

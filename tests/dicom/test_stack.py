@@ -1,0 +1,647 @@
+"""Stacks against hand-computed grids, and against dcm2niix's affines and voxels on real series."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpuprep.dicom.header import ELEMENT_COLUMNS, ELEMENT_TAGS, InstanceHeader
+from gpuprep.dicom.stack import FrameSpec, Stack, build_stacks
+from gpuprep.errors import CaseError, GeometryError, HeaderError
+
+#: Voxel centres equal dcm2niix's within this, mm.
+AFFINE_TOLERANCE_MM = 1e-3
+#: The references give affines with five decimals.
+REFERENCE_ROUNDING = 5e-6
+TRANSFER_SYNTAX_UID = 0x00020010
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+
+
+def image(number: int, position: Sequence[float], **changes: Any) -> InstanceHeader:
+    """Return the header of a 20 × 30 CT image with pixels of 0.5 × 0.75 mm."""
+    header = InstanceHeader(
+        path=f"/ct/{number:04d}",
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+        sop_instance_uid=f"1.2.3.{number}",
+        series_instance_uid="1.2.3",
+        frame_of_reference_uid="1.2.4",
+        modality="CT",
+        instance_number=number,
+        rows=20,
+        columns=30,
+        bits_allocated=16,
+        bits_stored=12,
+        high_bit=11,
+        pixel_representation=0,
+        samples_per_pixel=1,
+        photometric_interpretation="MONOCHROME2",
+        image_position_lps_mm=tuple(map(float, position)),
+        image_orientation=AXIAL,
+        pixel_spacing_mm=(0.5, 0.75),
+    )
+    return replace(header, **changes)
+
+
+def axial(heights_mm: Iterable[float], start: int = 1, **changes: Any) -> list[InstanceHeader]:
+    return [image(n, (-10, -20, z), **changes) for n, z in enumerate(heights_mm, start)]
+
+
+def codes(stack: Stack) -> set[str]:
+    return {finding.code for finding in stack.findings}
+
+
+def heights(stack: Stack) -> list[float]:
+    return [frame.position_mm for frame in stack.frames]
+
+
+# One regular volume
+
+
+def test_axial_grid_by_hand():
+    (stack,) = build_stacks(axial([5, 7.5, 10]))
+    geometry = stack.geometry
+    assert geometry.shape == (3, 20, 30)
+    np.testing.assert_allclose(geometry.to_lps([0, 0, 0]), [-10, -20, 5], atol=1e-12)
+    np.testing.assert_allclose(geometry.to_lps([2, 4, 8]), [-10 + 8 * 0.75, -20 + 4 * 0.5, 10], atol=1e-12)
+    assert geometry.orientation() == "LPS"
+    assert geometry.frame_of_reference_uid == "1.2.4"
+    assert stack.plane_offsets_lps_mm == ((-10, -20, 5), (-10, -20, 7.5), (-10, -20, 10))
+    assert (stack.label, stack.findings, stack.is_irregular, stack.mosaic_columns) == ("", (), False, 0)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::5])
+def test_order_of_files_and_numbers_does_not_matter(order: tuple[int, ...]):
+    heights_mm = [3.0, 1.0, 4.0, 2.0]
+    images = [replace(image(n + 1, (0, 0, heights_mm[n])), path=f"/x/{order[n]}") for n in order]
+    (stack,) = build_stacks(images)
+    assert heights(stack) == [1, 2, 3, 4]
+    assert [frame.instance.instance_number for frame in stack.frames] == [2, 4, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "step", "anatomical"),
+    [
+        (AXIAL, (0, 0, 2), "LPS"),
+        (SAGITTAL, (-2, 0, 0), "PIR"),
+        (CORONAL, (0, 2, 0), "LIP"),
+        ((-1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (0, 0, -2), "RPI"),
+        ((0.8, 0.6, 0.0, -0.6, 0.8, 0.0), (0, 0, 2), "LPS"),
+    ],
+)
+def test_slice_axis_is_the_right_handed_normal(orientation, step, anatomical):
+    images = [image(n, np.multiply(step, n), image_orientation=orientation) for n in (3, 1, 0, 2)]
+    (stack,) = build_stacks(images)
+    down, right = stack.geometry.directions_dhw[1:]
+    np.testing.assert_allclose(stack.geometry.directions_dhw[0], np.cross(right, down), atol=1e-12)
+    np.testing.assert_allclose(stack.geometry.to_lps([3, 0, 0]), np.multiply(step, 3), atol=1e-12)
+    assert stack.geometry.orientation() == anatomical
+    assert stack.geometry.is_orthogonal()
+
+
+def test_rescale_is_kept_for_each_slice():
+    images = [replace(i, rescale_slope=float(n), rescale_intercept=-1.0) for n, i in enumerate(axial([1, 2, 3]))]
+    (stack,) = build_stacks(images[::-1])
+    assert [(f.slope, f.intercept) for f in stack.frames] == [(0, -1), (1, -1), (2, -1)]
+
+
+def test_jitter_is_accepted_and_recorded():
+    (stack,) = build_stacks(axial([0, 1.03, 2, 3]))
+    assert codes(stack) == {"spacing-jitter"}
+    assert "0.030 mm" in stack.findings[0].message
+    np.testing.assert_allclose(stack.geometry.spacing_dhw_mm, [1, 0.5, 0.75])
+
+
+def test_rounded_numbers_are_no_jitter():
+    (stack,) = build_stacks(axial(np.float32(0.1) * np.arange(50)))
+    assert stack.findings == ()
+
+
+def test_spacing_tolerance_is_a_share_of_the_median_step():
+    uneven = axial([0, 2, 4, 6.3])
+    assert refused(uneven, spacing_tolerance=0.149).code == "variable-spacing"
+    assert build_stacks(uneven, spacing_tolerance=0.151)
+
+
+def test_small_drift_is_accepted_and_recorded():
+    (stack,) = build_stacks([image(n, (0, 0.05 * n, n)) for n in range(5)])
+    assert codes(stack) == {"slice-drift"}
+    assert stack.geometry.is_orthogonal()
+
+
+@pytest.mark.parametrize(
+    ("changes", "spacing_mm", "found"),
+    [
+        ({"slice_thickness_mm": 4.0}, 4, set()),
+        ({"slice_thickness_mm": 4.0, "spacing_between_slices_mm": -5.0}, 5, set()),
+        ({"slice_thickness_mm": 0.0}, 1, {"assumed-spacing"}),
+        ({}, 1, {"assumed-spacing"}),
+    ],
+)
+def test_single_slice(changes, spacing_mm, found):
+    (stack,) = build_stacks(axial([7], **changes))
+    assert stack.geometry.shape == (1, 20, 30)
+    assert stack.geometry.spacing_dhw_mm[0] == spacing_mm
+    assert codes(stack) == found
+
+
+def test_copies_of_an_instance_are_left_out():
+    images = axial([1, 2, 3])
+    (stack,) = build_stacks([*images, replace(images[1], path="/copy/2")])
+    assert heights(stack) == [1, 2, 3]
+    assert stack.frames[1].instance.path == "/copy/2"  # first by path
+    assert codes(stack) == {"duplicate-instance"}
+
+
+# Irregular series
+
+
+def refused(images: Sequence[InstanceHeader], **options: Any) -> CaseError:
+    with pytest.raises(CaseError) as caught:
+        build_stacks(images, **options)
+    return caught.value
+
+
+def test_missing_slice():
+    images = axial([0, 2, 4, 8, 10])
+    error = refused(images)
+    assert isinstance(error, GeometryError)
+    assert error.code == "missing-slice"
+    assert "1 slices missing" in error.message
+    assert "4.000 mm after slice 3 of 5 (instance 3, at 4.000 mm)" in error.message
+    assert "resample" in error.hint
+    (stack,) = build_stacks(images, on_irregular="resample")
+    assert stack.is_irregular
+    assert codes(stack) == {"missing-slice"}
+    assert stack.geometry.same_grid(build_stacks(axial([0, 2, 4, 6, 8, 10]))[0].geometry)
+    assert [z for _, _, z in stack.plane_offsets_lps_mm] == [0, 2, 4, 8, 10]
+
+
+def test_variable_spacing():
+    images = axial([0, 2, 4, 7, 10, 13])
+    error = refused(images)
+    assert error.code == "variable-spacing"
+    assert "2 of 5 steps, first 2.000 mm after slice 1 of 6" in error.message
+    assert "median step is 3.000 mm" in error.message
+    (stack,) = build_stacks(images, on_irregular="resample")
+    assert stack.geometry.shape[0] == 5  # 13 mm in steps nearest to 3 mm
+    np.testing.assert_allclose(stack.geometry.to_lps([4, 0, 0]), [-10, -20, 13])
+
+
+def test_small_differences_that_add_up_are_variable_spacing():
+    steps = [1.0] * 60 + [1.04] * 60
+    assert refused(axial(np.cumsum(steps))).code == "variable-spacing"
+
+
+def test_gantry_tilt():
+    images = [image(n, (0, 3.0 * n, 4.0 * n)) for n in range(4)]
+    error = refused(images)
+    assert error.code == "gantry-tilt"
+    assert "9.000 mm off the normal" in error.message
+    assert "36.9 degrees" in error.message
+    (stack,) = build_stacks(images, on_irregular="resample")
+    assert stack.geometry.shape == (4, 20 + 18, 30)
+    np.testing.assert_allclose(stack.geometry.origin_lps_mm, 0, atol=1e-9)
+    np.testing.assert_allclose(stack.geometry.to_lps([3, 18, 0]), [0, 9, 12])  # first pixel of the last frame
+
+
+def test_gantry_tilt_the_other_way_moves_the_origin():
+    images = [image(n, (0, -3.1 * n, 4.0 * n)) for n in range(4)]
+    (stack,) = build_stacks(images, on_irregular="resample")
+    assert stack.geometry.shape == (4, 20 + 19, 30)
+    np.testing.assert_allclose(stack.geometry.origin_lps_mm, [0, -9.5, 0])
+
+
+def test_gap_that_is_no_gap_of_a_volume_is_refused():
+    images = axial([0, 1, 2, 1000])
+    assert refused(images).code == "missing-slice"
+    assert refused(images, on_irregular="resample").code == "missing-slice"
+
+
+# Several volumes in one series
+
+
+@pytest.mark.parametrize(
+    ("trait", "values", "labels"),
+    [
+        ("echo_time_ms", (2.3, 4.6), ("echo time 2.3", "echo time 4.6")),
+        ("echo_numbers", ("1", "2"), ("echo 1", "echo 2")),
+        ("temporal_position", (1, 2), ("time 1", "time 2")),
+        ("acquisition_number", (3, 4), ("acquisition 3", "acquisition 4")),
+        ("diffusion_b_value", (None, 800.0), ("b-value None", "b-value 800.0")),
+        ("image_type", ("ORIGINAL\\PRIMARY\\M", "ORIGINAL\\PRIMARY\\P"), ("type M", "type P")),
+        ("trigger_time_ms", (10.0, 400.0), ("trigger time #1", "trigger time #2")),
+        ("acquisition_time", ("090000", "090500"), ("acquisition time #1", "acquisition time #2")),
+    ],
+)
+def test_repeated_positions_are_split(trait, values, labels):
+    first = axial([1, 2, 3], **{trait: values[0]})
+    second = axial([1, 2, 3], start=4, **{trait: values[1]})
+    stacks = build_stacks([*second, *first])
+    assert [stack.label for stack in stacks] == list(labels)
+    for stack, number in zip(stacks, (1, 4), strict=True):
+        assert heights(stack) == [1, 2, 3]
+        assert [frame.instance.instance_number for frame in stack.frames] == [number, number + 1, number + 2]
+
+
+def test_two_traits_split_in_turn():
+    images = []
+    for echo, time in itertools.product((1.0, 2.0), (1, 2)):
+        images += axial([1, 2], start=len(images) + 1, echo_time_ms=echo, temporal_position=time)
+    assert [stack.label for stack in build_stacks(images)] == [
+        f"echo time {echo}, time {time}" for echo in (1.0, 2.0) for time in (1, 2)
+    ]
+
+
+def test_times_that_differ_from_slice_to_slice_are_ranked_at_each_place():
+    times = [("100000.1", "100000.2", "100000.3"), ("100005.1", "100005.2", "100005.3")]
+    images = [
+        image(k * 10 + n, (0, 0, n), acquisition_time=times[k][n], acquisition_number=k * 10 + n)
+        for k in range(2)
+        for n in range(3)
+    ]
+    first, second = build_stacks(images)
+    assert [f.instance.acquisition_time for f in first.frames] == list(times[0])
+    assert [f.instance.acquisition_time for f in second.frames] == list(times[1])
+    assert codes(first) == {"repeated-positions"}
+
+
+def test_traits_do_not_split_where_no_position_repeats():
+    images = [replace(i, acquisition_number=n, image_type=f"A\\{n}") for n, i in enumerate(axial([1, 2, 3]))]
+    assert len(build_stacks(images)) == 1
+
+
+def test_interrupted_volume_is_named():
+    full = axial([1, 2, 3, 4], temporal_position=1)
+    first, second = build_stacks([*full, *axial([1, 2], start=5, temporal_position=2)])
+    assert len(first.frames) == 4
+    assert len(second.frames) == 2
+    assert codes(first) == set()
+    assert codes(second) == {"incomplete-volume"}
+
+
+def test_duplicate_position():
+    images = axial([1, 2, 3])
+    error = refused([*images, image(9, (-10, -20, 2.001))])
+    assert error.code == "duplicate-position"
+    assert "instance 2 and instance 9" in error.message
+    assert "0.001 mm apart" in error.message
+
+
+def test_every_position_twice_with_nothing_to_tell_them_apart():
+    copies = [replace(i, sop_instance_uid=f"{i.sop_instance_uid}.9") for i in axial([1, 2, 3])]
+    assert refused([*axial([1, 2, 3]), *copies]).code == "duplicate-position"
+
+
+# Images that do not belong
+
+
+def test_localizer_in_an_axial_series_is_set_aside():
+    localizer = image(9, (0, 0, 0), image_orientation=SAGITTAL, image_type="ORIGINAL\\PRIMARY\\LOCALIZER")
+    volume, stray = build_stacks([*axial([1, 2, 3]), localizer])
+    assert heights(volume) == [1, 2, 3]
+    assert (volume.label, codes(volume)) == ("", {"mixed-orientation"})
+    assert (stray.label, len(stray.frames)) == ("stray 1", 1)
+    assert "stray-frames" in codes(stray)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"image_orientation": CORONAL}, "mixed-orientation"),
+        ({"columns": 31}, "mixed-size"),
+        ({"pixel_spacing_mm": (0.5, 0.8)}, "mixed-size"),
+        ({"bits_allocated": 32}, "mixed-layout"),
+        ({"image_position_lps_mm": ()}, "geometry-missing"),
+        ({"rows": None, "columns": None}, "not-an-image"),
+    ],
+)
+def test_images_unlike_the_others(changes, code):
+    strays = [image(n, (0, n, 0), **changes) for n in (9, 10)]
+    volume, *_ = build_stacks([*axial([1, 2, 3, 4]), *strays])
+    assert heights(volume) == [1, 2, 3, 4]
+    assert codes(volume) == {code}
+    assert refused([*axial([1, 2, 3]), *strays]).code == code
+
+
+@pytest.mark.parametrize("attribute", ["image_position_lps_mm", "image_orientation", "pixel_spacing_mm"])
+def test_geometry_missing(attribute):
+    assert refused(axial([1, 2], **{attribute: ()})).code == "geometry-missing"
+
+
+def test_not_an_image():
+    assert refused([InstanceHeader(path="/rt", modality="RTSTRUCT")]).code == "not-an-image"
+    assert refused([]).code == "not-an-image"
+
+
+def test_unreadable_instance_keeps_its_code():
+    assert refused([InstanceHeader(path="/x", error_code="truncated-file")]).code == "truncated-file"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_position_lps_mm": (0.0, 0.0)},
+        {"image_position_lps_mm": (0.0, 0.0, float("nan"))},
+        {"image_orientation": (1.0, 0.0, 0.0, 1.0, 0.0, 0.0)},
+        {"image_orientation": (0.0,) * 6},
+        {"pixel_spacing_mm": (0.5, 0.0)},
+        {"rescale_slope": float("inf")},
+        {"rows": 0},
+        {"rows": 65535, "columns": 65535},
+        {"bits_allocated": 12},
+        {"bits_stored": 17},
+        {"high_bit": 16},
+        {"high_bit": 10},
+        {"samples_per_pixel": 3},
+        {"photometric_interpretation": "SEPIA"},
+        {"planar_configuration": 2},
+        {"pixel_representation": 2},
+        {"number_of_frames": 0},
+        {"number_of_frames": 2**31 - 1},
+    ],
+)
+def test_attribute_invalid(changes):
+    assert refused(axial([1, 2], **changes)).code == "attribute-invalid"
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    ["rows", "bits_allocated", "bits_stored", "pixel_representation", "samples_per_pixel"],
+)
+def test_attribute_missing(attribute):
+    error = refused(axial([1, 2], **{attribute: None}))
+    assert isinstance(error, HeaderError)
+    assert error.code == "attribute-missing"
+    assert attribute in error.message
+
+
+def test_frame_spec_by_hand():
+    spec = FrameSpec.from_header(image(1, (0, 0, 0), bits_allocated=16, bits_stored=12, high_bit=None))
+    assert spec == FrameSpec("1.2.840.10008.1.2.1", 20, 30, 16, 12, 11, False)
+
+
+# Real series, against dcm2niix
+
+
+def read_headers(paths: Sequence[str]) -> list[InstanceHeader]:
+    """Read index rows with pydicom alone, so that a fault of our own reader cannot hide here."""
+    return [header for path in paths if (header := read_header(path))]
+
+
+def read_header(path: str) -> InstanceHeader | None:
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+    except InvalidDicomError:
+        return None
+    found: dict[str, Any] = {}
+    for column, tag in zip(ELEMENT_COLUMNS, ELEMENT_TAGS, strict=True):
+        element = (dataset.file_meta if tag == TRANSFER_SYNTAX_UID else dataset).get(tag) if tag else None
+        if element is None or element.is_empty:
+            continue
+        values = list(element.value) if element.VM > 1 else [element.value]
+        kind = column.metadata["kind"]
+        if kind in ("text", "uid"):
+            found[column.name] = "\\".join(map(str, values))
+        else:
+            numbers = tuple(map(int if kind == "int" else float, values))
+            found[column.name] = numbers if kind == "floats" else numbers[0]
+    return InstanceHeader(path=path, **found)
+
+
+def read_series(folder: Path) -> dict[tuple[str, int | None], list[InstanceHeader]]:
+    """Read the image series under a folder; those of the 12-bit set differ in nothing but the series number."""
+    files = sorted(str(path) for path in folder.rglob("*") if path.is_file() and "reference-dcm2niix" not in path.parts)
+    series: dict[tuple[str, int | None], list[InstanceHeader]] = {}
+    for header in read_headers(files):
+        if header.rows and header.modality in ("CT", "MR", "PT", "OT"):
+            series.setdefault((header.series_instance_uid, header.series_number), []).append(header)
+    return series
+
+
+def affine_ras(stack: Stack) -> np.ndarray:
+    """Return the affine from NIfTI's index order (column, row, slice) to RAS mm."""
+    return (LPS_TO_RAS @ stack.geometry.index_to_lps)[:, [2, 1, 0, 3]]
+
+
+@lru_cache(maxsize=2)
+def decode(path: str) -> np.ndarray:
+    import pydicom
+
+    return pydicom.dcmread(path).pixel_array
+
+
+def load(stack: Stack) -> np.ndarray:
+    """Decode the stored values of a stack with pydicom, shape (D, H, W)."""
+    _, height, width = stack.geometry.shape
+    slices = []
+    for frame in stack.frames:
+        pixels = decode(frame.instance.path)
+        if stack.mosaic_columns:
+            row, column = divmod(frame.index, stack.mosaic_columns)
+            pixels = pixels[row * height : (row + 1) * height, column * width : (column + 1) * width]
+        elif stack.spec.number_of_frames > 1:
+            pixels = pixels[frame.index]
+        slices.append(pixels)
+    return np.stack(slices)
+
+
+def corner_error_mm(stack: Stack, reference: dict[str, Any]) -> float:
+    """Return how far the eight corners of two grids are apart at most, whatever the order of their axes."""
+    corners = np.array(list(itertools.product((0, 1), repeat=3)), float)
+    ours = stack.geometry.to_lps(corners * (np.array(stack.geometry.shape) - 1)) * [-1, -1, 1]
+    affine = np.array(reference["affine"])
+    theirs = corners * (np.array(reference["shape"][:3]) - 1) @ affine[:3, :3].T + affine[:3, 3]
+    distances = np.linalg.norm(ours[:, None] - theirs[None], axis=2)
+    return float(max(distances.min(axis=0).max(), distances.min(axis=1).max()))
+
+
+def matches_voxels(stacks: Sequence[Stack], reference: dict[str, Any]) -> bool:
+    """Whether the stacks, as time points, hold the reference's stored values in the reference's order."""
+    from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+
+    turn = ornt_transform(io_orientation(affine_ras(stacks[0])), io_orientation(np.array(reference["affine"])))
+    data = np.stack([apply_orientation(load(stack).transpose(2, 1, 0), turn) for stack in stacks], axis=-1)
+    stored = data.astype(reference["dtype"]).tobytes("F")
+    return hashlib.sha256(stored).hexdigest() == reference["sha256_raw_voxels_F_order"]
+
+
+#: Folder of references → its outputs that have no equal here, and why.
+REFERENCES: dict[str, dict[str, str]] = {
+    "ct-rtstruct/ibsi_sts_002/reference-dcm2niix/CT": {},
+    "ct-rtstruct/ibsi_sts_002/reference-dcm2niix/MR_T1": {},
+    "ct-rtstruct/ibsi_sts_002/reference-dcm2niix/PET": {},
+    "ct-rtstruct/ibsi_sts_025/reference-dcm2niix/CT": {},
+    "ct-rtstruct/ibsi_sts_025/reference-dcm2niix/MR_T1": {},
+    "ct-rtstruct/ibsi_sts_025/reference-dcm2niix/PET": {},
+    "ct-seg/dcmqi_segmentations/reference-dcm2niix/23x38x3": {},
+    "ct-seg/dcmqi_segmentations/reference-dcm2niix/24x38x3": {},
+    "ct-seg/dcmqi_segmentations/reference-dcm2niix/ct-3slice": {},
+    "dcm2niix-reference/12bit/reference-dcm2niix": {},
+    "dcm2niix-reference/mosaic/reference-dcm2niix": {},
+    "dcm2niix-reference/nih_siemens_ge/reference-dcm2niix": {},
+    "enhanced/dcm_qa_enh/reference-dcm2niix": {},
+    "enhanced/dicom2nifti_enhanced/reference-dcm2niix": {
+        "501_": "its DICOM is not in the data",
+        "701_": "takes Spacing Between Slices, 3.313 mm, where the positions say 3.3125 mm",
+    },
+    "enhanced/pydicom_data_enhanced/reference-dcm2niix": {},
+    "mr/dicom2nifti_ge/reference-dcm2niix": {},
+    "mr/dicom2nifti_generic/reference-dcm2niix": {},
+    "mr/dicom2nifti_geometry_faults/reference-dcm2niix": {
+        "4_a": "gantry tilt, left uncorrected",
+        "4_a_Tilt_1": "gantry tilt, resampled",
+    },
+    "mr/dicom2nifti_misc/reference-dcm2niix": {},
+    "mr/torchio_ct17/reference-dcm2niix": {},
+}
+
+
+@pytest.mark.parametrize("folder", REFERENCES)
+def test_grids_and_voxels_equal_dcm2niix(folder: str, data_dir: Path):
+    """Each of dcm2niix's outputs has one series here with its grid, its number of volumes and its voxels."""
+    reference = json.loads((data_dir / folder / "dcm2niix-reference.json").read_text())
+    outputs = {name.removesuffix(".nii.gz"): output for name, output in reference["images"].items()}
+    wanted = {name: outputs[name] for name in outputs if name not in REFERENCES[folder]}
+    for images in read_series(data_dir / reference["source"]).values():
+        try:
+            stacks = build_stacks(images)
+        except GeometryError as error:
+            assert error.code in ("gantry-tilt", "geometry-missing")
+            continue
+        for volumes in as_outputs(stacks):
+            for name in [n for n, output in wanted.items() if is_same(volumes, output)]:
+                del wanted[name]
+    assert not wanted
+
+
+def as_outputs(stacks: tuple[Stack, ...]) -> Iterator[tuple[Stack, ...]]:
+    """Yield the stacks together, as time points, and each by itself."""
+    if len(stacks) > 1:
+        yield stacks
+    for stack in stacks:
+        yield (stack,)
+
+
+def is_same(stacks: tuple[Stack, ...], output: dict[str, Any]) -> bool:
+    width, height, depth, *times = output["shape"]
+    if (times or [1]) != [len(stacks)] or sorted((width, height, depth)) != sorted(stacks[0].geometry.shape):
+        return False
+    rounding_mm = REFERENCE_ROUNDING * (width + height + depth)
+    if any(corner_error_mm(stack, output) > AFFINE_TOLERANCE_MM + rounding_mm for stack in stacks):
+        return False
+    is_rgb = output["dtype"].startswith("[")
+    return is_rgb or is_rescaled(stacks, output) or matches_voxels(stacks, output)
+
+
+def is_rescaled(stacks: tuple[Stack, ...], output: dict[str, Any]) -> bool:
+    """Whether dcm2niix applied the rescale, as it does where it differs between slices."""
+    return output["dtype"] == "float32" and any(f.slope != 1 for stack in stacks for f in stack.frames)
+
+
+def test_gantry_tilt_and_variable_spacing_of_a_real_ct(data_dir: Path):
+    (images,) = read_series(data_dir / "dcm2niix-reference/ct_ge_tilt_varspacing/In").values()
+    error = refused(images)
+    assert error.code == "gantry-tilt"
+    assert "18.5 degrees" in error.message
+    assert "48.211 mm" in error.message
+    (stack,) = build_stacks(images, on_irregular="resample")
+    assert codes(stack) == {"gantry-tilt", "variable-spacing"}
+    reference = load_reference(data_dir / "dcm2niix-reference/ct_ge_tilt_varspacing", "2__Tilt_Eq_1")
+    assert stack.geometry.shape[1:] == (reference["shape"][1], reference["shape"][0])
+    assert_same_slab(stack, reference)
+
+
+def test_gantry_tilt_alone_gives_dcm2niix_grid(data_dir: Path):
+    (images,) = read_series(data_dir / "mr/dicom2nifti_geometry_faults/failing/gantrytilting").values()
+    assert refused(images).code == "gantry-tilt"
+    (stack,) = build_stacks(images, on_irregular="resample")
+    reference = load_reference(data_dir / "mr/dicom2nifti_geometry_faults", "4_a_Tilt_1")
+    assert stack.geometry.shape == tuple(reference["shape"][::-1])
+    assert_same_slab(stack, reference)
+
+
+def load_reference(folder: Path, name: str) -> dict[str, Any]:
+    reference = json.loads((folder / "reference-dcm2niix/dcm2niix-reference.json").read_text())
+    output: dict[str, Any] = reference["images"][f"{name}.nii.gz"]
+    return output
+
+
+def assert_same_slab(stack: Stack, reference: dict[str, Any]) -> None:
+    rounding_mm = REFERENCE_ROUNDING * sum(reference["shape"])
+    assert corner_error_mm(stack, reference) <= AFFINE_TOLERANCE_MM + rounding_mm
+
+
+def test_mixed_orientation_of_a_real_mr(data_dir: Path):
+    series = read_series(data_dir / "mr/dicom2nifti_geometry_faults/failing/sliceorientation")
+    assert refused([image for images in series.values() for image in images]).code == "mixed-orientation"
+
+
+def test_missing_slice_of_a_real_ct(data_dir: Path):
+    """One of 21 slices is missing: 1.6 mm in a CT of 0.8 mm. dcm2niix makes 22 slices of 0.762 mm of it."""
+    (images,) = read_series(data_dir / "ct-rtstruct/totalsegmentator_aide/dcm").values()
+    error = refused(images)
+    assert error.code == "missing-slice"
+    assert "1.600 mm after slice 1 of 20 (instance 81, at -821.001 mm)" in error.message
+    (stack,) = build_stacks(images, on_irregular="resample")
+    assert stack.geometry.shape == (21, 512, 512)
+    np.testing.assert_allclose(stack.geometry.spacing_dhw_mm[0], 0.8, atol=1e-4)
+    reference = load_reference(data_dir / "ct-rtstruct/totalsegmentator_aide", "1_Axial_Chest_CT_COVID-19_Eq_1")
+    assert_same_slab(stack, reference)
+
+
+def test_interrupted_enhanced_series(data_dir: Path):
+    """The last time point stopped after 26 of 34 slices, taken out of order, so that there are gaps."""
+    (images,) = read_series(data_dir / "enhanced/heudiconv_xa_4d/xa_4d_interrupted").values()
+    error = refused(images)
+    assert error.code == "missing-slice"
+    assert "time 21" in error.message
+    assert "26 of the 34 positions" in error.message
+    full, interrupted = build_stacks(images, on_irregular="resample")
+    assert matches_voxels([full], load_reference(data_dir / "enhanced/heudiconv_xa_4d", "6_BOLD_MOSAIC_64_resting"))
+    assert interrupted.geometry.same_grid(full.geometry)
+    assert len(interrupted.frames) == 26
+
+
+def test_positions_win_over_spacing_between_slices(data_dir: Path):
+    (images,) = read_series(data_dir / "enhanced/dicom2nifti_enhanced/philips_enhanced").values()
+    stacks = build_stacks(images)
+    assert [stack.label for stack in stacks] == ["time 1", "time 2", "time 3", "time 4"]
+    np.testing.assert_allclose(stacks[0].geometry.spacing_dhw_mm, 3.3125, atol=1e-6)
+
+
+def test_multiframe_without_geometry(data_dir: Path):
+    images = read_headers([str(data_dir / "enhanced/pydicom_data_enhanced/emri_small.dcm")])
+    assert refused(images).code == "geometry-missing"
+
+
+def test_classic_series_do_not_import_pydicom():
+    source = """
+import sys
+from gpuprep.dicom.header import ELEMENT_COLUMNS, ELEMENT_TAGS, InstanceHeader
+from gpuprep.dicom.stack import build_stacks
+header = InstanceHeader(path="a", rows=2, columns=2, bits_allocated=16, bits_stored=16, high_bit=15,
+    pixel_representation=1, samples_per_pixel=1, photometric_interpretation="MONOCHROME2",
+    image_position_lps_mm=(0., 0., 0.), image_orientation=(1., 0., 0., 0., 1., 0.), pixel_spacing_mm=(1., 1.))
+build_stacks([header])
+sys.exit("pydicom" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", source], check=True)
