@@ -2,40 +2,41 @@
 
 Two readers fill the same row: the host library's, which walks the common case at memory speed, and pydicom's, for
 everything else. Both deliver *raw texts*: the value of each element as it stands in the file (multiple values joined by
-a backslash, padding stripped, binary numbers in decimal, one character a byte). They are interpreted here, in one place.
+a backslash, padding stripped, binary numbers in decimal, one character a byte). They are interpreted here alone.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import io
 import os
 import re
 import stat
-import struct
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from math import isfinite
+from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from gpuprep import hostlib
+from gpuprep.dicom.datasets import (
+    EXPLICIT_BIG_UID,
+    EXPLICIT_LITTLE_UID,
+    IMPLICIT_LITTLE_UID,
+    LONGEST_DELIVERED,
+    LONGEST_VALUE,
+    UNDEFINED_LENGTH,
+    ParsedFile,
+    begins_like_dicom,
+    parse_file,
+    pydicom_errors,
+    raw_text,
+)
 
 Kind = Literal["text", "uid", "uids", "int", "float", "floats"]
 
-#: Bytes of a value that a row keeps at most; numbers that need more are garbled.
-LONGEST_VALUE = 4096
-
-#: What the readers deliver of a value: one byte more shows that it is too long.
-_LONGEST_DELIVERED = LONGEST_VALUE + 1
-
-IMPLICIT_LITTLE_UID = "1.2.840.10008.1.2"
-EXPLICIT_LITTLE_UID = "1.2.840.10008.1.2.1"
-EXPLICIT_BIG_UID = "1.2.840.10008.1.2.2"
-DEFLATED_UID = "1.2.840.10008.1.2.1.99"
 DICOMDIR_UID = "1.2.840.10008.1.3.10"
 RTSTRUCT_UID = "1.2.840.10008.5.1.4.1.1.481.3"
 SEG_UID = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -55,10 +56,10 @@ class InstanceHeader:
     A file that is no use has an `error_code`, and as many columns as could be read. Numbers that are absent or garbled
     are None. `reader` says which of the two readers filled the row.
 
-    `pixel_offset` and `pixel_length` are where native little-endian Pixel Data lies in the file, as the header states it
-    (the file may end before); -1 and -1 when it is encapsulated, big endian, deflated or absent. `transfer_syntax_uid`
-    of a data set without file meta is the one it was read with. `referenced_*` are what an RTSTRUCT or SEG points to,
-    from the elements in `REFERENCES`, without repeats, in order of appearance.
+    `pixel_offset` and `pixel_length` are where native little-endian Pixel Data lies in the file, as the header states
+    it (the file may end before); -1 and -1 when it is encapsulated, big endian, deflated or absent.
+    `transfer_syntax_uid` of a data set without file meta is the one it was read with. `referenced_*` are what an
+    RTSTRUCT or SEG points to, from the elements in `REFERENCES`, without repeats, in order of appearance.
 
     Error codes: ``unreadable`` (the operating system refuses, or it is no regular file), ``empty-file``, ``not-dicom``,
     ``dicomdir``, ``no-sop-class``, ``header-truncated`` (the file ends within its header), ``header-unreadable``.
@@ -322,7 +323,7 @@ def _build_row(
     pixel_offset: int,
     pixel_length: int,
     media_class: str,
-    has_preamble: bool = True,
+    has_preamble: bool,
     fault: tuple[str, str] = ("", ""),
     is_plain: bool = False,
 ) -> InstanceHeader:
@@ -344,7 +345,7 @@ def _build_row(
 
 
 def _as_pixel(value: int, representation: int | None) -> int:
-    """Give a 16 bit padding value the sign of the pixels: its VR (US or SS) is often wrong, and unknown in implicit VR."""
+    """Give a 16 bit padding value the sign of the pixels: its VR, US or SS, is often wrong or not in the file."""
     if not -(1 << 15) <= value < 1 << 16:
         return value
     value &= 0xFFFF
@@ -377,7 +378,7 @@ _FAILURES = {
 
 # --- The native reader ---------------------------------------------------------------------------------------------
 
-_RECORD_HEAD = 7  # outcome, detail, size, mtime_ns, pixel offset, pixel length, media class
+_RECORD_HEAD = 8  # outcome, detail, size, mtime_ns, pixel offset, pixel length, media class, has preamble
 
 
 def _scan(paths: Sequence[str], workers: int) -> Iterator[str]:
@@ -392,7 +393,7 @@ def _scan(paths: Sequence[str], workers: int) -> Iterator[str]:
         (ctypes.c_uint32 * len(ELEMENT_TAGS))(*(tag or 0 for tag in ELEMENT_TAGS)),
         "".join(f.metadata["vr"] for f in ELEMENT_COLUMNS).encode(),
         ctypes.c_int64(len(ELEMENT_COLUMNS)),
-        ctypes.c_uint32(_LONGEST_DELIVERED),
+        ctypes.c_uint32(LONGEST_DELIVERED),
         b"".join(uid.encode() + b"\0" for uid in REFERENCES),
         ctypes.c_int64(len(REFERENCES)),
         (ctypes.c_int64 * len(references))(*references),
@@ -438,54 +439,20 @@ def _read_natively(path: str, record: str, values: tuple[_ValueCache, ...]) -> I
         pixel_offset=int(texts[4]),
         pixel_length=int(texts[5]),
         media_class=texts[6],
+        has_preamble=texts[7] == "1",
         is_plain=record.isascii() and "\x1b" not in record,
     )
 
 
 # --- The reader for everything else ----------------------------------------------------------------------------------
 
-_PREFIX_END = 132
-_META_LENGTH_END = 144  # a preamble, DICM, and (0002,0000) of 12 bytes
-#: A deflated data set may become this large. The largest headers seen are tens of MiB.
-_INFLATED_LIMIT = 256 << 20
-#: Larger values are left in the file until they are asked for.
-_DEFERRED_VALUE = 1 << 20
-_PIXEL_DATA_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
-_UNDEFINED_LENGTH = 0xFFFFFFFF
-_BINARY_FORMATS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
-_TEXT_VRS = frozenset("AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT".split())
-
-
-@cache
-def pydicom_errors() -> tuple[type[Exception], ...]:
-    """Return what pydicom raises on malformed headers, found by reading and by fuzzing it: mostly built-in errors."""
-    from pydicom.errors import BytesLengthException, InvalidDicomError
-
-    return (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        BytesLengthException,
-        EOFError,
-        InvalidDicomError,
-        LookupError,
-        MemoryError,
-        NotImplementedError,
-        OSError,
-        RecursionError,
-        TypeError,
-        ValueError,
-        struct.error,
-        zlib.error,
-    )
-
 
 def _read_by_pydicom(path: str, values: tuple[_ValueCache, ...]) -> InstanceHeader:
     try:
-        status = os.stat(path if "\0" not in path else "")
+        status = Path(path if "\0" not in path else "?").stat()
         if not stat.S_ISREG(status.st_mode):
             return _build_failure(path, *_FAILURES["irregular"], status.st_size, status.st_mtime_ns)
-        with open(path, "rb") as stream:
+        with Path(path).open("rb") as stream:
             return _read_open_file(stream, path, status, values)
     except OSError as error:
         return _build_unreadable(path, error.errno)
@@ -497,19 +464,18 @@ def _read_open_file(
     size, mtime_ns = status.st_size, status.st_mtime_ns
     if size == 0:
         return _build_failure(path, *_FAILURES["empty-file"], size, mtime_ns)
-    start = stream.read(_PREFIX_END)
-    has_preamble = start[-4:] == b"DICM" and len(start) == _PREFIX_END
-    if not has_preamble and not _may_begin_data_set(start[:8], size):
+    start = stream.read(132)
+    if not begins_like_dicom(start, size):
         return _build_failure(path, *_FAILURES["not-dicom"], size, mtime_ns)
     texts, media_class, pixel_place, fault = [""] * len(ELEMENT_COLUMNS), "", (-1, -1), ("", "")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the row's error code says what matters
-            meta, dataset, source, source_size = _parse(stream, has_preamble, size)
-            texts = _collect_texts(meta, dataset)
-            media_class = _raw_text(meta.get_item(0x00020002), "UI")
-            fault = _find_truncation(dataset, source, source_size)
-            pixel_place = _find_native_pixels(source, texts[0]) if source is stream else (-1, -1)
+            parsed = parse_file(stream, size)
+            texts = _collect_texts(parsed)
+            media_class = raw_text(parsed.meta.get_item(0x00020002), "UI")
+            fault = _find_truncation(parsed)
+            pixel_place = _find_native_pixels(stream, texts[0]) if parsed.source is stream else (-1, -1)
     except pydicom_errors() as error:
         is_at_end = isinstance(error, OSError | EOFError) and stream.read(1) == b""
         code = "header-truncated" if is_at_end else "header-unreadable"
@@ -524,51 +490,15 @@ def _read_open_file(
         pixel_offset=pixel_place[0],
         pixel_length=pixel_place[1],
         media_class=media_class,
-        has_preamble=has_preamble,
+        has_preamble=start[128:] == b"DICM",
         fault=fault,
     )
 
 
-def _may_begin_data_set(start: bytes, size: int) -> bool:
-    """Tell whether the first bytes of a file without preamble may be an element of group 2 or 8."""
-    from pydicom.valuerep import STANDARD_VR
-
-    if len(start) < 8:
-        return False
-    little = int.from_bytes(start[:2], "little") in (2, 8)
-    if start[4:6].decode("latin-1") in STANDARD_VR:
-        return little or int.from_bytes(start[:2], "big") in (2, 8)
-    return little and int.from_bytes(start[4:8], "little") <= size
-
-
-def _parse(stream: BinaryIO, has_preamble: bool, size: int) -> tuple[Any, Any, BinaryIO, int]:
-    """Return file meta, data set up to its pixel data, and the stream it came from, positioned there, with its size."""
-    from pydicom.filereader import dcmread, read_dataset, read_file_meta_info
-
-    if has_preamble:
-        meta = read_file_meta_info(stream.name)
-        if str(meta.get("TransferSyntaxUID", "")) == DEFLATED_UID:
-            stream.seek(_META_LENGTH_END + int(meta.FileMetaInformationGroupLength))
-            inflated = _inflate(stream.read())
-            source = io.BytesIO(inflated)
-            dataset = read_dataset(source, False, True, stop_when=lambda tag, vr, length: tag in _PIXEL_DATA_TAGS)
-            return meta, dataset, source, len(inflated)
-    stream.seek(0)
-    dataset = dcmread(stream, stop_before_pixels=True, force=True, defer_size=_DEFERRED_VALUE)
-    return dataset.file_meta, dataset, stream, size
-
-
-def _inflate(deflated: bytes) -> bytes:
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = inflater.decompress(deflated, _INFLATED_LIMIT)
-    if inflater.unconsumed_tail:
-        raise ValueError(f"inflates to more than {_INFLATED_LIMIT} bytes")
-    return inflated
-
-
-def _collect_texts(meta: Any, dataset: Any) -> list[str]:
+def _collect_texts(parsed: ParsedFile) -> list[str]:
+    meta, dataset = parsed.meta, parsed.dataset
     texts = [
-        _raw_text((meta if tag >> 16 == 2 else dataset).get_item(tag), f.metadata["vr"]) if tag else ""
+        raw_text((meta if tag >> 16 == 2 else dataset).get_item(tag), f.metadata["vr"]) if tag else ""
         for tag, f in zip(ELEMENT_TAGS, ELEMENT_COLUMNS, strict=True)
     ]
     if not texts[0]:  # no transfer syntax: the one that pydicom guessed
@@ -589,38 +519,21 @@ def _collect_references(
             if (owner, wanted) != (sequence, tag):
                 continue
             if column != _ENTER:
-                found[column].append(_raw_text(dataset.get_item(tag), "UI"))
+                found[column].append(raw_text(dataset.get_item(tag), "UI"))
             elif dataset[tag].VR == "SQ":
                 for item in dataset[tag].value:
                     _collect_references(item, tag, table, found)
 
 
-def _raw_text(element: Any, implicit_vr: str) -> str:
-    """Return the value of a pydicom element as the native reader delivers it; nothing when it has no such value."""
-    value = getattr(element, "value", None)
-    if isinstance(value, str):  # pydicom has already converted it
-        return value
-    if not isinstance(value, bytes):
-        return ""
-    value = value[:_LONGEST_DELIVERED]
-    vr = implicit_vr if element.VR in (None, "UN") else element.VR
-    if vr in _BINARY_FORMATS:
-        order, letter = "<" if element.is_little_endian else ">", _BINARY_FORMATS[vr]
-        count = len(value) // struct.calcsize(letter)
-        numbers = struct.unpack_from(f"{order}{count}{letter}", value)
-        return "\\".join(map(str, numbers))
-    return value.strip(b" \0").decode("latin-1") if vr in _TEXT_VRS else ""
-
-
-def _find_truncation(dataset: Any, source: BinaryIO, size: int) -> tuple[str, str]:
+def _find_truncation(parsed: ParsedFile) -> tuple[str, str]:
     """Return the error of a header that ends before its last element does, or two empty strings."""
-    tags = list(dataset.keys())
-    if not tags and not source.read(1):
+    tags = list(parsed.dataset.keys())
+    if not tags and not parsed.source.read(1):
         return "header-truncated", "the file ends where the data set should begin"
-    last = dataset.get_item(tags[-1]) if tags else None
+    last: Any = parsed.dataset.get_item(tags[-1]) if tags else None
     place, length = getattr(last, "value_tell", 0), getattr(last, "length", 0)
-    if length != _UNDEFINED_LENGTH and place + length > size:
-        return "header-truncated", f"element {last.tag} ends {place + length - size} bytes after the file"
+    if length != UNDEFINED_LENGTH and place + length > parsed.size:
+        return "header-truncated", f"element {last.tag} ends {place + length - parsed.size} bytes after the file"
     return "", ""
 
 
@@ -635,4 +548,4 @@ def _find_native_pixels(stream: BinaryIO, transfer_syntax: str) -> tuple[int, in
     vr = head[4:6].decode("latin-1")
     begin, end = (8, 12) if vr in EXPLICIT_VR_LENGTH_32 else (6, 8) if vr in STANDARD_VR else (4, 8)
     length = int.from_bytes(head[begin:end], "little")
-    return (position + end, length) if length != _UNDEFINED_LENGTH else (-1, -1)
+    return (position + end, length) if length != UNDEFINED_LENGTH else (-1, -1)

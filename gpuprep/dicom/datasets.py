@@ -1,0 +1,144 @@
+"""DICOM files through pydicom, within bounds of memory, for what the native readers decline.
+
+Values are handed over as *raw texts*: as they stand in the file, multiple ones joined by a backslash, padding stripped,
+binary numbers in decimal, one character a byte.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, BinaryIO
+
+IMPLICIT_LITTLE_UID = "1.2.840.10008.1.2"
+EXPLICIT_LITTLE_UID = "1.2.840.10008.1.2.1"
+EXPLICIT_BIG_UID = "1.2.840.10008.1.2.2"
+DEFLATED_UID = "1.2.840.10008.1.2.1.99"
+
+#: Bytes of a value that a row keeps at most; numbers that need more are garbled.
+LONGEST_VALUE = 4096
+
+#: What the readers deliver of a value: one byte more shows that it is too long.
+LONGEST_DELIVERED = LONGEST_VALUE + 1
+
+_PREFIX_END = 132  # a preamble and DICM
+_META_LENGTH_END = 144  # and (0002,0000), of 12 bytes
+#: A deflated data set may become this large. The largest headers seen are tens of MiB.
+_INFLATED_LIMIT = 256 << 20
+#: Larger values are left in the file until they are asked for.
+_DEFERRED_VALUE = 1 << 20
+UNDEFINED_LENGTH = 0xFFFFFFFF
+_PIXEL_DATA_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_BINARY_FORMATS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
+_TEXT_VRS = frozenset(re.findall("..", "AEASCSDADSDTISLOLTPNSHSTTMUCUIURUT"))
+
+
+@cache
+def pydicom_errors() -> tuple[type[Exception], ...]:
+    """Return what pydicom raises on malformed headers, found by reading and by fuzzing it: mostly built-in errors."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        BytesLengthException,
+        EOFError,
+        InvalidDicomError,
+        LookupError,
+        MemoryError,
+        NotImplementedError,
+        OSError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        struct.error,
+        zlib.error,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedFile:
+    """File meta and data set of a file, up to its pixel data.
+
+    Parameters
+    ----------
+    meta, dataset : pydicom Dataset
+        Their elements are raw.
+    source : binary stream
+        What the data set was read from, positioned at the element of its pixel data or at the end.
+    size : int
+        Bytes in `source`.
+    has_preamble : bool
+        Whether the file begins as PS3.10 says.
+    """
+
+    meta: Any
+    dataset: Any
+    source: BinaryIO
+    size: int
+    has_preamble: bool
+
+
+def begins_like_dicom(start: bytes, size: int) -> bool:
+    """Tell from its first 132 bytes whether a file of `size` bytes may be DICOM, with or without preamble."""
+    from pydicom.valuerep import STANDARD_VR
+
+    if start[128:132] == b"DICM":
+        return True
+    if len(start) < 8:
+        return False
+    little = int.from_bytes(start[:2], "little") in (2, 8)
+    if start[4:6].decode("latin-1") in STANDARD_VR:
+        return little or int.from_bytes(start[:2], "big") in (2, 8)
+    return little and int.from_bytes(start[4:8], "little") <= size
+
+
+def parse_file(stream: BinaryIO, size: int) -> ParsedFile:
+    """Parse an open file of `size` bytes; raises any of `pydicom_errors`."""
+    from pydicom.filereader import dcmread, read_dataset, read_file_meta_info
+
+    stream.seek(0)
+    has_preamble = stream.read(_PREFIX_END)[128:] == b"DICM"
+    if has_preamble:
+        meta = read_file_meta_info(stream.name)
+        if str(meta.get("TransferSyntaxUID", "")) == DEFLATED_UID:
+            stream.seek(_META_LENGTH_END + int(meta.FileMetaInformationGroupLength))
+            inflated = _inflate(stream.read())
+            source = io.BytesIO(inflated)
+            dataset = read_dataset(source, False, True, stop_when=lambda tag, vr, length: tag in _PIXEL_DATA_TAGS)
+            return ParsedFile(meta, dataset, source, len(inflated), has_preamble)
+    stream.seek(0)
+    dataset = dcmread(stream, stop_before_pixels=True, force=True, defer_size=_DEFERRED_VALUE)
+    return ParsedFile(dataset.file_meta, dataset, stream, size, has_preamble)
+
+
+def _inflate(deflated: bytes) -> bytes:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = inflater.decompress(deflated, _INFLATED_LIMIT)
+    if inflater.unconsumed_tail:
+        raise ValueError(f"inflates to more than {_INFLATED_LIMIT} bytes")
+    return inflated
+
+
+def raw_text(element: Any, implicit_vr: str) -> str:
+    """Return the value of a pydicom element as the native reader delivers it; nothing when it has no such value."""
+    value = getattr(element, "value", None)
+    if isinstance(value, str):  # pydicom has already converted it
+        return value
+    if element is not None and element.VR == "CS" and not isinstance(value, bytes | None):
+        return "\\".join(value)
+    if not isinstance(value, bytes):
+        return ""
+    value = value[:LONGEST_DELIVERED]
+    vr = implicit_vr if element.VR in (None, "UN") else element.VR
+    if vr in _BINARY_FORMATS:
+        order, letter = "<" if element.is_little_endian else ">", _BINARY_FORMATS[vr]
+        count = len(value) // struct.calcsize(letter)
+        numbers = struct.unpack_from(f"{order}{count}{letter}", value)
+        return "\\".join(map(str, numbers))
+    return value.strip(b" \0").decode("latin-1") if vr in _TEXT_VRS else ""
