@@ -1,0 +1,52 @@
+"""What this machine offers, in words that a bug report needs."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+
+from gpuprep import backends, codecs, hostlib
+from gpuprep._version import __version__
+from gpuprep.errors import BackendUnavailableError
+
+#: Libraries whose versions change what gpuprep can do or how fast.
+_LIBRARIES = ("numpy", "pydicom", "imagecodecs", "python-gdcm", "isal", "pyarrow", "cupy-cuda12x", "cupy-cuda13x",
+              "nvidia-dali-cuda130", "distributed")  # fmt: skip
+
+
+def describe_machine() -> str:
+    """Return versions, cores, backends with the reason where one is missing, and decoders by transfer syntax."""
+    parts = {
+        "gpuprep": {
+            "version": __version__,
+            "python": sys.version.split()[0],
+            "platform": platform.platform(),
+            "cores": str(hostlib.usable_cores()),
+        },
+        "backends": {name: _describe_backend(name) for name in backends.BACKENDS},
+        "decoders": codecs.describe_decoders(),
+        "libraries": {name: version for name in _LIBRARIES if (version := _version(name))},
+    }
+    return "\n\n".join(_section(title, rows) for title, rows in parts.items())
+
+
+def _describe_backend(name: str) -> str:
+    try:
+        return f"works: {backends.select(name).device}"
+    except BackendUnavailableError as error:
+        return f"not here: {error.message} [{error.code}]"
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _section(title: str, rows: Mapping[str, str] | Sequence[tuple[str, str]]) -> str:
+    pairs = list(rows.items() if isinstance(rows, Mapping) else rows)
+    width = max((len(name) for name, _ in pairs), default=0)
+    return "\n".join([title, *(f"  {name:{width}s}  {value}" for name, value in pairs)])
