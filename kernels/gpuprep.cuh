@@ -9,6 +9,7 @@ typedef unsigned int u32;
 typedef long long i64;
 typedef unsigned long long u64;
 typedef float f32;
+typedef double f64;
 
 #if defined(__CUDACC__)  // nvcc and NVRTC
 #define KERNEL extern "C" __global__ void
@@ -23,10 +24,33 @@ typedef float f32;
 #define DEVICE static inline __attribute__((always_inline))
 #define LANES 64  // the lane loops become vector code
 #define __align__(n) __attribute__((aligned(n)))
+#if defined(__clang__)
+#define GPUPREP_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define GPUPREP_INDEPENDENT _Pragma("GCC ivdep")  // not `omp simd`: it makes an array of Thread and vectorises nothing
+#endif
 #endif
 
-// LANES elements moved at once. The address must be a multiple of 16 bytes (of sizeof for packs smaller than that).
+// dst[l] = f(src[l]) for LANES elements, which may be the same memory if S and D are as wide. Addresses are multiples
+// of 16 bytes, so that a GPU moves 16 bytes at once.
+#if defined(__CUDACC__)
 template <class T>
 struct __align__(sizeof(T) * LANES < 16 ? sizeof(T) * LANES : 16) Pack {
     T v[LANES];
 };
+template <class S, class D, class F>
+DEVICE void map_lanes(const S* src, D* dst, F f) {
+    const Pack<S> p = *(const Pack<S>*)src;
+    Pack<D> q;
+    for (int l = 0; l < LANES; ++l) q.v[l] = f(p.v[l]);
+    *(Pack<D>*)dst = q;
+}
+#else  // through a Pack, which would live on the stack, AVX2 code is four times slower
+template <class S, class D, class F>
+DEVICE void map_lanes(const S* src, D* dst, F f) {
+    src = (const S*)__builtin_assume_aligned(src, 16);
+    dst = (D*)__builtin_assume_aligned(dst, 16);
+    GPUPREP_INDEPENDENT
+    for (int l = 0; l < LANES; ++l) dst[l] = f(src[l]);
+}
+#endif

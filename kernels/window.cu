@@ -1,35 +1,56 @@
-// Slope, intercept, window and cast in one pass: dst = saturate(src * scale + offset) to [low, high].
-// src and dst are aligned to 16 bytes. Integers round to nearest even; NaN becomes `low` there and stays NaN in float.
+// Intensity windows over n elements. src and dst are aligned to 16 bytes and may be the same array if of one type.
 #include "gpuprep.cuh"
 
-DEVICE void put(f32& d, f32 v, f32 low, f32 high) {
-    v = v < low ? low : v;  // not fminf: it blocks vectorisation; NaN stays
-    d = v > high ? high : v;
+template <class T>
+DEVICE T clamped(T v, T low, T high) {  // NaN stays NaN. Comparisons, not fminf: that blocks vectorisation.
+    v = v < low ? low : v;
+    return v > high ? high : v;
 }
-template <class D>
-DEVICE void put(D& d, f32 v, f32 low, f32 high) {
-    v = v > low ? v : low;  // NaN becomes low
-    d = (D)__float2int_rn(v < high ? v : high);
+DEVICE void put(f32& d, f32 v, f32 bottom, f32 top) { d = clamped(v, bottom, top); }
+DEVICE void put(u8& d, f32 v, f32 bottom, f32 top) {  // NaN becomes bottom; rounds to nearest even
+    v = v > bottom ? v : bottom;
+    d = (u8)__float2int_rn(v < top ? v : top);
 }
 
-#define WINDOW(NAME, S, D)                                                                                      \
-    KERNEL NAME(const S* __restrict__ src, D* __restrict__ dst, i64 n, f32 scale, f32 offset, f32 low, f32 high) { \
-        const i64 i = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * LANES;                                     \
-        if (i + LANES <= n) {                                                                                   \
-            const Pack<S> p = *(const Pack<S>*)(src + i);                                                       \
-            Pack<D> q;                                                                                          \
-            for (int l = 0; l < LANES; ++l) put(q.v[l], fmaf((f32)p.v[l], scale, offset), low, high);           \
-            *(Pack<D>*)(dst + i) = q;                                                                           \
-        } else                                                                                                  \
-            for (i64 j = i; j < n; ++j) put(dst[j], fmaf((f32)src[j], scale, offset), low, high);               \
+// dst = bottom + (src - low) * scale, saturated to [bottom, top] and cast: window, rescale and cast in one pass.
+template <class S, class D>
+DEVICE void window(i64 thread, const S* src, D* dst, i64 n, f32 low, f32 scale, f32 bottom, f32 top) {
+    const auto apply = [=](S v) {
+        D d;
+        put(d, fmaf((f32)v - low, scale, bottom), bottom, top);
+        return d;
+    };
+    const i64 i = thread * LANES;
+    if (i + LANES <= n)
+        map_lanes(src + i, dst + i, apply);
+    else
+        for (i64 j = i; j < n; ++j) dst[j] = apply(src[j]);
+}
+#define WINDOW(NAME, S, D)                                                                              \
+    KERNEL NAME(const S* src, D* dst, i64 n, f32 low, f32 scale, f32 bottom, f32 top) {                 \
+        window((i64)blockIdx.x * blockDim.x + threadIdx.x, src, dst, n, low, scale, bottom, top);       \
     }
 WINDOW(window_i16_u8, i16, u8)
-WINDOW(window_i16_i16, i16, i16)
 WINDOW(window_i16_f32, i16, f32)
-WINDOW(window_u16_u8, u16, u8)
-WINDOW(window_u16_f32, u16, f32)
 WINDOW(window_i32_u8, i32, u8)
 WINDOW(window_i32_f32, i32, f32)
 WINDOW(window_f32_u8, f32, u8)
-WINDOW(window_f32_i16, f32, i16)
 WINDOW(window_f32_f32, f32, f32)
+
+// dst = src saturated to [low, high].
+template <class T>
+DEVICE void clamp(i64 thread, const T* src, T* dst, i64 n, T low, T high) {
+    const auto apply = [=](T v) { return clamped(v, low, high); };
+    const i64 i = thread * LANES;
+    if (i + LANES <= n)
+        map_lanes(src + i, dst + i, apply);
+    else
+        for (i64 j = i; j < n; ++j) dst[j] = apply(src[j]);
+}
+#define CLAMP(NAME, T)                                                                      \
+    KERNEL NAME(const T* src, T* dst, i64 n, T low, T high) {                               \
+        clamp((i64)blockIdx.x * blockDim.x + threadIdx.x, src, dst, n, low, high);          \
+    }
+CLAMP(clamp_i16, i16)
+CLAMP(clamp_i32, i32)
+CLAMP(clamp_f32, f32)

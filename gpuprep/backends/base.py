@@ -63,3 +63,25 @@ ASKED_FOR = "asked for"
 def lane_dims(n: int, backend: Backend) -> tuple[Dims, Dims]:
     """Return grid and block that cover `n` elements with ``LANES`` elements a thread."""
     return (max(1, -(-n // (backend.lanes * BLOCK_THREADS))),), (BLOCK_THREADS,)
+
+
+#: How kernel names spell a dtype (the type names of kernels/gpuprep.cuh).
+TYPE_SUFFIX = {
+    "int8": "i8",
+    "uint8": "u8",
+    "int16": "i16",
+    "uint16": "u16",
+    "int32": "i32",
+    "uint32": "u32",
+    "float32": "f32",
+}
+
+#: Address alignment that lane kernels ask for, bytes (``map_lanes`` in kernels/gpuprep.cuh).
+PACK_ALIGNMENT = 16
+
+
+def ready(array: Any, backend: Backend) -> Any:
+    """Return `array` as kernels take it: C contiguous and aligned; a copy only where it is not."""
+    array = backend.xp.ascontiguousarray(array)
+    address = array.ctypes.data if backend.name == "cpu" else array.data.ptr
+    return array if address % PACK_ALIGNMENT == 0 else array.copy()

@@ -12,12 +12,6 @@
 #include "gpuprep.cuh"
 #include "pool.hpp"
 
-#if defined(__clang__)
-#define GPUPREP_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define GPUPREP_INDEPENDENT _Pragma("GCC ivdep")  // not `omp simd`: it makes an array of Thread and vectorises nothing
-#endif
-
 #define __launch_bounds__(...)
 
 namespace cuda_host {
@@ -90,7 +84,7 @@ GPUPREP_TYPE_CODE(u32, "I")
 GPUPREP_TYPE_CODE(i64, "q")
 GPUPREP_TYPE_CODE(u64, "Q")
 GPUPREP_TYPE_CODE(f32, "f")
-GPUPREP_TYPE_CODE(double, "d")
+GPUPREP_TYPE_CODE(f64, "d")
 #undef GPUPREP_TYPE_CODE
 template <class T>
 std::string type_code(T*) {

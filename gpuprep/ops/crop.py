@@ -1,0 +1,159 @@
+"""Bounding boxes, cropping and padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpuprep.backends.base import BLOCK_THREADS, TYPE_SUFFIX, Backend, Dims, ready
+from gpuprep.errors import ConfigError
+from gpuprep.geometry import VolumeGeometry
+from gpuprep.volume import Step, Volume
+
+Triple = tuple[int, int, int]
+#: First voxel (d, h, w) and shape.
+Box = tuple[Triple, Triple]
+
+#: Threads of a GPU that share a row of voxels when the foreground is looked for; on the CPU one takes it all.
+_ROW_PARTS = 32
+#: Threads a block along x when copying, the rest along y.
+_PAD_BLOCK_X = 8
+#: Most blocks that CUDA takes along z; the kernel strides over more slices.
+_MAX_GRID_Z = 65535
+
+
+def foreground_box(array: Any, threshold: float, backend: Backend) -> Box | None:
+    """Return the smallest box that holds all voxels above `threshold`.
+
+    Parameters
+    ----------
+    array : array of shape (D, H, W)
+        int16, int32, float32 or codes in uint8, uint16, uint32, on `backend`. NaN is not above anything.
+    threshold : float
+        In the units of `array`.
+    backend : Backend
+        Where to compute.
+
+    Returns
+    -------
+    (start_dhw, shape) or None
+        First voxel and shape; None when no voxel is above.
+
+    Raises
+    ------
+    ConfigError
+        ``bad-threshold``: not a number.
+    """
+    if np.isnan(threshold):
+        raise ConfigError("the foreground threshold is not a number", code="bad-threshold")
+    if not backend.has_kernels:
+        return reference_foreground_box(array, threshold)
+    limit: Any = np.float32(threshold)
+    if array.dtype.kind in "iu":  # v > t is v > floor(t) for whole v
+        info = np.iinfo(array.dtype)
+        if threshold < info.min:
+            return (0, 0, 0), tuple(array.shape)
+        limit = array.dtype.type(min(np.floor(threshold), info.max))
+    array = ready(array, backend)
+    depth, height, width = array.shape
+    parts = 1 if backend.name == "cpu" else _ROW_PARTS
+    bounds = np.iinfo(np.int32)
+    box = backend.upload(np.repeat(np.array([bounds.max, bounds.min], np.int32), 3))
+    threads = depth * height * parts
+    arguments = (
+        array,
+        np.int64(depth * height),
+        np.int32(height),
+        np.int32(width),
+        np.int32(parts),
+        limit,
+        box,
+    )
+    backend.launch(f"box_{TYPE_SUFFIX[array.dtype.name]}", (-(-threads // BLOCK_THREADS),), (BLOCK_THREADS,), arguments)
+    first, last = np.asarray(backend.download(box)).reshape(2, 3).tolist()
+    return _box(first, last) if first[0] <= last[0] else None
+
+
+def _box(first: Sequence[int], last: Sequence[int]) -> Box:
+    depth, height, width = (b - a + 1 for a, b in zip(first, last, strict=True))
+    return (first[0], first[1], first[2]), (depth, height, width)
+
+
+def reference_foreground_box(array: Any, threshold: float) -> Box | None:
+    """Plain form of `foreground_box`."""
+    above = np.argwhere(array > np.float64(threshold))
+    return _box(above.min(axis=0).tolist(), above.max(axis=0).tolist()) if len(above) else None
+
+
+def with_margin(box: Box, geometry: VolumeGeometry, margin_mm: float) -> Box:
+    """Return `box` grown by at least `margin_mm` on every side, in whole voxels, as far as the volume reaches."""
+    margin = np.ceil(margin_mm / geometry.spacing_dhw_mm).astype(int)
+    start = np.maximum(np.array(box[0]) - margin, 0)
+    end = np.minimum(np.array(box[0]) + box[1] + margin, geometry.shape)
+    return _box(start.tolist(), (end - 1).tolist())
+
+
+def crop_or_pad(
+    volume: Volume, start_dhw: Sequence[int], shape: Sequence[int], fill: float, backend: Backend
+) -> Volume:
+    """Cut a box out of a volume; where the box reaches beyond it, there is `fill`.
+
+    Parameters
+    ----------
+    volume : Volume
+        On `backend`.
+    start_dhw : (int, int, int)
+        First voxel of the box; negative numbers pad.
+    shape : (int, int, int)
+        Shape of the box.
+    fill : float
+        Value of new voxels; must be a value of the volume's dtype.
+    backend : Backend
+        Where to compute.
+
+    Raises
+    ------
+    ConfigError
+        ``bad-box``: an empty box; ``bad-fill``.
+    """
+    array = crop_or_pad_array(volume.array, start_dhw, shape, fill, backend)
+    step = Step("crop", {"start_dhw": [int(i) for i in start_dhw], "shape": list(array.shape), "fill": fill})
+    return volume.changed(array, volume.geometry.crop(start_dhw, shape), step)
+
+
+def crop_or_pad_array(array: Any, start_dhw: Sequence[int], shape: Sequence[int], fill: float, backend: Backend) -> Any:
+    """Return the array of `crop_or_pad`; for codes of masks too."""
+    bounds = np.iinfo(np.int32)
+    numbers = [*start_dhw, *shape, *(a + n for a, n in zip(start_dhw, shape, strict=True))]
+    if len(shape) != 3 or min(shape) < 1 or min(numbers) < bounds.min or max(numbers) > bounds.max:
+        raise ConfigError(f"box of shape {tuple(shape)} from voxel {tuple(start_dhw)}", code="bad-box")
+    value = _fill_value(fill, array.dtype)
+    if not backend.has_kernels:
+        return reference_crop_or_pad(array, start_dhw, shape, value)
+    word = np.dtype(f"u{array.dtype.itemsize}")
+    source = ready(array, backend)
+    result = backend.xp.empty(tuple(shape), array.dtype)
+    block = (_PAD_BLOCK_X, BLOCK_THREADS // _PAD_BLOCK_X)
+    grid: Dims = (-(-shape[2] // (block[0] * backend.lanes)), -(-shape[1] // block[1]), min(shape[0], _MAX_GRID_Z))
+    arguments = (source.view(word), result.view(word), *map(np.int32, (*array.shape, *shape, *start_dhw)))
+    backend.launch(f"pad_{word.itemsize}", grid, block, (*arguments, value.view(word)))
+    return result
+
+
+def _fill_value(fill: float, dtype: np.dtype[Any]) -> Any:
+    fits = dtype.kind == "f" or (float(fill).is_integer() and np.iinfo(dtype).min <= fill <= np.iinfo(dtype).max)
+    if not fits:
+        raise ConfigError(f"{fill} is no value of type {dtype}", code="bad-fill")
+    return dtype.type(fill)
+
+
+def reference_crop_or_pad(array: Any, start_dhw: Sequence[int], shape: Sequence[int], fill: Any) -> Any:
+    """Plain form of `crop_or_pad_array`."""
+    result = np.full(tuple(shape), fill, array.dtype)
+    overlaps = [(max(a, 0), min(a + n, size)) for a, n, size in zip(start_dhw, shape, array.shape, strict=True)]
+    if all(a < b for a, b in overlaps):
+        inside = tuple(slice(a - s, b - s) for (a, b), s in zip(overlaps, start_dhw, strict=True))
+        result[inside] = array[tuple(slice(a, b) for a, b in overlaps)]
+    return result

@@ -1,0 +1,25 @@
+// Copy of the box of shape (oz, oy, ox) that starts at voxel (z0, y0, x0) of a volume of shape (nz, ny, nx); the box may
+// reach beyond the volume, where it is filled. Elements are told apart by their size alone.
+#include "gpuprep.cuh"
+
+#define PAD(NAME, T)                                                                                             \
+    KERNEL NAME(const T* __restrict__ src, T* __restrict__ dst, i32 nz, i32 ny, i32 nx, i32 oz, i32 oy, i32 ox,  \
+                i32 z0, i32 y0, i32 x0, T fill) {                                                                \
+        const i32 x = (i32)(blockIdx.x * blockDim.x + threadIdx.x) * LANES;                                      \
+        const i32 y = (i32)(blockIdx.y * blockDim.y + threadIdx.y), sy = y + y0;                                 \
+        if (x >= ox || y >= oy) return;                                                                          \
+        for (i32 z = (i32)blockIdx.z; z < oz; z += (i32)gridDim.z) {                                             \
+            const i32 sz = z + z0, sx = x + x0;                                                                  \
+            const bool row_inside = sz >= 0 && sz < nz && sy >= 0 && sy < ny;                                    \
+            T* q = dst + ((i64)z * oy + y) * ox + x;                                                             \
+            const i64 p = ((i64)sz * ny + sy) * nx + sx;                                                         \
+            if (row_inside && sx >= 0 && sx + LANES <= nx && x + LANES <= ox)                                    \
+                for (int l = 0; l < LANES; ++l) q[l] = src[p + l];                                               \
+            else                                                                                                 \
+                for (i32 l = 0; l < LANES && x + l < ox; ++l)                                                    \
+                    q[l] = row_inside && sx + l >= 0 && sx + l < nx ? src[p + l] : fill;                         \
+        }                                                                                                        \
+    }
+PAD(pad_1, u8)
+PAD(pad_2, u16)
+PAD(pad_4, u32)
