@@ -123,7 +123,8 @@ def test_equals_pydicom_on_real_data(data_dir):
         layout = spec(data.BitsStored, signed=bool(data.PixelRepresentation), high_bit=data.HighBit)
         factors = uniform(1, float(data.RescaleSlope), float(data.RescaleIntercept))
         found = to_modality(raw.copy(), layout, *factors, backend=CPU)
-        np.testing.assert_array_equal(found[0], apply_rescale(data.pixel_array, data))
+        oracle = apply_rescale(data.pixel_array, data)  # float64
+        np.testing.assert_array_equal(found[0], oracle.astype(np.float32) if found.dtype == np.float32 else oracle)
         checked += 1
         if checked == 10:
             return
