@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,3 +23,22 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test data: set {DATA_VARIABLE} or put it in {DATA_BESIDE_REPOSITORY}")
     return folder
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    status: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def gpuprep() -> Callable[..., CommandResult]:
+    """Run the command line in a process of its own and return its exit status and what it printed."""
+
+    def run(*arguments: object) -> CommandResult:
+        command = [sys.executable, "-m", "gpuprep", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        return CommandResult(done.returncode, done.stdout, done.stderr)
+
+    return run

@@ -1,0 +1,96 @@
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+from nibabel.orientations import aff2axcodes
+
+from gpuprep.errors import GeometryError
+from gpuprep.geometry import VolumeGeometry
+
+#: float64 arithmetic on coordinates of some hundred mm.
+EXACT_MM = 1e-9
+
+
+def rotated(seed: int) -> VolumeGeometry:
+    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+    return VolumeGeometry.from_axes((4, 6, 8), origin_lps_mm=(1, -2, 3), directions_dhw=q, spacing_dhw_mm=(3, 0.5, 2))
+
+
+def as_sitk(geometry: VolumeGeometry) -> SimpleITK.Image:
+    image = SimpleITK.Image([int(n) for n in geometry.shape[::-1]], SimpleITK.sitkUInt8)
+    image.SetOrigin(geometry.origin_lps_mm.tolist())
+    image.SetSpacing(geometry.spacing_dhw_mm[::-1].tolist())
+    image.SetDirection(geometry.directions_dhw[::-1].T.ravel().tolist())
+    return image
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_points_go_where_itk_sends_them_and_back(seed):
+    geometry, image = rotated(seed), as_sitk(rotated(seed))
+    index = np.array([[0, 0, 0], [3, 5, 7], [1, 2, 3]])
+    points = [image.TransformIndexToPhysicalPoint([int(v) for v in i[::-1]]) for i in index]
+    assert np.allclose(geometry.to_lps(index), points, atol=EXACT_MM)
+    assert np.allclose(geometry.to_index(points), index, atol=EXACT_MM)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_orientation_is_nibabels(seed):
+    geometry = rotated(seed)
+    ras = np.diag([-1, -1, 1, 1]) @ geometry.index_to_lps[:, [2, 1, 0, 3]]
+    assert geometry.orientation() == "".join(aff2axcodes(ras))
+
+
+@pytest.mark.parametrize("code", ["RAS", "LPS", "SAR", "PIL"])
+def test_reorienting_is_nibabels(code):
+    geometry = rotated(3)
+    array = np.arange(4 * 6 * 8).reshape(4, 6, 8)
+    ras = np.diag([-1, -1, 1, 1]) @ geometry.index_to_lps[:, [2, 1, 0, 3]]
+    image = nibabel.Nifti1Image(array.transpose(2, 1, 0).astype(np.int16), ras)
+    change = nibabel.orientations.ornt_transform(nibabel.io_orientation(ras), nibabel.orientations.axcodes2ornt(code))
+    expected = image.as_reoriented(change)
+
+    from gpuprep.ops.orient import plan_orientation
+
+    axes, flips = plan_orientation(geometry, code)
+    result = geometry.reoriented(axes, flips)
+    voxels = np.flip(array.transpose(axes), [a for a in range(3) if flips[a]])
+    assert result.orientation() == code
+    assert np.array_equal(voxels.transpose(2, 1, 0), np.asanyarray(expected.dataobj))
+    back = np.diag([-1, -1, 1, 1]) @ result.index_to_lps[:, [2, 1, 0, 3]]
+    assert np.allclose(back, expected.affine, atol=EXACT_MM)
+
+
+def test_cropping_moves_the_origin_to_the_first_voxel_of_the_box():
+    geometry = rotated(0)
+    box = geometry.crop((1, 2, 3), (2, 2, 2))
+    assert np.allclose(box.origin_lps_mm, geometry.to_lps((1, 2, 3)), atol=EXACT_MM)
+    assert box.shape == (2, 2, 2)
+
+
+def test_new_spacing_has_the_size_that_itk_users_compute():
+    geometry = rotated(0).with_spacing((1.0, 0.0, 4.0))
+    assert geometry.shape == (12, 6, 4)
+    assert np.allclose(geometry.spacing_dhw_mm, (1.0, 0.5, 4.0))
+    assert np.allclose(geometry.origin_lps_mm, rotated(0).origin_lps_mm)
+
+
+def test_grids_differ_by_shape_or_by_a_corner():
+    geometry = rotated(0)
+    assert geometry.same_grid(rotated(0))
+    assert not geometry.same_grid(geometry.crop((0, 0, 0), (4, 6, 7)))
+    assert not geometry.same_grid(geometry.crop((0, 0, 1), geometry.shape))
+
+
+@pytest.mark.parametrize(
+    ("shape", "affine"),
+    [
+        ((0, 1, 1), np.eye(4)),
+        ((1, 1, 1), np.zeros((4, 4))),
+        ((1, 1, 1), np.full((4, 4), np.nan)),
+        ((1, 1, 1), np.eye(3)),
+    ],
+)
+def test_a_degenerate_grid_is_refused(shape, affine):
+    with pytest.raises(GeometryError) as caught:
+        VolumeGeometry(shape, affine)
+    assert caught.value.code == "degenerate-grid"
