@@ -59,7 +59,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; errors become a message, a hint and an exit status."""
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main(prog_name="gpuprep", standalone_mode=False)
     except GpuprepError as error:
         click.echo(f"error: {error}", err=True)
         if error.hint:
