@@ -1,0 +1,257 @@
+"""A stack or an instance to one array of stored values."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import groupby
+
+import numpy as np
+
+from gpuprep.codecs import encapsulated, native
+from gpuprep.codecs.base import (
+    NATIVE_SYNTAXES,
+    Decoder,
+    Image,
+    are_bits_clean,
+    clean_bits,
+    container_dtype,
+    empty_images,
+    image_shape,
+)
+from gpuprep.codecs.cpu import choose_decoder
+from gpuprep.dicom.header import InstanceHeader
+from gpuprep.dicom.stack import FrameSpec, Stack
+from gpuprep.errors import DecodeError
+
+#: Frames handed to each thread ahead of the one that is awaited.
+_FRAMES_AHEAD = 2
+
+Fill = Callable[[Image], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """Decoded frames.
+
+    Parameters
+    ----------
+    array : ndarray of shape (D, rows, columns) or (D, rows, columns, samples)
+        Stored values, before rescale; RGB for all colour images but palette ones, whose indices are kept.
+    spec : FrameSpec
+        Layout of the words in `array`: rows and columns, `bits_stored`, `high_bit` and `is_signed`.
+    decoder : str
+        What decoded them, for the ledger: ``"native"``, ``"imagecodecs-jpeg8"``; several names joined by a comma.
+    bits_are_clean : bool
+        Whether bits above the stored ones are cleared or carry the sign; otherwise they may hold anything.
+    """
+
+    array: Image
+    spec: FrameSpec
+    decoder: str
+    bits_are_clean: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One image of a file, and what it fills: a slot of the volume, or with each of its tiles one."""
+
+    header: InstanceHeader
+    spec: FrameSpec
+    index: int
+    slot: int
+    tiles: list[tuple[int, tuple[slice, slice]]] = field(default_factory=list)
+
+
+def decode_stack(stack: Stack, *, workers: int) -> Decoded:
+    """Decode the frames of a stack, in its order.
+
+    Native frames are read into place by one call of the host library. Encapsulated ones are decoded into place in
+    threads; the decoder of each transfer syntax is chosen on its first frame and kept: a later frame that it cannot
+    decode is an error, not a reason to mix decoders.
+
+    Parameters
+    ----------
+    stack : Stack
+        Its frames.
+    workers : int
+        Most threads.
+
+    Raises
+    ------
+    DecodeError
+        ``pixel-data-truncated``, ``pixel-data-missing``, ``unreadable``: the file does not hold the frames.
+        ``corrupt-frame``, ``frame-size-mismatch``: a codestream is damaged or is another image.
+        ``no-decoder``: the hint says what to install. ``unsupported-pixels``: a kind of pixels nobody decodes here.
+    HeaderError
+        As `FrameSpec.from_header`.
+    """
+    specs = {frame.instance.path: FrameSpec.from_header(frame.instance) for frame in stack.frames}
+    layout = replace(
+        _common_layout(list(specs.values())),
+        rows=stack.geometry.shape[1],
+        columns=stack.geometry.shape[2],
+        number_of_frames=len(stack.frames),
+    )
+    array = empty_images(len(stack.frames), layout, container_dtype(layout))
+    if stack.mosaic_columns:
+        sources = _mosaic_sources(stack, specs)
+    else:
+        sources = [
+            _Source(frame.instance, specs[frame.instance.path], frame.index, slot)
+            for slot, frame in enumerate(stack.frames)
+        ]
+    return _decode(sources, array, layout, workers)
+
+
+def decode_instance(header: InstanceHeader, spec: FrameSpec, *, workers: int = 1) -> Image:
+    """Decode all frames of one file.
+
+    Parameters
+    ----------
+    header : InstanceHeader
+        The file.
+    spec : FrameSpec
+        Its layout, from `FrameSpec.from_header`.
+    workers : int
+        Most threads.
+
+    Returns
+    -------
+    ndarray of shape (frames, rows, columns) or (frames, rows, columns, samples), dtype `container_dtype` of `spec`
+        Stored values, as in `Decoded`, with clean bits.
+
+    Raises
+    ------
+    DecodeError
+        As `decode_stack`.
+    """
+    if header.is_native:
+        native.frame_extent(header, spec, spec.number_of_frames - 1)  # before memory is taken for all of them
+    array = empty_images(spec.number_of_frames, spec, container_dtype(spec))
+    sources = [_Source(header, spec, index, index) for index in range(spec.number_of_frames)]
+    decoded = _decode(sources, array, spec, workers)
+    if not decoded.bits_are_clean:
+        clean_bits(array, spec)
+    return array
+
+
+def _common_layout(specs: Sequence[FrameSpec]) -> FrameSpec:
+    """Return the layout of all frames, or of integers that hold the values of each."""
+    layouts = {(s.bits_allocated, s.bits_stored, s.high_bit, s.is_signed, s.is_float) for s in specs}
+    if len(layouts) == 1:
+        return specs[0]
+    is_signed = any(s.is_signed for s in specs)
+    bits = max(s.bits_stored + (is_signed and not s.is_signed) for s in specs)
+    allocated = next(width for width in (8, 16, 32, 64, 128) if bits <= width)
+    return replace(specs[0], bits_allocated=allocated, bits_stored=bits, high_bit=bits - 1, is_signed=is_signed)
+
+
+def _mosaic_sources(stack: Stack, specs: Mapping[str, FrameSpec]) -> list[_Source]:
+    """Return the mosaics of a stack, each with the slots and the tiles of its slices."""
+    _, rows, columns = stack.geometry.shape
+    sources: dict[str, _Source] = {}
+    for slot, frame in enumerate(stack.frames):
+        header = frame.instance
+        source = sources.setdefault(header.path, _Source(header, specs[header.path], 0, -1, []))
+        down, right = divmod(frame.index, stack.mosaic_columns)
+        box = slice(down * rows, (down + 1) * rows), slice(right * columns, (right + 1) * columns)
+        source.tiles.append((slot, box))
+    return list(sources.values())
+
+
+def _decode(sources: Sequence[_Source], array: Image, layout: FrameSpec, workers: int) -> Decoded:
+    if all(_lies_like(source, array) for source in sources):
+        extents = [
+            native.frame_extent(s.header, s.spec, s.index, destination=s.slot * array[0].nbytes) for s in sources
+        ]
+        native.read_extents(extents, array, workers=workers)
+        return Decoded(array, layout, native.NAME, are_bits_clean(layout))
+
+    decoders = _ChosenDecoders()
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        pending: deque[Future[None]] = deque()
+        for source, fill in _fillers(sources, decoders):
+            pending.append(pool.submit(_place, source, fill, array))
+            while pending and (len(pending) > workers * _FRAMES_AHEAD or not decoders.know(source.spec)):
+                pending.popleft().result()
+        while pending:
+            pending.popleft().result()
+    return Decoded(array, replace(layout, high_bit=layout.bits_stored - 1), ", ".join(sorted(decoders.names)), True)
+
+
+def _lies_like(source: _Source, array: Image) -> bool:
+    """Whether the bytes of a source lie in its file as they shall lie in `array`."""
+    return (
+        source.header.is_native
+        and native.is_plain(source.spec)
+        and not source.tiles
+        and container_dtype(source.spec) == array.dtype
+    )
+
+
+class _ChosenDecoders:
+    """The decoder of each transfer syntax: chosen on its first frame, which must be decoded alone, then kept."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self._chosen: dict[str, Decoder] = {}
+
+    def know(self, spec: FrameSpec) -> bool:
+        """Whether the decoder of this transfer syntax is chosen, or none is needed."""
+        return spec.transfer_syntax_uid in NATIVE_SYNTAXES or spec.transfer_syntax_uid in self._chosen
+
+    def decode(self, data: bytes, spec: FrameSpec, out: Image) -> None:
+        decoder = self._chosen.get(spec.transfer_syntax_uid)
+        if decoder is not None:
+            decoder.decode_frame(data, spec, out)
+            return
+        decoder = self._chosen[spec.transfer_syntax_uid] = choose_decoder(data, spec, out)
+        self.names.add(decoder.name)
+
+
+def _fillers(sources: Sequence[_Source], decoders: _ChosenDecoders) -> Iterator[tuple[_Source, Fill]]:
+    """Open each file once and yield, for each of its sources, the function that puts its image into an array."""
+    for _, group in groupby(sources, key=lambda source: source.header.path):
+        first, *others = group
+        header, spec = first.header, first.spec
+        if spec.transfer_syntax_uid not in NATIVE_SYNTAXES:
+            codestreams = encapsulated.read_frames(header, spec)
+            for source in (first, *others):
+                yield source, partial(decoders.decode, codestreams[source.index], spec)
+        elif header.is_native:
+            decoders.names.add(native.NAME)
+            for source in (first, *others):
+                yield source, partial(native.read_frame, header, spec, source.index)
+        else:
+            decoders.names.add(native.PYDICOM_NAME)
+            images = native.read_by_pydicom(header, spec)
+            for source in (first, *others):
+                yield source, partial(_copy, images[source.index])
+
+
+def _copy(image: Image, out: Image) -> None:
+    out[...] = image
+
+
+def _place(source: _Source, fill: Fill, array: Image) -> None:
+    """Put the image of a source into its slots; an error says which frame of which file it is."""
+    dtype = container_dtype(source.spec)
+    in_place = not source.tiles and dtype == array.dtype
+    image = array[source.slot] if in_place else np.empty(image_shape(source.spec), dtype)
+    try:
+        fill(image)
+    except DecodeError as error:
+        if error.subject:
+            raise
+        raise DecodeError(
+            f"frame {source.index + 1}: {error.message}", code=error.code, subject=source.header.path, hint=error.hint
+        ) from error
+    if source.tiles:
+        for slot, box in source.tiles:
+            array[slot] = image[box]
+    elif not in_place:
+        array[source.slot] = image

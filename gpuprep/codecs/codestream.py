@@ -1,0 +1,127 @@
+"""What a JPEG, JPEG-LS or JPEG 2000 codestream says of itself, read before a decoder is trusted with it."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from gpuprep.dicom.stack import FrameSpec
+from gpuprep.errors import DecodeError
+
+_START_OF_IMAGE = b"\xff\xd8"
+_END_OF_IMAGE = b"\xff\xd9"
+_START_OF_SCAN = 0xDA
+#: SOF0 to SOF15 without DHT, JPG and DAC (ITU-T T.81 table B.1), and SOF55 of JPEG-LS (ITU-T T.87 C.1.1).
+_START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
+#: SOC followed by SIZ (ITU-T T.800 A.4.1, A.5.1).
+_J2K_START = b"\xff\x4f\xff\x51"
+_RGB_IDS = (b"RGB", b"rgb")
+
+
+@dataclass(frozen=True, slots=True)
+class Codestream:
+    """Header of a codestream.
+
+    Parameters
+    ----------
+    rows, columns, samples : int
+        Size of the image.
+    precision : int
+        Bits a sample.
+    is_signed : bool
+        Whether samples are signed; only JPEG 2000 knows.
+    says_rgb, says_ybr : bool
+        Whether component names say RGB, or a JFIF header says YBR.
+    is_complete : bool
+        Whether the end marker is there (JPEG and JPEG-LS).
+    """
+
+    rows: int
+    columns: int
+    samples: int
+    precision: int
+    is_signed: bool = False
+    says_rgb: bool = False
+    says_ybr: bool = False
+    is_complete: bool = True
+
+
+def read_jpeg(data: bytes) -> Codestream:
+    """Read the header of a JPEG or JPEG-LS codestream.
+
+    Raises
+    ------
+    DecodeError
+        ``corrupt-frame``.
+    """
+    if data[:2] != _START_OF_IMAGE:
+        raise DecodeError("a frame that does not begin with a JPEG start marker", code="corrupt-frame")
+    position, frame, has_jfif = 2, b"", False
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        segment = data[position + 4 : position + 2 + length]
+        if marker in _START_OF_FRAME:
+            frame = segment
+        elif marker == 0xE0:
+            has_jfif |= segment.startswith(b"JFIF")
+        elif marker == _START_OF_SCAN:
+            break
+        position += 2 + length
+    if len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
+        raise DecodeError("a JPEG frame without an image header", code="corrupt-frame")
+    precision, rows, columns, samples = struct.unpack_from(">BHHB", frame)
+    return Codestream(
+        rows=rows,
+        columns=columns,
+        samples=samples,
+        precision=precision,
+        says_rgb=frame[6 : 6 + 3 * samples : 3] in _RGB_IDS,
+        says_ybr=has_jfif,
+        is_complete=data.find(_END_OF_IMAGE, position) >= 0,
+    )
+
+
+def read_jpeg2000(data: bytes) -> Codestream:
+    """Read the header of a JPEG 2000 or HTJ2K codestream, bare or in a JP2 box.
+
+    Raises
+    ------
+    DecodeError
+        ``corrupt-frame``.
+    """
+    start = data.find(_J2K_START)
+    if start < 0 or len(data) < start + 43:
+        raise DecodeError("a frame without a JPEG 2000 image header", code="corrupt-frame")
+    right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
+    (samples, depth) = struct.unpack_from(">HB", data, start + 40)
+    return Codestream(
+        rows=bottom - top,
+        columns=right - left,
+        samples=samples,
+        precision=(depth & 0x7F) + 1,
+        is_signed=bool(depth & 0x80),
+    )
+
+
+def check_size(stream: Codestream, spec: FrameSpec) -> None:
+    """Refuse a codestream that is not the image that the header announces, before memory is taken for it.
+
+    Raises
+    ------
+    DecodeError
+        ``frame-size-mismatch``.
+    """
+    found = (stream.rows, stream.columns, stream.samples)
+    expected = (spec.rows, spec.columns, spec.samples_per_pixel)
+    if found != expected or stream.precision > max(8, spec.bits_allocated):
+        raise DecodeError(
+            "a frame of {} × {} × {} samples".format(*found)
+            + f" of {stream.precision} bits, expected "
+            + "{} × {} × {}".format(*expected)
+            + f" of at most {spec.bits_allocated} bits",
+            code="frame-size-mismatch",
+        )

@@ -1,0 +1,224 @@
+"""Pixel data that is not encapsulated: many files read into one buffer, and samples laid out as an image."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from gpuprep import hostlib
+from gpuprep.codecs.base import Image, clean_bits, container_dtype, empty_images, image_shape
+from gpuprep.codecs.colour import check_photometric, convert_to_rgb, expand_422, is_ybr
+from gpuprep.dicom.header import InstanceHeader
+from gpuprep.dicom.stack import FrameSpec
+from gpuprep.errors import DecodeError
+
+NAME = "native"
+PYDICOM_NAME = "pydicom"
+
+#: Statuses of gp_read_frames other than 0 and errno values. Source: kernels/host/read_frames.cpp.
+_SHORT_READ = -1
+_OUT_OF_BUFFER = -2
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Bytes of a file, and where in the destination buffer they go."""
+
+    path: str
+    offset: int
+    length: int
+    destination: int
+
+
+def read_extents(extents: Sequence[Extent], buffer: Image, *, workers: int) -> None:
+    """Read parts of files into place, in threads of the host library.
+
+    Parameters
+    ----------
+    extents : sequence of Extent
+        What to read. Consecutive extents of one file share its opening.
+    buffer : ndarray, C-contiguous
+        Destination; offsets count its bytes.
+    workers : int
+        Most threads.
+
+    Raises
+    ------
+    DecodeError
+        ``pixel-data-truncated``: a file ends before. ``unreadable``: the operating system refuses.
+    """
+    if not buffer.flags.c_contiguous:
+        raise ValueError("the destination is not contiguous")
+    starts: dict[str, int] = {}
+    paths = bytearray()
+    for extent in extents:
+        if extent.path not in starts:
+            starts[extent.path] = len(paths)
+            paths += os.fsencode(extent.path) + b"\0"
+    requests = np.array([(starts[e.path], e.offset, e.length, e.destination) for e in extents], np.int64)
+    status = np.empty(len(extents), np.int32)
+    _library().gp_read_frames(
+        bytes(paths), requests.ctypes.data, len(extents), buffer.ctypes.data, buffer.nbytes, workers, status.ctypes.data
+    )
+    for position in map(int, np.flatnonzero(status)):
+        extent, code = extents[position], int(status[position])
+        if code == _OUT_OF_BUFFER:
+            raise ValueError(f"{extent} does not fit into {buffer.nbytes} bytes")
+        if code == _SHORT_READ:
+            raise DecodeError(
+                f"the file ends before byte {extent.offset + extent.length}, where a frame should end",
+                code="pixel-data-truncated",
+                subject=extent.path,
+            )
+        raise DecodeError(f"cannot be read: {os.strerror(code)}", code="unreadable", subject=extent.path)
+
+
+@cache
+def _library() -> Any:
+    library, _ = hostlib.load()
+    library.gp_read_frames.restype = None
+    library.gp_read_frames.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_uint,
+        ctypes.c_void_p,
+    ]
+    return library
+
+
+def is_plain(spec: FrameSpec) -> bool:
+    """Whether a native frame lies in the file just as it lies in an array."""
+    return spec.bits_allocated > 1 and spec.samples_per_pixel == 1
+
+
+def frame_bits(spec: FrameSpec) -> int:
+    """Return how many bits a native frame takes; frames of packed bits may begin within a byte."""
+    samples = 2 if spec.photometric_interpretation == "YBR_FULL_422" else spec.samples_per_pixel
+    return spec.rows * spec.columns * samples * spec.bits_allocated
+
+
+def frame_extent(header: InstanceHeader, spec: FrameSpec, index: int, *, destination: int = 0) -> Extent:
+    """Return where frame `index` of an instance lies in its file, in whole bytes.
+
+    Raises
+    ------
+    DecodeError
+        ``pixel-data-truncated``: the pixel data is too short for this frame. ``frame-size-mismatch``: it is called
+        YBR_FULL_422 but holds all samples.
+    """
+    bits = frame_bits(spec)
+    begin, end = index * bits // 8, -(-(index + 1) * bits // 8)
+    if end > header.pixel_length:
+        raise DecodeError(
+            f"{header.pixel_length} bytes of pixel data, but frame {index + 1} ends at byte {end}",
+            code="pixel-data-truncated",
+            subject=header.path,
+        )
+    if spec.photometric_interpretation == "YBR_FULL_422" and 2 * header.pixel_length >= 3 * spec.number_of_frames * (
+        bits // 8
+    ):
+        raise DecodeError(
+            f"{header.pixel_length} bytes of pixel data are too many for YBR_FULL_422",
+            code="frame-size-mismatch",
+            subject=header.path,
+        )
+    return Extent(header.path, header.pixel_offset + begin, end - begin, destination)
+
+
+def read_frame(header: InstanceHeader, spec: FrameSpec, index: int, out: Image) -> None:
+    """Read one native frame of any layout into `out`, of shape `image_shape` and type `container_dtype`.
+
+    Raises
+    ------
+    DecodeError
+        As `frame_extent`, `read_extents` and `unpack_frame`.
+    """
+    extent = frame_extent(header, spec, index)
+    raw = np.empty(extent.length, np.uint8)
+    read_extents([extent], raw, workers=1)
+    unpack_frame(raw, spec, out, skip_bits=index * frame_bits(spec) % 8)
+
+
+def unpack_frame(raw: Image, spec: FrameSpec, out: Image, *, skip_bits: int = 0) -> None:
+    """Lay the bytes of one native frame out as an image.
+
+    Parameters
+    ----------
+    raw : ndarray of uint8
+        Bytes of the frame, little endian.
+    spec : FrameSpec
+        Their layout.
+    out : ndarray of shape `image_shape`, dtype `container_dtype`
+        Receives stored values with clean bits; YBR_FULL and YBR_FULL_422 become RGB.
+    skip_bits : int
+        Bits of the first byte that belong to the frame before.
+
+    Raises
+    ------
+    DecodeError
+        ``unsupported-pixels``.
+    """
+    check_photometric(spec)
+    pixels = spec.rows * spec.columns
+    if spec.bits_allocated == 1:
+        bits = np.unpackbits(raw, bitorder="little", count=skip_bits + pixels)
+        out[...] = bits[skip_bits:].reshape(spec.rows, spec.columns)
+        return
+    words = raw.view(container_dtype(spec))
+    if spec.photometric_interpretation == "YBR_FULL_422":
+        words = expand_422(words)
+    elif spec.samples_per_pixel > 1 and spec.planar_configuration == 1:
+        words = np.moveaxis(words.reshape(spec.samples_per_pixel, spec.rows, spec.columns), 0, -1)
+    out[...] = words.reshape(image_shape(spec))
+    clean_bits(out, spec)
+    if is_ybr(spec.photometric_interpretation):
+        convert_to_rgb(out)
+
+
+def read_by_pydicom(header: InstanceHeader, spec: FrameSpec) -> Image:
+    """Read the native frames that have no plain place in the file: big endian, deflated and float pixel data.
+
+    Returns
+    -------
+    ndarray of shape (frames, rows, columns) or (frames, rows, columns, samples), dtype `container_dtype`
+
+    Raises
+    ------
+    DecodeError
+        ``unreadable``: pydicom cannot read the file. ``pixel-data-missing``; ``pixel-data-truncated``: its length is
+        not that of the frames.
+    """
+    import pydicom
+    from pydicom.pixels import get_decoder
+
+    check_photometric(spec)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # irregular headers; what matters is checked below
+            dataset = pydicom.dcmread(header.path, force=True)
+            if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(dataset.dir("PixelData")):
+                raise DecodeError("there is no pixel data", code="pixel-data-missing", subject=header.path)
+            pixels, _ = get_decoder(spec.transfer_syntax_uid).as_array(
+                dataset, number_of_frames=spec.number_of_frames, allow_excess_frames=False
+            )
+    except OSError as error:
+        raise DecodeError(f"cannot be read: {error}", code="unreadable", subject=header.path) from error
+    except (ValueError, TypeError, AttributeError, NotImplementedError, EOFError) as error:
+        raise DecodeError(
+            f"not the {spec.number_of_frames} frames that the header announces: {error}",
+            code="pixel-data-truncated",
+            subject=header.path,
+        ) from error
+    frames = empty_images(spec.number_of_frames, spec, container_dtype(spec))
+    frames[...] = pixels.reshape(frames.shape)
+    return frames

@@ -1,0 +1,84 @@
+// Reads frames from many files into one buffer, and decodes DICOM RLE. gpuprep/codecs/ is the only caller.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+
+#include "export.hpp"
+#include "pool.hpp"
+
+namespace {
+
+struct Request {
+    std::int64_t path;         // where its NUL-terminated path begins in `paths`
+    std::int64_t offset;       // in the file
+    std::int64_t length;       // bytes
+    std::int64_t destination;  // offset in the destination buffer
+};
+
+constexpr std::int32_t kShortRead = -1;
+constexpr std::int32_t kOutOfBuffer = -2;
+constexpr std::size_t kRangesPerWorker = 8;  // so that a slow file does not hold up the others
+
+// The file that a range of requests reads from; consecutive requests often share it.
+class OpenFile {
+public:
+    OpenFile() = default;
+    OpenFile(const OpenFile&) = delete;
+    OpenFile& operator=(const OpenFile&) = delete;
+    ~OpenFile() { close_file(); }
+
+    // Returns the descriptor, or -1 with errno set.
+    int get(const char* path) {
+        if (path == path_) return descriptor_;
+        close_file();
+        descriptor_ = open(path, O_RDONLY | O_CLOEXEC);
+        path_ = descriptor_ < 0 ? nullptr : path;
+        return descriptor_;
+    }
+
+private:
+    void close_file() {
+        if (descriptor_ >= 0) close(descriptor_);
+    }
+
+    const char* path_ = nullptr;
+    int descriptor_ = -1;
+};
+
+std::int32_t read_fully(int file, std::uint8_t* to, std::int64_t length, std::int64_t offset) {
+    while (length > 0) {
+        const ssize_t n = pread(file, to, static_cast<std::size_t>(length), static_cast<off_t>(offset));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return errno;
+        if (n == 0) return kShortRead;
+        to += n, offset += n, length -= n;
+    }
+    return 0;
+}
+
+}  // namespace
+
+// Status of each request: 0, an errno, -1 when the file ends before, -2 when it does not fit into the buffer.
+GPUPREP_EXPORT void gp_read_frames(const char* paths, const Request* requests, std::int64_t count,
+                                   std::uint8_t* buffer, std::int64_t buffer_size, unsigned workers,
+                                   std::int32_t* status) {
+    const std::size_t ranges = std::max(1u, workers) * kRangesPerWorker;
+    const std::size_t grain = (static_cast<std::size_t>(count) + ranges - 1) / ranges;
+    gpuprep::parallel_for(static_cast<std::size_t>(count), std::max<std::size_t>(1, grain), workers,
+                          [=](std::size_t begin, std::size_t end) {
+        OpenFile file;
+        for (std::size_t i = begin; i < end; ++i) {
+            const Request& r = requests[i];
+            if (r.length < 0 || r.destination < 0 || r.length > buffer_size ||
+                r.destination > buffer_size - r.length) {
+                status[i] = kOutOfBuffer;
+                continue;
+            }
+            const int descriptor = file.get(paths + r.path);
+            status[i] = descriptor < 0 ? errno : read_fully(descriptor, buffer + r.destination, r.length, r.offset);
+        }
+    });
+}
