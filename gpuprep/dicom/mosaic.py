@@ -124,7 +124,7 @@ def _text(data: bytes) -> str:
 def _read_csa(instance: InstanceHeader) -> dict[str, tuple[str, ...]]:
     dataset = read_dataset(instance, _PRIVATE_ELEMENTS)
     try:
-        elements = parse_csa(dataset.private_block(_CSA_GROUP, _CSA_CREATOR)[_CSA_IMAGE_HEADER].value)
+        elements = parse_csa(dataset.private_block(_CSA_GROUP, _CSA_CREATOR)[_CSA_IMAGE_HEADER].value or b"")
     except (KeyError, ValueError) as error:
         raise _bad_mosaic(instance, f"CSA image header (0029,xx10): {error}") from error
     try:

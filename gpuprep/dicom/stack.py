@@ -304,7 +304,7 @@ def _group_alike(planes: Sequence[Plane]) -> list[list[Plane]]:
     groups: list[list[Plane]] = []
     for plane in planes:
         for group in groups:
-            if not _difference(group[0], plane):
+            if _difference(group[0], plane) is None:
                 group.append(plane)
                 break
         else:
@@ -312,26 +312,28 @@ def _group_alike(planes: Sequence[Plane]) -> list[list[Plane]]:
     return groups
 
 
-def _difference(a: Plane, b: Plane) -> str:
-    """Return the code of the most important thing that keeps two planes out of one stack, or an empty string."""
+def _difference(a: Plane, b: Plane) -> Finding | None:
+    """Return the most important thing that keeps two planes out of one stack."""
     if a.orientation != b.orientation and (
         max(abs(p - q) for p, q in zip(a.orientation, b.orientation, strict=True)) > DIRECTION_TOLERANCE
     ):
-        return "mixed-orientation"
+        cosines = " and ".join(str([round(c, 4) for c in plane.orientation]) for plane in (a, b))
+        return Finding("mixed-orientation", f"direction cosines {cosines}")
     if (a.rows, a.columns) != (b.rows, b.columns) or any(
         abs(p - q) > PIXEL_SPACING_TOLERANCE * p for p, q in zip(a.pixel_spacing_mm, b.pixel_spacing_mm, strict=True)
     ):
-        return "mixed-size"
-    return "" if _layout(a) == _layout(b) else "mixed-layout"
+        sizes = " and ".join(f"{p.rows} × {p.columns} pixels of {list(p.pixel_spacing_mm)} mm" for p in (a, b))
+        return Finding("mixed-size", sizes)
+    if _layout(a) != _layout(b):
+        return Finding("mixed-layout", f"{_layout(a)} and {_layout(b)}")
+    return None
 
 
-def _layout(plane: Plane) -> tuple[Any, ...]:
+def _layout(plane: Plane) -> str:
     instance = plane.instance
+    tiles = f", mosaic of {plane.tiles_a_row} tiles a row" if plane.tiles_a_row else ""
     return (
-        plane.tiles_a_row,
-        instance.bits_allocated,
-        instance.samples_per_pixel,
-        instance.photometric_interpretation,
+        f"{instance.samples_per_pixel} × {instance.bits_allocated} bits, {instance.photometric_interpretation}{tiles}"
     )
 
 
@@ -340,24 +342,22 @@ def _judge_strays(
 ) -> list[Finding]:
     """Return a finding for each group of stray frames, or raise if the volume is no clear majority."""
     findings = [
-        Finding(code, f"{len(stray)} frames set aside, for example {_name(stray[0])}")
+        Finding(unlike.code, f"{len(stray)} of {len(volume) + len(stray)} frames set aside: {unlike.message}")
         for stray in strays
-        if (code := _difference(volume[0], stray[0]))
+        if (unlike := _difference(volume[0], stray[0]))
     ]
     findings += [
         Finding(code, f"{count} images set aside") for code, count in Counter(e.code for e in unplaced).items()
     ]
-    set_aside = sum(map(len, strays)) + len(unplaced)
-    if len(volume) >= CLEAR_MAJORITY * set_aside:
+    if len(volume) >= CLEAR_MAJORITY * (sum(map(len, strays)) + len(unplaced)):
         return findings
-    if unplaced and not strays:
+    if not strays:
         raise unplaced[0]
-    sizes = ", ".join(str(len(group)) for group in (volume, *strays))
     raise GeometryError(
-        f"groups of {sizes} frames, none a clear majority: {_name(volume[0])} and {_name(strays[0][0])} do not fit",
+        f"no group of frames is a clear majority: {'; '.join(f.message for f in findings)}",
         code=findings[0].code,
         subject=volume[0].instance.series_instance_uid,
-        hint="give each group its own series",
+        hint="run on the files of one group alone",
     )
 
 

@@ -1,0 +1,194 @@
+"""Functional groups written by highdicom and by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from gpuprep.dicom.header import InstanceHeader
+from gpuprep.dicom.multiframe import planes_of_multiframe
+from gpuprep.dicom.stack import build_stacks
+from gpuprep.errors import CaseError
+
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+def item(**elements: Any) -> Sequence:
+    dataset = Dataset()
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    return Sequence([dataset])
+
+
+def frame(z: float, **groups: Sequence) -> Dataset:
+    """Return the functional groups of a frame at a height."""
+    return item(PlanePositionSequence=item(ImagePositionPatient=[-10, -20, z]), **groups)[0]
+
+
+SHARED = {
+    "PlaneOrientationSequence": item(ImageOrientationPatient=list(AXIAL)),
+    "PixelMeasuresSequence": item(PixelSpacing=[0.5, 0.75], SliceThickness=3),
+    "PixelValueTransformationSequence": item(RescaleSlope=2, RescaleIntercept=-7),
+}
+
+
+def enhanced(folder: Path, frames: list[Dataset], *, number_of_frames: int | None = None, **shared: Sequence):
+    """Write an enhanced CT of 20 × 30 pixels without pixel data and return its row."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SharedFunctionalGroupsSequence = item(**(SHARED | shared))
+    dataset.PerFrameFunctionalGroupsSequence = Sequence(frames)
+    path = folder / "enhanced"
+    dataset.save_as(path, enforce_file_format=False)
+    return InstanceHeader(
+        path=str(path),
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.2.1",
+        sop_instance_uid="1.2.5",
+        series_instance_uid="1.2.3",
+        modality="CT",
+        rows=20,
+        columns=30,
+        bits_allocated=16,
+        bits_stored=12,
+        high_bit=11,
+        pixel_representation=0,
+        samples_per_pixel=1,
+        photometric_interpretation="MONOCHROME2",
+        number_of_frames=len(frames) if number_of_frames is None else number_of_frames,
+    )
+
+
+def test_shared_and_per_frame_groups(tmp_path: Path):
+    own = item(RescaleSlope=5, RescaleIntercept=0)
+    (stack,) = build_stacks([enhanced(tmp_path, [frame(6, PixelValueTransformationSequence=own), frame(2), frame(4)])])
+    assert [f.index for f in stack.frames] == [1, 2, 0]
+    assert [f.position_mm for f in stack.frames] == [2, 4, 6]
+    assert [(f.slope, f.intercept) for f in stack.frames] == [(2, -7), (2, -7), (5, 0)]
+    np.testing.assert_allclose(stack.geometry.spacing_dhw_mm, [2, 0.5, 0.75])
+    np.testing.assert_allclose(stack.geometry.origin_lps_mm, [-10, -20, 2])
+    assert stack.spec.number_of_frames == 3
+
+
+ORIGINAL = ["ORIGINAL", "PRIMARY", "VOLUME"]
+
+
+@pytest.mark.parametrize(
+    ("group", "attribute", "values", "labels"),
+    [
+        ("FrameContentSequence", "TemporalPositionIndex", (1, 2), ["time 1", "time 2"]),
+        ("FrameContentSequence", "StackID", ("A", "B"), ["stack A", "stack B"]),
+        ("MREchoSequence", "EffectiveEchoTime", (2.5, 5.0), ["echo time 2.5", "echo time 5.0"]),
+        ("MRDiffusionSequence", "DiffusionBValue", (0.0, 9.5), ["b-value 0.0", "b-value 9.5"]),
+        ("CTImageFrameTypeSequence", "FrameType", ([*ORIGINAL, "A"], [*ORIGINAL, "B"]), ["type A", "type B"]),
+        (
+            "CardiacSynchronizationSequence",
+            "NominalCardiacTriggerDelayTime",
+            (0.0, 50.0),
+            ["trigger time #1", "trigger time #2"],
+        ),
+        ("FrameContentSequence", "FrameComments", ("no", "trait"), ["frame #1", "frame #2"]),
+    ],
+)
+def test_dimensions_split_frames(
+    tmp_path: Path, group: str, attribute: str, values: tuple[Any, Any], labels: list[str]
+):
+    frames = [frame(z, **{group: item(**{attribute: value})}) for value in values for z in (1, 2, 3)]
+    stacks = build_stacks([enhanced(tmp_path, frames)])
+    assert [stack.label for stack in stacks] == labels
+    assert [[f.index for f in stack.frames] for stack in stacks] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_interrupted_time_point_is_named(tmp_path: Path):
+    frames = [frame(z, FrameContentSequence=item(TemporalPositionIndex=1)) for z in (1, 2, 3)]
+    frames += [frame(z, FrameContentSequence=item(TemporalPositionIndex=2)) for z in (1, 2)]
+    full, partial = build_stacks([enhanced(tmp_path, frames)])
+    assert full.findings == ()
+    assert [finding.code for finding in partial.findings] == ["incomplete-volume"]
+
+
+@pytest.mark.parametrize(
+    ("frames", "changes", "code"),
+    [
+        ([], {"number_of_frames": 4}, "geometry-missing"),
+        ([frame(1), frame(2)], {"number_of_frames": 3}, "frame-count"),
+        ([frame(1), Dataset()], {}, "geometry-missing"),
+        ([frame(1), frame(2)], {"PixelMeasuresSequence": Sequence([])}, "geometry-missing"),
+        ([frame(1), frame(2)], {"PixelMeasuresSequence": item(PixelSpacing=[0.5, -1])}, "attribute-invalid"),
+    ],
+)
+def test_refused(tmp_path: Path, frames: list[Dataset], changes: dict[str, Any], code: str):
+    with pytest.raises(CaseError) as caught:
+        build_stacks([enhanced(tmp_path, frames, **changes)])
+    assert caught.value.code == code
+
+
+def test_garbled_numbers_are_refused(tmp_path: Path):
+    instance = enhanced(tmp_path, [frame(1), frame(2)])
+    data = Path(instance.path).read_bytes()
+    assert b"-20.0" in data
+    Path(instance.path).write_bytes(data.replace(b"-20.0", b"x20.0"))
+    with pytest.raises(CaseError) as caught:
+        planes_of_multiframe(instance)
+    assert caught.value.code == "attribute-invalid"
+
+
+def test_legacy_converted_equals_the_classic_series(tmp_path: Path):
+    from highdicom.legacy import LegacyConvertedEnhancedCTImage
+
+    slices = [classic(n, z) for n, z in enumerate((30.0, 32.5, 35.0, 37.5), 1)]
+    converted = LegacyConvertedEnhancedCTImage(slices, generate_uid(), 7, generate_uid(), 1)
+    path = tmp_path / "legacy"
+    converted.save_as(path)
+    instance = InstanceHeader(
+        path=str(path),
+        transfer_syntax_uid=converted.file_meta.TransferSyntaxUID,
+        sop_instance_uid=converted.SOPInstanceUID,
+        modality="CT",
+        rows=20,
+        columns=30,
+        bits_allocated=16,
+        bits_stored=12,
+        high_bit=11,
+        pixel_representation=0,
+        samples_per_pixel=1,
+        photometric_interpretation="MONOCHROME2",
+        number_of_frames=int(converted.NumberOfFrames),
+    )
+    (stack,) = build_stacks([instance])
+    assert [f.position_mm for f in stack.frames] == [30, 32.5, 35, 37.5]
+    assert {(f.slope, f.intercept) for f in stack.frames} == {(1, -1024)}
+    np.testing.assert_allclose(stack.geometry.spacing_dhw_mm, [2.5, 0.5, 0.75])
+    values = [int(converted.pixel_array[f.index, 0, 0]) for f in stack.frames]
+    assert values == [1, 2, 3, 4]
+
+
+def classic(number: int, z: float) -> Dataset:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = pydicom.uid.CTImageStorage
+    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[str(number)])
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.FrameOfReferenceUID = "1.2.1", "1.2.3", "1.2.4"
+    dataset.Modality, dataset.InstanceNumber, dataset.AcquisitionNumber = "CT", number, 1
+    dataset.PatientID, dataset.PatientName, dataset.PatientBirthDate, dataset.PatientSex = "p", "", "", ""
+    dataset.StudyID, dataset.StudyDate, dataset.StudyTime = "1", "20200101", "120000"
+    dataset.AccessionNumber, dataset.ReferringPhysicianName = "", ""
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    dataset.Manufacturer = ""
+    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 20, 30, 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
+    dataset.ImagePositionPatient, dataset.ImageOrientationPatient = [-10, -20, z], list(AXIAL)
+    dataset.PixelSpacing, dataset.SliceThickness = [0.5, 0.75], 2.5
+    dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = 1, -1024, "HU"
+    dataset.PixelData = np.full((20, 30), number, np.uint16).tobytes()
+    return dataset
