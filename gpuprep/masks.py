@@ -7,18 +7,23 @@ Bit planes are ``uint32[P, D, H, W]``: ROI ``i`` is bit ``i % 32`` of plane ``i 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuprep.errors import GeometryError
+from gpuprep.errors import GeometryError, OverlapError, RoiError
 from gpuprep.geometry import VolumeGeometry
 
 #: Bits in one word of a bit plane.
 PLANE_BITS = 32
+#: As many overlapping pairs of ROIs are named in an error.
+LISTED_PAIRS = 10
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +97,224 @@ class RoiMask:
 
     def binary(self, roi: int) -> NDArray[np.uint8]:
         """Return the mask of the ROI with index `roi`, uint8 0 or 1, shape (D, H, W)."""
-        mask: NDArray[np.uint8] = self.members[:, roi].astype(np.uint8)[self.codes]
-        return mask
+        return apply_lut(self.members[:, roi].astype(np.uint8), self.codes)
+
+    def overlaps(self) -> list[tuple[int, int, int]]:
+        """Return (ROI index, ROI index, common voxels) of each pair of ROIs that overlap, in order."""
+        members = self.members.astype(np.float64)  # exact: voxel counts are far below 2^53
+        common = ((members * self.code_counts[:, None]).T @ members).astype(np.int64)
+        return [(int(i), int(j), int(common[i, j])) for i, j in np.argwhere(np.triu(common, 1))]
+
+    def bounding_boxes(self) -> NDArray[np.int64]:
+        """Return the first voxel and the one after the last along (d, h, w) of each ROI, shape (N, 2, 3).
+
+        All zero for a ROI without voxels.
+        """
+        width = self.codes.shape[2]
+        limits = np.empty((len(self.table), 2, 3), np.int64)
+        limits[:, 0], limits[:, 1] = self.codes.shape, 0
+        for d, plane in enumerate(self.codes):
+            starts, ends, codes = _row_runs(plane)
+            for part, ufunc, at in ((0, np.minimum, starts), (1, np.maximum, ends)):
+                for axis, position in ((0, d + part), (1, at // width + part), (2, at % width + part)):
+                    ufunc.at(limits[:, part, axis], codes, position)
+        boxes = np.zeros((len(self.rois), 2, 3), np.int64)
+        for roi in np.flatnonzero(self.voxel_counts):
+            of = limits[self.members[:, roi]]
+            boxes[roi] = of[:, 0].min(axis=0), of[:, 1].max(axis=0)
+        return boxes
+
+    def to_planes(self) -> NDArray[np.uint32]:
+        """Return the bit planes, uint32 of shape (P, D, H, W)."""
+        planes = np.empty((self.table.shape[1], *self.codes.shape), np.uint32)
+        for p, plane in enumerate(planes):
+            np.take(np.ascontiguousarray(self.table[:, p]), self.codes, out=plane, mode="clip")
+        return planes
+
+
+def from_slices(slices: Iterable[NDArray[np.uint32]], rois: Sequence[Roi], geometry: VolumeGeometry) -> RoiMask:
+    """Build the palette of bit planes given slice by slice.
+
+    Parameters
+    ----------
+    slices : iterable of arrays of shape (P, H, W), uint32
+        Words of each slice, lowest first.
+    rois : sequence of Roi
+        What the bits mean; bits beyond are zero.
+    geometry : VolumeGeometry
+        Grid of the planes.
+
+    Raises
+    ------
+    GeometryError
+        ``shape-mismatch``: the planes do not fill `geometry`, or hold too few words for `rois`.
+    """
+    words = max(1, -(-len(rois) // PLANE_BITS))
+    codes = np.zeros(geometry.shape, np.uint32)
+    tables = [np.zeros((1, words), np.uint32)]
+    known = 1
+    count = 0
+    for count, planes in enumerate(slices, 1):
+        if planes.shape != (words, *geometry.shape[1:]) or count > len(codes):
+            raise GeometryError(
+                f"slice {count} of bit planes of shape {planes.shape} for {len(rois)} ROIs on a grid of shape "
+                f"{geometry.shape}",
+                code="shape-mismatch",
+            )
+        flat = planes.reshape(words, -1)
+        changes = np.zeros(flat.shape[1], np.bool_)
+        changes[0] = True
+        for word in flat:
+            changes[1:] |= word[1:] != word[:-1]
+        starts = np.flatnonzero(changes)
+        table, inverse = canonical_rows(flat[:, starts].T)
+        codes[count - 1] = np.repeat(inverse + known, np.diff(starts, append=flat.shape[1])).reshape(planes.shape[1:])
+        known += len(table)
+        tables.append(table)
+    if count != len(codes):
+        raise GeometryError(f"{count} slices of bit planes for a grid of {len(codes)}", code="shape-mismatch")
+    table, lut = canonical_rows(np.concatenate(tables))
+    return RoiMask(apply_lut(lut.astype(code_dtype(len(table))), codes), table, tuple(rois), geometry)
+
+
+def from_planes(planes: NDArray[np.uint32], rois: Sequence[Roi], geometry: VolumeGeometry) -> RoiMask:
+    """Build the palette of bit planes (P, D, H, W), uint32; see `from_slices`. Inverse of `RoiMask.to_planes`."""
+    return from_slices((planes[:, d] for d in range(planes.shape[1])), rois, geometry)
+
+
+def recode(mask: RoiMask, table: NDArray[np.uint32], rois: Sequence[Roi]) -> RoiMask:
+    """Return the mask in which code k of `mask` stands for row k of `table` (K, P), made canonical again."""
+    used = mask.code_counts > 0
+    used[0] = True
+    rows, inverse = canonical_rows(table[used])
+    lut = np.zeros(len(table), code_dtype(len(rows)))
+    lut[used] = inverse
+    return RoiMask(apply_lut(lut, mask.codes), rows, tuple(rois), mask.geometry)
+
+
+def merge_to_labels(mask: RoiMask, members: Sequence[Sequence[int]], labels: Sequence[Roi] | None = None) -> RoiMask:
+    """Return the mask of labels, each the union of some ROIs.
+
+    Parameters
+    ----------
+    mask : RoiMask
+        Mask of ROIs.
+    members : sequence of sequences of int
+        Indices of the ROIs of each label; an empty label has none.
+    labels : sequence of Roi, optional
+        What the labels are called; by default each is its only ROI.
+
+    Returns
+    -------
+    RoiMask
+        Its ROIs are `labels`.
+    """
+    if labels is None:
+        labels = [mask.rois[only] for (only,) in members]
+    columns = [mask.members[:, list(of)].any(axis=1) for of in members]
+    table = pack_bits(np.stack(columns, axis=1) if columns else np.zeros((len(mask.table), 0), np.bool_))
+    return recode(mask, table, labels)
+
+
+def join_masks(masks: Sequence[RoiMask]) -> RoiMask:
+    """Return one mask with the ROIs of all `masks`, in order.
+
+    Raises
+    ------
+    GeometryError
+        ``shape-mismatch``: they do not lie on the same grid.
+    """
+    joined = masks[0]
+    for mask in masks[1:]:
+        if not mask.geometry.same_grid(joined.geometry):
+            raise GeometryError(
+                f"masks on different grids, {joined.geometry.shape} and {mask.geometry.shape}", code="shape-mismatch"
+            )
+        size = len(mask.table)
+        pairs = np.multiply(joined.codes, size, dtype=np.int64) + mask.codes
+        seen, inverse = np.unique(pairs, return_inverse=True)
+        table = pack_bits(np.concatenate([joined.members[seen // size], mask.members[seen % size]], axis=1))
+        empty = np.zeros((1, table.shape[1]), np.uint32)
+        rows, lut = canonical_rows(np.concatenate([empty, table]))
+        joined = RoiMask(
+            apply_lut(lut[1:].astype(code_dtype(len(rows))), inverse.reshape(pairs.shape)),
+            rows,
+            (*joined.rois, *mask.rois),
+            joined.geometry,
+        )
+    return joined
+
+
+def to_label_image(mask: RoiMask) -> NDArray[np.unsignedinteger]:
+    """Return an image (D, H, W) whose value is 1 + the index of the ROI that covers a voxel, 0 where none does.
+
+    The dtype is the smallest unsigned one that holds the number of ROIs.
+
+    Raises
+    ------
+    OverlapError
+        ``labels-overlap``: two ROIs share voxels; the message names the pairs and counts the voxels.
+    """
+    if (mask.members.sum(axis=1) > 1).any():
+        pairs = mask.overlaps()
+        worst = sorted(pairs, key=lambda pair: -pair[2])[:LISTED_PAIRS]
+        names = [roi.name for roi in mask.rois]
+        listed = ", ".join(f"{names[i]!r} and {names[j]!r} ({voxels} voxels)" for i, j, voxels in worst)
+        raise OverlapError(
+            f"ROIs overlap: {listed}"
+            + (f" and {len(pairs) - len(worst)} pairs more" if len(pairs) > len(worst) else ""),
+            code="labels-overlap",
+            hint="a region mask keeps overlaps, a sparse mask lets the last ROI win",
+        )
+    return to_sparse(mask)[0]
+
+
+def to_sparse(mask: RoiMask) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
+    """Return an image of 1 + the index of the last ROI that covers a voxel, and how many voxels each ROI lost by that.
+
+    Returns
+    -------
+    ndarray of shape (D, H, W)
+        The smallest unsigned dtype that holds the number of ROIs.
+    ndarray of shape (N,), int64
+        Voxels of each ROI that a later one took.
+    """
+    count = len(mask.rois)
+    last = (mask.members * np.arange(1, count + 1)).max(axis=1, initial=0)
+    kept = np.bincount(last, weights=mask.code_counts, minlength=count + 1)[1:].astype(np.int64)
+    return apply_lut(last.astype(code_dtype(count + 1)), mask.codes), mask.voxel_counts - kept
+
+
+def to_region_codes(mask: RoiMask, regions: NDArray[np.uint32]) -> NDArray[np.unsignedinteger]:
+    """Return an image (D, H, W) whose value is the row of `regions` (K, P) that a voxel's set of ROIs is.
+
+    Raises
+    ------
+    RoiError
+        ``region-unknown``: a voxel's set of ROIs is not in `regions`.
+    """
+    place = {row.tobytes(): i for i, row in enumerate(regions)}
+    values = [place.get(row.tobytes(), -1) for row in mask.table]
+    if -1 in values:
+        names = [roi.name for roi, is_in in zip(mask.rois, mask.members[values.index(-1)], strict=True) if is_in]
+        raise RoiError(f"no region is made of the ROIs {', '.join(map(repr, names))}", code="region-unknown")
+    return apply_lut(np.array(values, code_dtype(len(regions))), mask.codes)
+
+
+def apply_lut(lut: NDArray[_Scalar], codes: NDArray[np.integer]) -> NDArray[_Scalar]:
+    """Return ``lut[codes]``; codes beyond the table are not looked for."""
+    return np.take(lut, codes, mode="clip")
+
+
+def _row_runs(plane: NDArray[np.unsignedinteger]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """Return first index, last index and code of each run of equal codes in a row of a plane (H, W), but not of 0."""
+    changes = np.ones(plane.shape, np.bool_)
+    np.not_equal(plane[:, 1:], plane[:, :-1], out=changes[:, 1:])
+    starts = np.flatnonzero(changes)
+    ends = np.append(starts[1:], plane.size) - 1
+    codes = plane.reshape(-1)[starts].astype(np.intp)
+    filled = codes > 0
+    return starts[filled], ends[filled], codes[filled]
 
 
 def unpack_bits(table: NDArray[np.uint32], count: int) -> NDArray[np.bool_]:
@@ -120,3 +341,14 @@ def code_dtype(codes: int) -> type[np.uint8] | type[np.uint16] | type[np.uint32]
 def canonical_order(table: NDArray[np.uint32]) -> NDArray[np.intp]:
     """Return the order that sorts table rows as integers, last word most significant."""
     return np.lexsort(tuple(table.T))
+
+
+def canonical_rows(rows: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
+    """Return the distinct rows of (M, P) in canonical order, and the place of each row among them, shape (M,)."""
+    order = canonical_order(rows)
+    ordered = rows[order]
+    is_new = np.ones(len(rows), np.bool_)
+    is_new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    place = np.empty(len(rows), np.intp)
+    place[order] = np.cumsum(is_new) - 1
+    return np.ascontiguousarray(ordered[is_new]), place

@@ -40,6 +40,11 @@ T atomicAdd(T* p, T v) {
     return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
 }
 template <class T>
+T atomicCAS(T* p, T expected, T v) {
+    __atomic_compare_exchange_n(p, &expected, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+    return expected;
+}
+template <class T>
 T atomicMin(T* p, T v) {
     T old = __atomic_load_n(p, __ATOMIC_RELAXED);
     while (v < old && !__atomic_compare_exchange_n(p, &old, v, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {

@@ -1,0 +1,510 @@
+"""ROI contours → a mask, straight on the output grid.
+
+A voxel belongs to a ROI when its centre is inside the contour by the even-odd rule. Vertices keep their sub-pixel
+position: they become Q16 fixed-point pixel coordinates, from where on all is exact integer arithmetic and equal on
+every backend. Each edge toggles its ROI's bit at the first pixel below each column it crosses, then a prefix XOR down
+the columns fills all ROIs at once (kernels/roi.cu); the words become codes of a palette (kernels/palette.cu).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuprep.backends.base import BLOCK_THREADS, Backend
+from gpuprep.dicom.rtstruct import RoiContours
+from gpuprep.errors import GeometryError
+from gpuprep.geometry import DIRECTION_TOLERANCE, SAME_GRID_TOLERANCE_MM, VolumeGeometry
+from gpuprep.masks import PLANE_BITS, Roi, RoiMask, canonical_rows, code_dtype, from_slices, pack_bits, unpack_bits
+
+Overlap = Literal["xor", "union"]
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+
+#: How far the points of one contour may spread along the normal of the slices, in mm.
+PLANAR_TOLERANCE_MM = 0.5
+#: Vertices farther than this from the first voxel do not fit the kernels' 64-bit products, in pixels.
+VERTEX_LIMIT_PX = 16384
+#: One pixel in Q16 fixed point.
+Q16 = 1 << 16
+#: Bytes of bit planes at a time: what a CPU's cache holds, or enough to keep a GPU busy.
+SLAB_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}
+#: Box columns are widened to multiples of this, so that rows of bit planes begin on cache lines.
+COLUMN_STEP = 64
+#: Threads of a block along columns and rows, where a thread handles LANES columns.
+BOX_BLOCK = (16, 16)
+
+#: Contour Geometric Type (3006,0042) that encloses an area → whether it says itself that contours are to be XORed.
+AREA_TYPES = {"CLOSED_PLANAR": False, "CLOSEDPLANAR_XOR": True}
+#: What is said of the other types.
+OTHER_TYPES = {"POINT": "point-contour", "OPEN_PLANAR": "open-contour", "OPEN_NONPLANAR": "open-contour"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SliceGrid:
+    """The planes that were acquired, which contours belong to.
+
+    Parameters
+    ----------
+    geometry : VolumeGeometry
+        Regular grid of the planes, or the one they imply when they are irregular.
+    plane_offsets_lps_mm : sequence of (x, y, z), optional
+        Position of the first pixel of each plane when they do not lie on `geometry` (slices missing, unevenly spaced
+        or sheared), along its slice axis.
+
+    Raises
+    ------
+    GeometryError
+        ``planes-not-sorted``: the planes do not ascend along the slice axis of `geometry`.
+    """
+
+    geometry: VolumeGeometry
+    plane_offsets_lps_mm: Sequence[Sequence[float]] | Float | None = None
+
+    def __post_init__(self) -> None:
+        if (np.diff(self.positions_mm()) <= 0).any():
+            raise GeometryError("planes do not ascend along the slice axis", code="planes-not-sorted")
+
+    def positions_mm(self) -> Float:
+        """Return the position of each plane along the normal, from the first voxel of `geometry`, shape (D,), mm."""
+        normal = self.geometry.normal
+        if self.plane_offsets_lps_mm is None:
+            return np.arange(self.geometry.shape[0]) * (self.geometry.index_to_lps[:3, 0] @ normal)
+        offsets = np.asarray(self.plane_offsets_lps_mm, np.float64).reshape(-1, 3)
+        return (offsets - self.geometry.origin_lps_mm) @ normal
+
+
+@dataclass(frozen=True, slots=True)
+class RoiProblem:
+    """Why contours of a ROI were left out.
+
+    Parameters
+    ----------
+    roi : Roi
+        Their ROI.
+    code : str
+        ``point-contour``, ``open-contour``, ``contour-type-unknown``, ``degenerate-contour``, ``contour-not-finite``,
+        ``contour-not-planar``, ``contour-off-slices`` or ``contour-out-of-range``.
+    message : str
+        What is wrong.
+    contours : tuple of int
+        Indices of the contours within the ROI.
+    """
+
+    roi: Roi
+    code: str
+    message: str
+    contours: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"ROI {self.roi.number} {self.roi.name!r}: {self.message} [{self.code}]"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RasterResult:
+    """A mask with all ROIs, also those without a voxel, and what of them could not be drawn."""
+
+    mask: RoiMask
+    problems: tuple[RoiProblem, ...]
+
+
+def rasterize(
+    rois: Sequence[RoiContours],
+    grid: SliceGrid,
+    *,
+    overlap: Overlap,
+    backend: Backend,
+    target: VolumeGeometry | None = None,
+) -> RasterResult:
+    """Draw ROIs given by contours.
+
+    A contour belongs to the nearest acquired plane, within half a slice: half the distance to the nearer neighbour of
+    that plane, and at most half the median distance, so that a contour of a missing slice does not spoil the next one.
+    A slice of the output takes the contours of the nearest acquired plane; beyond the first and last one by more than
+    half a slice it stays empty.
+
+    Parameters
+    ----------
+    rois : sequence of RoiContours
+        ROIs with their contours, LPS mm.
+    grid : SliceGrid
+        The acquired planes.
+    overlap : {"xor", "union"}
+        What two contours of one ROI on one plane make: ``xor`` leaves out what both cover (holes), ``union`` keeps it.
+        Contours of type CLOSEDPLANAR_XOR are always XORed with each other.
+    backend : Backend
+        Where to do it.
+    target : VolumeGeometry, optional
+        Output grid; its slices are parallel to those of `grid`. ``grid.geometry`` by default.
+
+    Returns
+    -------
+    RasterResult
+        The mask on `target` with the ROIs in the order given. A bad contour is a problem and costs only itself.
+
+    Raises
+    ------
+    GeometryError
+        ``target-not-parallel``: slices of `target` and `grid` are not parallel. ``target-sheared``: `target` is not
+        orthogonal, and a plane makes more than one of its slices.
+    """
+    out = grid.geometry if target is None else target
+    planes = _PlaneMap.between(grid, out)
+    contours, problems = _place_contours(rois, planes, overlap)
+    every_roi = tuple(r.roi for r in rois)
+    draw = _draw_by_kernels if backend.has_kernels else _draw_reference
+    return RasterResult(draw(contours, planes, every_roi, out, backend), problems)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _PlaneMap:
+    """Acquired planes, and which slices of the output they make.
+
+    to_pixel: (3, 3), LPS mm from `anchor` → (mm along the normal, row, column of the first slice).
+    positions_mm, reach_mm: of each plane; plane_of_slice: of each output slice, -1 for none; first_slice: of each
+    plane, -1 for none; row_column: what to add for the first slice of each plane, (planes, 2).
+    """
+
+    anchor: Float
+    to_pixel: Float
+    positions_mm: Float
+    reach_mm: Float
+    plane_of_slice: Int
+    first_slice: Int
+    row_column: Float
+
+    @classmethod
+    def between(cls, grid: SliceGrid, out: VolumeGeometry) -> _PlaneMap:
+        normal = grid.geometry.normal
+        if abs(out.normal @ normal) < 1 - DIRECTION_TOLERANCE:
+            raise GeometryError("slices of the output and of the series are not parallel", code="target-not-parallel")
+        positions = grid.positions_mm()
+        gaps = np.diff(positions) if len(positions) > 1 else np.array([grid.geometry.spacing_dhw_mm[0]])
+        before, after = np.append(gaps[0], gaps), np.append(gaps, gaps[-1])
+        reach = np.minimum(np.minimum(before, after)[: len(positions)], np.median(gaps)) / 2
+
+        anchor = out.origin_lps_mm
+        to_pixel = np.linalg.inv(np.column_stack([normal, out.index_to_lps[:3, 1], out.index_to_lps[:3, 2]]))
+        steps = to_pixel @ out.index_to_lps[:3, 0]
+        positions = positions + (grid.geometry.origin_lps_mm - anchor) @ normal
+        slices = np.arange(out.shape[0])
+        plane_of_slice = _nearest(positions, slices * steps[0])
+        distance = slices * steps[0] - positions[plane_of_slice]
+        allowed = np.where(distance < 0, gaps[0], gaps[-1]) / 2 + SAME_GRID_TOLERANCE_MM
+        is_outside = (slices * steps[0] < positions[0]) | (slices * steps[0] > positions[-1])
+        plane_of_slice[is_outside & (np.abs(distance) > allowed)] = -1
+
+        first = np.full(len(positions), -1)
+        used, at, counts = np.unique(plane_of_slice[plane_of_slice >= 0], return_index=True, return_counts=True)
+        first[used] = np.flatnonzero(plane_of_slice >= 0)[at]
+        if (counts > 1).any() and not out.is_orthogonal():
+            raise GeometryError("the output grid is sheared", code="target-sheared")
+        return cls(anchor, to_pixel, positions, reach, plane_of_slice, first, -np.outer(first, steps[1:]))
+
+
+def _nearest(ascending: Float, values: Float) -> Int:
+    """Return the index of the nearest of `ascending`; the lower one of two that are equally near."""
+    return np.searchsorted((ascending[1:] + ascending[:-1]) / 2, values)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _PlacedContours:
+    """The contours that can be drawn, sorted by plane.
+
+    vertices: (n, 2) int32, x and y in Q16 pixels; ends: end vertex of each contour; plane, layer: of each contour;
+    roi_of_layer: index of the ROI that a layer is part of.
+    """
+
+    vertices: NDArray[np.int32]
+    ends: Int
+    plane: Int
+    layer: Int
+    roi_of_layer: Int
+
+    @property
+    def starts(self) -> Int:
+        return np.append(0, self.ends[:-1])
+
+
+def _place_contours(
+    rois: Sequence[RoiContours], planes: _PlaneMap, overlap: Overlap
+) -> tuple[_PlacedContours, tuple[RoiProblem, ...]]:
+    refused: dict[tuple[int, str], list[tuple[int, float]]] = {}
+    arrays, roi_of, contour_of, is_xor = [], [], [], []
+    for r, item in enumerate(rois):
+        for c, contour in enumerate(item.contours):
+            says_xor = AREA_TYPES.get(contour.geometric_type)
+            if says_xor is None:
+                code = OTHER_TYPES.get(contour.geometric_type, "contour-type-unknown")
+            elif len(contour.points_lps_mm) < 3:
+                code = "degenerate-contour"
+            else:
+                arrays.append(contour.points_lps_mm)
+                roi_of.append(r)
+                contour_of.append(c)
+                is_xor.append(says_xor or overlap == "xor")
+                continue
+            refused.setdefault((r, code), []).append((c, 0.0))
+
+    points = np.concatenate(arrays) if arrays else np.zeros((0, 3))
+    sizes = np.array([len(a) for a in arrays], np.int64)
+    ends = np.cumsum(sizes)
+    with np.errstate(invalid="ignore", over="ignore"):  # the next lines sort out what is not finite or far away
+        pixels = (points - planes.anchor) @ planes.to_pixel.T
+        low, high = _extremes(pixels, ends - sizes)
+        spread = high[:, 0] - low[:, 0]
+        middle = low[:, 0] + spread / 2
+        plane = _nearest(planes.positions_mm, middle)
+        off = np.abs(middle - planes.positions_mm[plane])
+        shift = planes.row_column[plane]
+        reaches = np.maximum(np.abs(low[:, 1:] + shift), np.abs(high[:, 1:] + shift)).max(axis=1, initial=0)
+    is_left = np.ones(len(arrays), np.bool_)
+    for code, is_bad, amount in (
+        ("contour-not-finite", ~np.isfinite(low + high).all(axis=1), spread),
+        ("contour-not-planar", spread > PLANAR_TOLERANCE_MM, spread),
+        ("contour-off-slices", off > planes.reach_mm[plane] + SAME_GRID_TOLERANCE_MM, off),
+        ("contour-out-of-range", reaches > VERTEX_LIMIT_PX, reaches),
+    ):
+        for i in np.flatnonzero(is_left & is_bad):
+            refused.setdefault((roi_of[i], code), []).append((contour_of[i], float(amount[i])))
+        is_left &= ~is_bad
+
+    kept = np.flatnonzero(is_left & (planes.first_slice[plane] >= 0))
+    kept = kept[np.argsort(plane[kept], kind="stable")]
+    new_ends = np.cumsum(sizes[kept])
+    of_vertex = np.repeat(np.arange(len(kept)), sizes[kept])
+    source = np.arange(len(of_vertex)) + (ends[kept] - new_ends)[of_vertex]
+    vertices = np.rint((pixels[source, :0:-1] + shift[kept][of_vertex, ::-1]) * Q16).astype(np.int32)
+
+    roi = np.array(roi_of, np.int64)[kept]
+    part = np.zeros(len(kept), np.int64)
+    if overlap == "union":
+        boxes = np.concatenate([low[kept, 1:], high[kept, 1:]], axis=1)
+        _separate(part, plane[kept], roi, np.array(is_xor, np.bool_)[kept], boxes)
+    layers, layer = np.unique(np.stack([roi, part]), axis=1, return_inverse=True)
+    placed = _PlacedContours(vertices, new_ends, plane[kept], layer.reshape(-1), layers[0])
+    return placed, tuple(_problem(rois[r].roi, code, found) for (r, code), found in refused.items())
+
+
+def _extremes(values: Float, starts: Int) -> tuple[Float, Float]:
+    """Return lowest and highest row of each contour's values (n, 3)."""
+    if not len(starts):
+        return np.zeros((0, 3)), np.zeros((0, 3))
+    return np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
+
+
+def _separate(part: Int, plane: Int, roi: Int, is_xor: NDArray[np.bool_], boxes: Float) -> None:
+    """Put contours of one ROI and plane whose boxes overlap into different parts, for a union; XORed ones into one.
+
+    The parts are drawn as layers of their own and OR-ed: an exact union.
+    """
+    order = np.lexsort((~is_xor, roi, plane))
+    changes = np.flatnonzero((np.diff(plane[order]) != 0) | (np.diff(roi[order]) != 0)) + 1
+    for group in np.split(order, changes):
+        if len(group) < 2:
+            continue
+        parts: list[list[int]] = []
+        for i in group:
+            at = 0
+            while not is_xor[i] and at < len(parts) and any(_boxes_meet(boxes[i], boxes[j]) for j in parts[at]):
+                at += 1
+            if at == len(parts):
+                parts.append([])
+            parts[at].append(i)
+            part[i] = at
+
+
+def _boxes_meet(a: Float, b: Float) -> bool:
+    return bool(a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3])
+
+
+_MESSAGES: dict[str, Callable[[float], str]] = {
+    "point-contour": lambda _: "is a point and encloses no area",
+    "open-contour": lambda _: "is open and encloses no area",
+    "contour-type-unknown": lambda _: "is of an unknown type",
+    "degenerate-contour": lambda _: "has fewer than three points",
+    "contour-not-finite": lambda _: "has coordinates that are not finite",
+    "contour-not-planar": lambda mm: f"spreads over {mm:.3f} mm along the normal of the slices",
+    "contour-off-slices": lambda mm: f"is {mm:.3f} mm away from the nearest slice",
+    "contour-out-of-range": lambda px: f"reaches {px:.0f} pixels from the first voxel, over {VERTEX_LIMIT_PX}",
+}
+
+
+def _problem(roi: Roi, code: str, found: list[tuple[int, float]]) -> RoiProblem:
+    worst, amount = max(found, key=lambda pair: pair[1])
+    more = f", and {len(found) - 1} more like it" if len(found) > 1 else ""
+    message = f"contour {worst + 1} {_MESSAGES[code](amount)}{more}; left out"
+    return RoiProblem(roi, code, message, tuple(c for c, _ in found))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Slab:
+    """Some planes' contours (first to end), and the box of pixels around them, in rows and columns of the output."""
+
+    first: int
+    end: int
+    planes: Int
+    layers: Int
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(words, depth, rows, columns) of its bit planes."""
+        words = -(-len(self.layers) // PLANE_BITS)
+        return words, len(self.planes), self.rows[1] - self.rows[0], self.columns[1] - self.columns[0]
+
+
+def _cut_slabs(contours: _PlacedContours, out: VolumeGeometry, slab_bytes: int) -> Iterator[_Slab]:
+    _, height, width = out.shape
+    words = -(-len(contours.roi_of_layer) // PLANE_BITS)
+    used, first = np.unique(contours.plane, return_index=True)
+    depth = max(1, slab_bytes // (4 * words * height * width)) if len(used) else 1
+    for at in range(0, len(used), depth):
+        begin = int(first[at])
+        end = int(first[at + depth]) if at + depth < len(used) else len(contours.plane)
+        vertices = contours.vertices[contours.starts[begin] : contours.ends[end - 1]]
+        low, high = (-(-v.astype(np.int64) // Q16) for v in (vertices.min(axis=0), vertices.max(axis=0)))
+        low[0] -= low[0] % COLUMN_STEP
+        high[0] += -high[0] % COLUMN_STEP
+        (x0, y0), (x1, y1) = (np.clip(v, 0, (width, height)).tolist() for v in (low, high))
+        if x0 < x1 and y0 < y1:
+            layers = np.unique(contours.layer[begin:end])
+            yield _Slab(begin, end, used[at : at + depth], layers, (y0, y1), (x0, x1))
+
+
+def _draw_by_kernels(
+    contours: _PlacedContours, planes: _PlaneMap, rois: tuple[Roi, ...], out: VolumeGeometry, backend: Backend
+) -> RoiMask:
+    xp = backend.xp
+    slabs = list(_cut_slabs(contours, out, SLAB_BYTES[backend.name]))
+    codes = xp.empty(out.shape, np.uint8)
+    codes.fill(0)  # not zeros: that comes in small pages, each a fault when it is first written
+    buffer = xp.empty(max((int(np.prod(slab.shape)) for slab in slabs), default=0), np.uint32)
+    vertices = backend.upload(contours.vertices)
+    owners = backend.upload(np.repeat(np.arange(len(contours.plane), dtype=np.int32), contours.ends - contours.starts))
+    capacity = 1 << 8
+    found: list[tuple[NDArray[np.intp], NDArray[np.uint32]]] = []
+    for slab in slabs:
+        words = buffer[: int(np.prod(slab.shape))].reshape(slab.shape)
+        _fill_planes(words, slab, contours, vertices, owners, backend)
+        while True:
+            slots = xp.zeros(capacity, np.uint32)
+            _launch_on_box(f"palette_encode_u{8 * codes.itemsize}", slab, planes, out, backend,
+                           (words, slots, codes), (np.uint32(capacity), *map(np.int32, slab.shape[:2])))  # fmt: skip
+            owner = backend.download(slots)
+            if owner[0] == 0:
+                break
+            capacity *= 16
+            codes = codes.astype(code_dtype(capacity))
+        used = np.flatnonzero(owner)
+        keys = backend.download(words.reshape(len(words), -1)[:, backend.upload(owner[used].astype(np.int64) - 1)])
+        found.append((used, _roi_sets(keys.T, slab.layers, contours.roi_of_layer, len(rois))))
+
+    empty = np.zeros((1, pack_bits(np.zeros((1, len(rois)), np.bool_)).shape[1]), np.uint32)
+    table, place = canonical_rows(np.concatenate([empty, *(rows for _, rows in found)]))
+    dtype = code_dtype(max(len(table), capacity))
+    codes = codes.astype(dtype, copy=False)
+    done = 1
+    for slab, (used, rows) in zip(slabs, found, strict=True):
+        lut = np.zeros(capacity, dtype)
+        lut[used] = place[done : done + len(rows)]
+        done += len(rows)
+        _launch_on_box(f"palette_relabel_u{8 * codes.itemsize}", slab, planes, out, backend,
+                       (codes, backend.upload(lut)), ())  # fmt: skip
+    codes = codes.astype(code_dtype(len(table)), copy=False)
+    for d, plane in enumerate(planes.plane_of_slice):
+        if plane >= 0 and planes.first_slice[plane] != d:
+            codes[d] = codes[int(planes.first_slice[plane])]
+    return RoiMask(backend.download(codes), table, rois, out)
+
+
+def _fill_planes(
+    words: Any, slab: _Slab, contours: _PlacedContours, vertices: Any, owners: Any, backend: Backend
+) -> None:
+    """Draw the contours of a slab into its bit planes (words, depth, rows, columns)."""
+    _, depth, rows, columns = slab.shape
+    part = slice(slab.first, slab.end)
+    table = np.zeros((len(contours.plane), 4), np.int32)
+    table[part, 0], table[part, 1] = contours.starts[part], contours.ends[part]
+    table[part, 2] = np.searchsorted(slab.planes, contours.plane[part])
+    table[part, 3] = np.searchsorted(slab.layers, contours.layer[part])
+    first, end = contours.starts[slab.first], contours.ends[slab.end - 1]
+    words.fill(0)
+    sizes = (depth, rows, columns, slab.rows[0], slab.columns[0])
+    backend.launch(
+        "roi_toggle", (-(-int(end - first) // BLOCK_THREADS),), (BLOCK_THREADS,),
+        (vertices, owners, backend.upload(table), words, np.int64(first), np.int64(end), *map(np.int32, sizes)),
+    )  # fmt: skip
+    threads = -(-columns // max(1, backend.lanes // 4))
+    block = min(threads, BLOCK_THREADS)
+    grid = (-(-threads // block), len(words) * depth)
+    backend.launch("roi_scan", grid, (block,), (words, np.int32(rows), np.int32(columns)))
+
+
+def _launch_on_box(
+    kernel: str, slab: _Slab, planes: _PlaneMap, out: VolumeGeometry, backend: Backend,
+    arrays: tuple[Any, ...], leading: tuple[Any, ...],
+) -> None:  # fmt: skip
+    """Launch a kernel of palette.cu over the box of a slab."""
+    _, depth, rows, columns = slab.shape
+    slices = backend.upload(planes.first_slice[slab.planes].astype(np.int32))
+    sizes = (rows, columns, out.shape[1], out.shape[2], slab.rows[0], slab.columns[0])
+    grid = (-(-columns // (backend.lanes * BOX_BLOCK[0])), -(-rows // BOX_BLOCK[1]), depth)
+    backend.launch(kernel, grid, BOX_BLOCK, (*arrays, slices, *leading, *map(np.int32, sizes)))
+
+
+def _roi_sets(keys: NDArray[np.uint32], layers: Int, roi_of_layer: Int, count: int) -> NDArray[np.uint32]:
+    """Return keys over the layers of a slab (K, words) as sets of ROIs (K, P)."""
+    members = np.zeros((count, len(keys)), np.bool_)
+    np.logical_or.at(members, roi_of_layer[layers], unpack_bits(np.ascontiguousarray(keys), len(layers)).T)
+    return pack_bits(members.T)
+
+
+def _draw_reference(
+    contours: _PlacedContours, planes: _PlaneMap, rois: tuple[Roi, ...], out: VolumeGeometry, backend: Backend
+) -> RoiMask:
+    """Fill contour by contour, plane by plane: what the kernels have to equal."""
+
+    def draw(plane: int) -> NDArray[np.uint32]:
+        layers = np.zeros((len(contours.roi_of_layer), *out.shape[1:]), np.bool_)
+        for i in np.flatnonzero(contours.plane == plane):
+            layers[contours.layer[i]] ^= fill_contour(
+                contours.vertices[contours.starts[i] : contours.ends[i]], out.shape[1:]
+            )
+        members = np.zeros((len(rois), *out.shape[1:]), np.bool_)
+        np.logical_or.at(members, contours.roi_of_layer, layers)
+        words = pack_bits(members.reshape(len(rois), -1).T).T
+        return words.reshape(-1, *out.shape[1:])
+
+    return from_slices((draw(int(plane)) for plane in planes.plane_of_slice), rois, out)
+
+
+def fill_contour(vertices_q16: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return which pixels (rows, columns) have their centre inside a contour: an odd number of edges above it.
+
+    Parameters
+    ----------
+    vertices_q16 : array of shape (n, 2), int32
+        x and y of the vertices, Q16 fixed-point pixels.
+    shape : (int, int)
+        Rows and columns.
+    """
+    start = vertices_q16.astype(np.int64)
+    end = np.roll(start, -1, axis=0)
+    is_left_to_right = start[:, 0] <= end[:, 0]
+    (ax, ay), (bx, by) = np.where(is_left_to_right, start.T, end.T), np.where(is_left_to_right, end.T, start.T)
+    inside = np.zeros(shape, np.bool_)
+    rows = np.arange(shape[0])[:, None] * Q16
+    low, high = (-(-int(v) // Q16) for v in (ax.min(), bx.max()))
+    for column in range(max(0, low), min(shape[1], high)):
+        x = column * Q16
+        crosses = (ax <= x) & (x < bx)
+        edge = [v[crosses] for v in (ax, ay, bx, by)]
+        above = (x - edge[0]) * (edge[3] - edge[1]) <= (rows - edge[1]) * (edge[2] - edge[0])
+        inside[:, column] = above.sum(axis=1) % 2 == 1
+    return inside

@@ -1,0 +1,91 @@
+// Bit planes → codes of a palette, and codes → other codes.
+//
+// A box of planes (words, depth, rows, columns) is written into slices slice_of[z] of a volume of codes (…, height,
+// width), at row y0 and column x0. Codes are slots of a hash table: slots[s] is 1 + the index of a pixel whose words are
+// the key of code s, so keys are compared whole. Code and slot 0 are the empty set; the volume holds 0 there already.
+// slots[0] becomes 1 when the table is full. Which slot a key gets depends on the order of threads: relabel afterwards.
+#include "gpuprep.cuh"
+
+DEVICE bool words_equal(const u32* planes, i64 pixels, i32 words, i64 a, i64 b) {
+    for (i32 p = 0; p < words; ++p, planes += pixels)
+        if (planes[a] != planes[b]) return false;
+    return true;
+}
+
+DEVICE u32 find_slot(const u32* planes, i64 pixels, i32 words, i64 i, u32* slots, u32 capacity) {
+    u32 hash = 0, any = 0;
+    for (i32 p = 0; p < words; ++p) {
+        const u32 w = planes[p * pixels + i];
+        any |= w;
+        hash = (hash ^ w) * 0x9E3779B1u;  // 2^32 / golden ratio
+        hash ^= hash >> 15;
+    }
+    if (any == 0) return 0;
+    for (u32 k = 0; k < capacity; ++k) {
+        const u32 s = (hash + k) & (capacity - 1);
+        if (s == 0) continue;
+        u32 owner = slots[s];
+        if (owner == 0) owner = atomicCAS(slots + s, 0u, (u32)(i + 1));
+        if (owner == 0 || words_equal(planes, pixels, words, i, owner - 1)) return s;
+    }
+    slots[0] = 1;
+    return 0;
+}
+
+// Thread (x, y, z): LANES pixels of row y of slice z.
+#define PALETTE_ENCODE(NAME, T)                                                                                        \
+    KERNEL NAME(const u32* __restrict__ planes, u32* __restrict__ slots, T* __restrict__ codes,                        \
+                const i32* __restrict__ slice_of, u32 capacity, i32 words, i32 depth, i32 rows, i32 columns,           \
+                i32 height, i32 width, i32 y0, i32 x0) {                                                               \
+        const i32 x = (i32)(blockIdx.x * blockDim.x + threadIdx.x) * LANES, y = blockIdx.y * blockDim.y + threadIdx.y; \
+        if (x >= columns || y >= rows) return;                                                                         \
+        const i64 pixels = (i64)depth * rows * columns, i = ((i64)blockIdx.z * rows + y) * columns + x;                \
+        T* out = codes + ((i64)slice_of[blockIdx.z] * height + y0 + y) * width + x0 + x;                               \
+        if (x + LANES <= columns) {                                                                                    \
+            u32 any = 0, differs[LANES], varies = 0;                                                                   \
+            for (int l = 0; l < LANES; ++l) differs[l] = 0;                                                            \
+            for (i32 p = 0; p < words; ++p) {                                                                          \
+                const u32* w = planes + p * pixels + i;                                                                \
+                for (int l = 0; l < LANES; ++l) any |= w[l];                                                           \
+                for (int l = 1; l < LANES; ++l) differs[l] |= w[l] ^ w[l - 1];                                         \
+            }                                                                                                          \
+            if (any == 0) return;                                                                                      \
+            for (int l = 1; l < LANES; ++l) varies |= differs[l];                                                      \
+            T code = (T)find_slot(planes, pixels, words, i, slots, capacity);                                          \
+            if (varies == 0) {                                                                                         \
+                for (int l = 0; l < LANES; ++l) out[l] = code;                                                         \
+            } else                                                                                                     \
+                for (int l = 0; l < LANES; ++l) {                                                                      \
+                    if (differs[l]) code = (T)find_slot(planes, pixels, words, i + l, slots, capacity);                \
+                    out[l] = code;                                                                                     \
+                }                                                                                                      \
+        } else                                                                                                         \
+            for (i32 l = 0; x + l < columns; ++l)                                                                      \
+                out[l] = (T)find_slot(planes, pixels, words, i + l, slots, capacity);                                  \
+    }
+PALETTE_ENCODE(palette_encode_u8, u8)
+PALETTE_ENCODE(palette_encode_u16, u16)
+PALETTE_ENCODE(palette_encode_u32, u32)
+
+// codes = lut[codes] in a box of the volume; lut[0] is 0.
+#define PALETTE_RELABEL(NAME, T)                                                                                       \
+    KERNEL NAME(T* __restrict__ codes, const T* __restrict__ lut, const i32* __restrict__ slice_of, i32 rows,          \
+                i32 columns, i32 height, i32 width, i32 y0, i32 x0) {                                                  \
+        const i32 x = (i32)(blockIdx.x * blockDim.x + threadIdx.x) * LANES, y = blockIdx.y * blockDim.y + threadIdx.y; \
+        if (x >= columns || y >= rows) return;                                                                         \
+        T* p = codes + ((i64)slice_of[blockIdx.z] * height + y0 + y) * width + x0 + x;                                 \
+        if (x + LANES <= columns) {                                                                                    \
+            T varies = 0;                                                                                              \
+            for (int l = 0; l < LANES; ++l) varies |= p[l] ^ p[0];                                                     \
+            if (varies == 0) {                                                                                         \
+                const T code = p[0];                                                                                   \
+                if (code == 0) return;                                                                                 \
+                for (int l = 0; l < LANES; ++l) p[l] = lut[code];                                                      \
+            } else                                                                                                     \
+                for (int l = 0; l < LANES; ++l) p[l] = lut[p[l]];                                                      \
+        } else                                                                                                         \
+            for (i32 l = 0; x + l < columns; ++l) p[l] = lut[p[l]];                                                    \
+    }
+PALETTE_RELABEL(palette_relabel_u8, u8)
+PALETTE_RELABEL(palette_relabel_u16, u16)
+PALETTE_RELABEL(palette_relabel_u32, u32)
