@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +88,10 @@ class RoiMask:
     @cached_property
     def code_counts(self) -> NDArray[np.int64]:
         """Voxels of each code, shape (K,)."""
-        return np.bincount(self.codes.reshape(-1), minlength=len(self.table)).astype(np.int64)
+        counts = np.zeros(len(self.table), np.int64)
+        for plane in self.codes:  # slice by slice: bincount widens what it is given
+            counts += np.bincount(plane.reshape(-1), minlength=len(self.table))
+        return counts
 
     @property
     def voxel_counts(self) -> NDArray[np.int64]:
@@ -128,7 +131,7 @@ class RoiMask:
         """Return the bit planes, uint32 of shape (P, D, H, W)."""
         planes = np.empty((self.table.shape[1], *self.codes.shape), np.uint32)
         for p, plane in enumerate(planes):
-            np.take(np.ascontiguousarray(self.table[:, p]), self.codes, out=plane, mode="clip")
+            plane[...] = apply_lut(self.table[:, p], self.codes)
         return planes
 
 
@@ -162,13 +165,9 @@ def from_slices(slices: Iterable[NDArray[np.uint32]], rois: Sequence[Roi], geome
                 code="shape-mismatch",
             )
         flat = planes.reshape(words, -1)
-        changes = np.zeros(flat.shape[1], np.bool_)
-        changes[0] = True
-        for word in flat:
-            changes[1:] |= word[1:] != word[:-1]
-        starts = np.flatnonzero(changes)
-        table, inverse = canonical_rows(flat[:, starts].T)
-        codes[count - 1] = np.repeat(inverse + known, np.diff(starts, append=flat.shape[1])).reshape(planes.shape[1:])
+        starts, lengths = _runs(flat)
+        table, place = canonical_rows(flat[:, starts].T)
+        codes[count - 1] = np.repeat(place + known, lengths).reshape(planes.shape[1:])
         known += len(table)
         tables.append(table)
     if count != len(codes):
@@ -231,17 +230,19 @@ def join_masks(masks: Sequence[RoiMask]) -> RoiMask:
                 f"masks on different grids, {joined.geometry.shape} and {mask.geometry.shape}", code="shape-mismatch"
             )
         size = len(mask.table)
-        pairs = np.multiply(joined.codes, size, dtype=np.int64) + mask.codes
-        seen, inverse = np.unique(pairs, return_inverse=True)
-        table = pack_bits(np.concatenate([joined.members[seen // size], mask.members[seen % size]], axis=1))
-        empty = np.zeros((1, table.shape[1]), np.uint32)
-        rows, lut = canonical_rows(np.concatenate([empty, table]))
-        joined = RoiMask(
-            apply_lut(lut[1:].astype(code_dtype(len(rows))), inverse.reshape(pairs.shape)),
-            rows,
-            (*joined.rois, *mask.rois),
-            joined.geometry,
-        )
+        codes = np.empty(joined.codes.shape, np.uint32)
+        seen = [np.zeros(1, np.uint64)]
+        for d, plane in enumerate(joined.codes):
+            pairs = (np.multiply(plane, size, dtype=np.uint64) + mask.codes[d]).reshape(-1)
+            starts, lengths = _runs(pairs[None])
+            keys, place = np.unique(pairs[starts], return_inverse=True)
+            codes[d] = np.repeat(place + sum(map(len, seen)), lengths).reshape(plane.shape)
+            seen.append(keys)
+        first, second = np.divmod(np.concatenate(seen), np.uint64(size))
+        table = pack_bits(np.concatenate([joined.members[first], mask.members[second]], axis=1))
+        rows, lut = canonical_rows(table)
+        codes_of_rows = apply_lut(lut.astype(code_dtype(len(rows))), codes)
+        joined = RoiMask(codes_of_rows, rows, (*joined.rois, *mask.rois), joined.geometry)
     return joined
 
 
@@ -301,9 +302,24 @@ def to_region_codes(mask: RoiMask, regions: NDArray[np.uint32]) -> NDArray[np.un
     return apply_lut(np.array(values, code_dtype(len(regions))), mask.codes)
 
 
-def apply_lut(lut: NDArray[_Scalar], codes: NDArray[np.integer]) -> NDArray[_Scalar]:
-    """Return ``lut[codes]``; codes beyond the table are not looked for."""
-    return np.take(lut, codes, mode="clip")
+def apply_lut(lut: NDArray[_Scalar], codes: NDArray[np.unsignedinteger]) -> NDArray[_Scalar]:
+    """Return ``lut[codes]`` for codes (D, H, W) that are all within the table."""
+    out = np.empty(codes.shape, lut.dtype)
+    index = np.empty(codes.shape[1:], np.intp)  # one slice of what `take` would make of all codes
+    for source, result in zip(codes, out, strict=True):
+        index[...] = source
+        np.take(lut, index, out=result, mode="clip")
+    return out
+
+
+def _runs(words: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return first index and length of each run of equal columns of words (P, n)."""
+    changes = np.zeros(words.shape[1], np.bool_)
+    changes[0] = True
+    for word in words:
+        changes[1:] |= word[1:] != word[:-1]
+    starts = np.flatnonzero(changes)
+    return starts, np.diff(starts, append=words.shape[1])
 
 
 def _row_runs(plane: NDArray[np.unsignedinteger]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:

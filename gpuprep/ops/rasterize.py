@@ -254,7 +254,7 @@ def _place_contours(
     sizes = np.array([len(a) for a in arrays], np.int64)
     ends = np.cumsum(sizes)
     with np.errstate(invalid="ignore", over="ignore"):  # the next lines sort out what is not finite or far away
-        pixels = (points - planes.anchor) @ planes.to_pixel.T
+        pixels = np.einsum("ij,nj->ni", planes.to_pixel, points - planes.anchor)  # no BLAS: it wakes other threads
         low, high = _extremes(pixels, ends - sizes)
         spread = high[:, 0] - low[:, 0]
         middle = low[:, 0] + spread / 2

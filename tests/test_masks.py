@@ -1,0 +1,191 @@
+"""Bit planes, palettes and the lookups made from them, held to plain per-ROI arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpuprep.errors import GeometryError, OverlapError, RoiError
+from gpuprep.geometry import VolumeGeometry
+from gpuprep.masks import (
+    Roi,
+    RoiMask,
+    canonical_order,
+    from_planes,
+    join_masks,
+    merge_to_labels,
+    pack_bits,
+    to_label_image,
+    to_region_codes,
+    to_sparse,
+)
+
+SHAPE = (3, 5, 7)
+
+
+def geometry(shape=SHAPE):
+    return VolumeGeometry(shape, np.diag([3.0, 2.0, 1.0, 1.0]))
+
+
+def rois(count):
+    return tuple(Roi(i + 1, f"roi {i}") for i in range(count))
+
+
+def planes_of(volumes):
+    """Boolean volumes (N, D, H, W) → bit planes, by shifts and sums."""
+    planes = np.zeros((max(1, -(-len(volumes) // 32)), *volumes.shape[1:]), np.uint32)
+    for i, volume in enumerate(volumes):
+        planes[i // 32] |= volume.astype(np.uint32) << np.uint32(i % 32)
+    return planes
+
+
+def mask_of(volumes):
+    return from_planes(planes_of(volumes), rois(len(volumes)), geometry(volumes.shape[1:]))
+
+
+def random_volumes(count, seed=0, shape=SHAPE, density=0.2):
+    return np.random.default_rng(seed).random((count, *shape)) < density
+
+
+def check_is_canonical(mask):
+    assert not mask.table[0].any()
+    assert np.array_equal(canonical_order(mask.table), np.arange(len(mask.table)))
+    assert len(np.unique(mask.table, axis=0)) == len(mask.table)
+    seen = np.bincount(mask.codes.reshape(-1), minlength=len(mask.table)) > 0
+    assert seen[1:].all()
+    assert mask.codes.dtype == np.min_scalar_type(len(mask.table) - 1)
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 64, 65, 148, 300])
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), density=st.sampled_from([0.0, 0.01, 0.3, 1.0]))
+def test_planes_to_palette_and_back(count, seed, density):
+    volumes = random_volumes(count, seed, density=density)
+    mask = mask_of(volumes)
+    check_is_canonical(mask)
+    assert np.array_equal(mask.to_planes(), planes_of(volumes))
+    assert np.array_equal(mask.voxel_counts, volumes.sum(axis=(1, 2, 3)))
+    for i in {0, count // 2, count - 1}:
+        assert np.array_equal(mask.binary(i), volumes[i])
+
+
+def test_more_combinations_than_a_byte_tells_apart():
+    volumes = random_volumes(12, shape=(4, 20, 20), density=0.5)
+    mask = mask_of(volumes)
+    assert len(mask.table) > 256 and mask.codes.dtype == np.uint16
+    check_is_canonical(mask)
+
+
+def test_a_mask_without_rois():
+    mask = mask_of(np.zeros((0, *SHAPE), bool))
+    assert mask.table.tolist() == [[0]] and not mask.codes.any()
+    assert mask.overlaps() == [] and mask.bounding_boxes().shape == (0, 2, 3)
+    assert not to_label_image(mask).any()
+
+
+@pytest.mark.parametrize("planes", [np.zeros((1, 3, 5, 6), np.uint32), np.zeros((2, *SHAPE), np.uint32),
+                                    np.zeros((1, 2, 5, 7), np.uint32), np.zeros((1, 4, 5, 7), np.uint32)])  # fmt: skip
+def test_planes_that_do_not_fit_are_refused(planes):
+    with pytest.raises(GeometryError) as caught:
+        from_planes(planes, rois(3), geometry())
+    assert caught.value.code == "shape-mismatch"
+
+
+def test_overlaps_are_counted_by_pair():
+    volumes = random_volumes(6, density=0.4)
+    expected = [
+        (i, j, int((volumes[i] & volumes[j]).sum())) for i in range(6) for j in range(i + 1, 6)
+        if (volumes[i] & volumes[j]).any()
+    ]  # fmt: skip
+    assert mask_of(volumes).overlaps() == expected
+
+
+def test_bounding_boxes():
+    volumes = random_volumes(9, density=0.03)
+    volumes[4] = False
+    volumes[5] = False
+    volumes[5, 2, 4, 6] = True
+    boxes = mask_of(volumes).bounding_boxes()
+    for volume, (start, stop) in zip(volumes, boxes, strict=True):
+        at = np.argwhere(volume)
+        assert start.tolist() == (at.min(axis=0).tolist() if len(at) else [0, 0, 0])
+        assert stop.tolist() == ((at.max(axis=0) + 1).tolist() if len(at) else [0, 0, 0])
+    assert boxes[5].tolist() == [[2, 4, 6], [3, 5, 7]]
+
+
+def test_merged_labels_are_unions():
+    volumes = random_volumes(40, density=0.1)
+    members = [(3, 39), (), (0,), (1, 2, 4)]
+    merged = merge_to_labels(mask_of(volumes), members, rois(4))
+    check_is_canonical(merged)
+    for label, of in enumerate(members):
+        assert np.array_equal(merged.binary(label), volumes[list(of)].any(axis=0))
+
+
+def test_single_rois_keep_their_names():
+    mask = merge_to_labels(mask_of(random_volumes(4)), [(2,), (0,)])
+    assert [roi.name for roi in mask.rois] == ["roi 2", "roi 0"]
+
+
+def test_joined_masks_hold_all_rois():
+    volumes = random_volumes(70, density=0.1)
+    joined = join_masks([mask_of(volumes[:33]), mask_of(volumes[33:34]), mask_of(volumes[34:])])
+    whole = mask_of(volumes)
+    assert np.array_equal(joined.codes, whole.codes) and joined.codes.dtype == whole.codes.dtype
+    assert np.array_equal(joined.table, whole.table)
+    assert len(joined.rois) == 70
+
+
+def test_masks_on_different_grids_do_not_join():
+    moved = geometry().crop((0, 0, 1), SHAPE)
+    volumes = random_volumes(2)
+    with pytest.raises(GeometryError) as caught:
+        join_masks([mask_of(volumes), from_planes(planes_of(volumes), rois(2), moved)])
+    assert caught.value.code == "shape-mismatch"
+
+
+@pytest.mark.parametrize("count", [3, 300])
+def test_label_image(count):
+    owner = np.random.default_rng(1).integers(-1, count, SHAPE)
+    volumes = owner == np.arange(count)[:, None, None, None]
+    labels = to_label_image(mask_of(volumes))
+    assert np.array_equal(labels, owner + 1)
+    assert labels.dtype == (np.uint8 if count < 256 else np.uint16)
+
+
+def test_a_label_image_of_overlapping_rois_is_refused_by_name():
+    volumes = np.zeros((3, *SHAPE), bool)
+    volumes[0, 0], volumes[2, 0, 0], volumes[1, 2] = True, True, True
+    with pytest.raises(OverlapError) as caught:
+        to_label_image(mask_of(volumes))
+    assert caught.value.code == "labels-overlap"
+    assert "'roi 0' and 'roi 2' (7 voxels)" in caught.value.message
+
+
+def test_sparse_the_last_roi_wins():
+    volumes = random_volumes(35, density=0.2)
+    expected = np.zeros(SHAPE, int)
+    for i, volume in enumerate(volumes):
+        expected[volume] = i + 1
+    sparse, lost = to_sparse(mask_of(volumes))
+    assert np.array_equal(sparse, expected)
+    assert lost.tolist() == [int((v & (expected != i + 1)).sum()) for i, v in enumerate(volumes)]
+
+
+def test_region_codes_are_rows_of_the_table_of_the_data_set():
+    mask = mask_of(random_volumes(3, density=0.3))
+    regions = pack_bits(np.array([[i >> b & 1 for b in range(3)] for i in (0, 5, 1, 2, 3, 4, 6, 7)], bool))
+    codes = to_region_codes(mask, regions)
+    assert np.array_equal(regions[codes, 0], mask.to_planes()[0])
+    assert codes.dtype == np.uint8
+    with pytest.raises(RoiError) as caught:
+        to_region_codes(mask, regions[:4])
+    assert caught.value.code == "region-unknown"
+
+
+def test_a_palette_on_another_grid_is_refused():
+    with pytest.raises(GeometryError) as caught:
+        RoiMask(np.zeros((1, 1, 1), np.uint8), np.zeros((1, 1), np.uint32), (), geometry())
+    assert caught.value.code == "shape-mismatch"
