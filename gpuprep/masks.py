@@ -241,8 +241,8 @@ def join_masks(masks: Sequence[RoiMask]) -> RoiMask:
         first, second = np.divmod(np.concatenate(seen), np.uint64(size))
         table = pack_bits(np.concatenate([joined.members[first], mask.members[second]], axis=1))
         rows, lut = canonical_rows(table)
-        codes_of_rows = apply_lut(lut.astype(code_dtype(len(rows))), codes)
-        joined = RoiMask(codes_of_rows, rows, (*joined.rois, *mask.rois), joined.geometry)
+        narrow: NDArray[np.unsignedinteger] = lut.astype(code_dtype(len(rows)))
+        joined = RoiMask(apply_lut(narrow, codes), rows, (*joined.rois, *mask.rois), joined.geometry)
     return joined
 
 
