@@ -37,6 +37,23 @@ def kernel_parameters(kernel: str) -> tuple[tuple[bool, np.dtype[Any] | None], .
     return tuple((bool(pointer), None if code == "x" else np.dtype(code)) for pointer, code in found)
 
 
+def kernel_names() -> list[str]:
+    """Return the names of all kernels, sorted.
+
+    Raises
+    ------
+    KernelError
+        ``host-library-missing``.
+    """
+    library, _ = hostlib.load()
+    library.gp_kernel_name.restype = ctypes.c_char_p
+    library.gp_kernel_name.argtypes = [ctypes.c_uint]
+    names: list[str] = []
+    while (name := library.gp_kernel_name(len(names))) is not None:
+        names.append(name.decode())
+    return sorted(names)
+
+
 def kernel_file(kernel: str) -> str:
     """Return the name of the ``.cu`` file that holds a kernel.
 

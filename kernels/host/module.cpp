@@ -1,5 +1,6 @@
 // The C interface of the executor; gpuprep/backends/cpu.py is its only caller.
 #include <cstdint>
+#include <iterator>
 #include <string_view>
 #include <unordered_map>
 
@@ -55,6 +56,11 @@ enum Status { kDone = 0, kUnknownKernel = 1, kBadDimensions = 2, kRowFormMismatc
 GPUPREP_EXPORT const char* gp_kernel_signature(const char* name) {
     const Entry* entry = find(kernels(), name);
     return entry == nullptr ? nullptr : entry->signature.c_str();
+}
+
+// Name of a kernel, in no particular order, or null from the number of kernels on.
+GPUPREP_EXPORT const char* gp_kernel_name(unsigned index) {
+    return index < kernels().size() ? std::next(kernels().begin(), index)->second.name : nullptr;
 }
 
 // Name of the .cu file that holds the kernel, or null.
