@@ -1,0 +1,604 @@
+"""Resampling: images and labels onto another grid.
+
+Conventions, the same on every backend:
+
+* The centre of an output voxel is mapped into the source; coordinates are rounded to 2⁻²⁰ voxel, so that a voxel centre
+  or a tie is met exactly whatever the last bits of the affines say.
+* A centre inside the source's extent, which ends half a voxel beyond the outermost centres (lower end included, upper
+  end not), takes a value; missing neighbours are replaced by the edge voxel. Any other gets `fill` (labels: 0).
+* Nearest takes the voxel ``floor(coordinate + 0.5)``: a tie goes to the larger index.
+* Values are computed in float32 and stored in the source's dtype: integers round to nearest even and saturate; int32
+  beyond ±2²⁴ loses its last bits. Where every output centre is a voxel centre (identity, crop, flip) voxels are copied
+  bit for bit.
+* A neighbour of weight 0 has no influence: NaN reaches only voxels whose value depends on it.
+
+Axes that run along the source's are resampled with tables of neighbours and weights, one table an axis; any other
+orientation goes through an affine kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gpuprep.backends.base import Backend, Dims
+from gpuprep.errors import ConfigError, GeometryError
+from gpuprep.geometry import VolumeGeometry
+from gpuprep.volume import Step, Volume
+
+Interpolation = Literal["linear", "cubic", "lanczos", "nearest"]
+GridInterpolation = Literal["linear", "nearest"]
+
+Float = NDArray[np.float64]
+Index = NDArray[np.int32]
+
+#: Source coordinates are multiples of 1 / COORDINATE_STEPS voxel. The kernels round alike (source_coordinate).
+COORDINATE_STEPS = 1 << 20
+#: Axes are parallel when no voxel of the target is farther than this from where parallel axes put it, in source voxels.
+AXIS_DRIFT_TOLERANCE_VOXEL = 1e-3
+#: Weights smaller than this are rounding errors of a zero of the filter.
+WEIGHT_FLOOR = 1e-12
+#: Kernels (float32) and reference (float64) differ by no more than this times the largest magnitude of the source;
+#: integers by one more, where that decides which way a value is rounded.
+REFERENCE_TOLERANCE = 2e-6
+
+#: Free parameter of the cubic filter. Source: Keys, IEEE Trans. ASSP 29 (1981) 1153.
+KEYS_A = -0.5
+LANCZOS_LOBES = 3
+
+_BLOCK = (64, 4, 1)
+_ELEMENT = {"uint8": "u8", "int16": "i16", "uint16": "u16", "int32": "i32", "float32": "f32"}
+_LABEL_DTYPES = ("uint8", "uint16", "uint32")
+
+
+def resample_volume(
+    volume: Volume,
+    target: VolumeGeometry,
+    *,
+    interpolation: Interpolation,
+    antialias: bool,
+    fill: float,
+    backend: Backend,
+) -> Volume:
+    """Resample an image onto a grid whose axes run along those of its own.
+
+    Parameters
+    ----------
+    volume : Volume
+        uint8, int16, uint16, int32 or float32, an array of `backend`.
+    target : VolumeGeometry
+        Any origin, spacing and shape; axes parallel or antiparallel to the volume's.
+    interpolation : {"linear", "cubic", "lanczos", "nearest"}
+        ``cubic`` is Keys' convolution with a = -0.5, ``lanczos`` has three lobes; weights are normalised.
+    antialias : bool
+        Where the target is coarser, widen the filter by the ratio of the spacings, so that each voxel averages what it
+        covers.
+    fill : float
+        Value outside the volume.
+    backend : Backend
+        Where to compute.
+
+    Returns
+    -------
+    Volume
+        On `target`, in the dtype of `volume`, with one more step, ``resample``.
+
+    Raises
+    ------
+    GeometryError
+        ``axes-not-parallel``, ``frame-of-reference-mismatch``.
+    ConfigError
+        ``unknown-interpolation``, ``antialias-nearest``, ``fill-out-of-range``, ``unsupported-dtype``.
+    """
+    if interpolation not in _FILTERS and interpolation != "nearest":
+        raise ConfigError(
+            f"there is no interpolation {interpolation!r}",
+            code="unknown-interpolation",
+            hint=f"choose one of: {', '.join(_FILTERS)}, nearest",
+        )
+    if antialias and interpolation == "nearest":
+        raise ConfigError(
+            "nearest takes one voxel and cannot average", code="antialias-nearest", hint="use linear with antialias"
+        )
+    source = volume.geometry
+    to_source = _index_to_source(source, target)
+    if not _is_parallel(to_source, target.shape):
+        raise GeometryError(
+            "the target's axes do not run along the volume's",
+            code="axes-not-parallel",
+            hint="use resample_to_grid, or reorient first",
+        )
+    value = _fill_value(fill, _checked_dtype(volume.array, tuple(_ELEMENT)))
+    axes = _axis_tables(to_source, source.shape, target.shape, interpolation, antialias)
+    array = _resample_axes(volume.array, axes, target.shape, value, backend)
+    return volume.changed(array, target, _step(to_source, target, interpolation, fill, antialias=antialias))
+
+
+def resample_to_grid(
+    volume: Volume, target: VolumeGeometry, *, interpolation: GridInterpolation, fill: float, backend: Backend
+) -> Volume:
+    """Resample an image onto a grid of any orientation, for example MR or PET onto a CT.
+
+    Parameters
+    ----------
+    volume, fill, backend
+        As in `resample_volume`.
+    target : VolumeGeometry
+        In the same patient space.
+    interpolation : {"linear", "nearest"}
+        Trilinear or nearest voxel.
+
+    Returns
+    -------
+    Volume
+        On `target`, in the dtype of `volume`, with one more step, ``resample``.
+
+    Raises
+    ------
+    GeometryError
+        ``frame-of-reference-mismatch``: both frames of reference are known and differ.
+    ConfigError
+        ``unknown-interpolation``, ``fill-out-of-range``, ``unsupported-dtype``.
+    """
+    _check_grid_interpolation(interpolation)
+    source = volume.geometry
+    to_source = _index_to_source(source, target)
+    value = _fill_value(fill, _checked_dtype(volume.array, tuple(_ELEMENT)))
+    if _is_parallel(to_source, target.shape):
+        axes = _axis_tables(to_source, source.shape, target.shape, interpolation, antialias=False)
+        array = _resample_axes(volume.array, axes, target.shape, value, backend)
+    else:
+        array = _resample_affine(volume.array, to_source, target.shape, interpolation, value, backend)
+    return volume.changed(array, target, _step(to_source, target, interpolation, fill, antialias=False))
+
+
+def resample_labels(codes: Any, source: VolumeGeometry, target: VolumeGeometry, *, backend: Backend) -> Any:
+    """Put labels, codes or masks onto another grid by nearest voxel.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (D, H, W), uint8, uint16 or uint32
+        An array of `backend`.
+    source, target : VolumeGeometry
+        Grid of `codes`, and the wanted grid, in any orientation.
+    backend : Backend
+        Where to compute.
+
+    Returns
+    -------
+    ndarray of shape ``target.shape`` and the dtype of `codes`
+        0 outside `source`.
+
+    Raises
+    ------
+    GeometryError
+        ``shape-mismatch``; ``frame-of-reference-mismatch``.
+    ConfigError
+        ``unsupported-dtype``.
+    """
+    zero = _checked_dtype(codes, _LABEL_DTYPES).type(0)
+    if tuple(codes.shape) != source.shape:
+        raise GeometryError(
+            f"labels of shape {tuple(codes.shape)} on a grid of shape {source.shape}", code="shape-mismatch"
+        )
+    to_source = _index_to_source(source, target)
+    if _is_parallel(to_source, target.shape):
+        axes = _axis_tables(to_source, source.shape, target.shape, "nearest", antialias=False)
+        return _resample_axes(codes, axes, target.shape, zero, backend)
+    return _resample_affine(codes, to_source, target.shape, "nearest", zero, backend)
+
+
+def regularize(
+    array: Any,
+    plane_offsets_lps_mm: ArrayLike,
+    geometry: VolumeGeometry,
+    *,
+    interpolation: GridInterpolation,
+    fill: float,
+    backend: Backend,
+) -> Any:
+    """Put parallel planes that lie where they please (gaps, uneven steps, gantry tilt) onto a regular grid.
+
+    A voxel is interpolated along the normal between the two planes it lies between, and in each plane at the point
+    where the normal through the voxel meets it. Beyond the outermost planes it takes their value up to half a slice.
+
+    Parameters
+    ----------
+    array : ndarray of shape (D, H, W)
+        The planes in any order; uint8, int16, uint16, int32 or float32, an array of `backend`.
+    plane_offsets_lps_mm : array of shape (D, 3)
+        Centre of the first pixel of each plane, (x, y, z) LPS mm.
+    geometry : VolumeGeometry
+        The wanted grid: rows, columns and their spacings as in the planes, slices at a right angle to them; any shape.
+    interpolation : {"linear", "nearest"}
+        ``nearest`` takes the nearest plane and its nearest pixel.
+    fill : float
+        Value outside the planes.
+    backend : Backend
+        Where to compute.
+
+    Returns
+    -------
+    ndarray of shape ``geometry.shape`` and the dtype of `array`
+        The planes on `geometry`.
+
+    Raises
+    ------
+    GeometryError
+        ``shape-mismatch``: not one offset a plane; ``not-orthogonal``: `geometry` is sheared; ``duplicate-position``.
+    ConfigError
+        ``unknown-interpolation``, ``fill-out-of-range``, ``unsupported-dtype``.
+    """
+    _check_grid_interpolation(interpolation)
+    dtype = _checked_dtype(array, tuple(_ELEMENT))
+    value = _fill_value(fill, dtype)
+    offsets = np.asarray(plane_offsets_lps_mm, np.float64)
+    if offsets.shape != (array.shape[0], 3):
+        raise GeometryError(
+            f"{array.shape[0]} planes with plane offsets of shape {offsets.shape}", code="shape-mismatch"
+        )
+    if not geometry.is_orthogonal():
+        raise GeometryError("planes can be put on a grid with slices at a right angle only", code="not-orthogonal")
+    positions = geometry.to_index(offsets)
+    planes, weights = _plane_table(positions[:, 0], geometry.shape[0], interpolation)
+    shifts = _snapped(-positions[:, 1:])
+    if interpolation == "nearest":
+        shifts = np.floor(shifts + 0.5)
+    if not backend.has_kernels:
+        return _reference_planes(array, planes, weights, shifts, geometry.shape, value)
+    out = backend.xp.empty(geometry.shape, dtype)
+    tables = (planes, weights.astype(np.float32), np.ascontiguousarray(shifts))
+    backend.launch(
+        f"regularize_{_ELEMENT[dtype.name]}",
+        _grid(geometry.shape),
+        _BLOCK,
+        [
+            backend.xp.ascontiguousarray(array),
+            out,
+            *map(backend.upload, tables),
+            *map(np.int32, (*array.shape[1:], *geometry.shape)),
+            value,
+        ],
+    )
+    return out
+
+
+# Grids and checks
+
+
+def _index_to_source(source: VolumeGeometry, target: VolumeGeometry) -> Float:
+    """Return the affine from indices of `target` to indices of `source`, shape (4, 4)."""
+    known = {source.frame_of_reference_uid, target.frame_of_reference_uid} - {""}
+    if len(known) > 1:
+        raise GeometryError(
+            f"the volume is in frame of reference {source.frame_of_reference_uid}, the target grid in "
+            f"{target.frame_of_reference_uid}",
+            code="frame-of-reference-mismatch",
+            hint="register the images first",
+        )
+    return np.asarray(source.lps_to_index @ target.index_to_lps, np.float64)
+
+
+def _is_parallel(to_source: Float, target_shape: Sequence[int]) -> bool:
+    drift = np.abs(to_source[:3, :3] * (1 - np.eye(3))) @ (np.asarray(target_shape) - 1)
+    return bool(drift.max() <= AXIS_DRIFT_TOLERANCE_VOXEL)
+
+
+def _check_grid_interpolation(interpolation: str) -> None:
+    if interpolation not in ("linear", "nearest"):
+        raise ConfigError(
+            f"there is no interpolation {interpolation!r} here",
+            code="unknown-interpolation",
+            hint="choose linear or nearest",
+        )
+
+
+def _checked_dtype(array: Any, supported: Sequence[str]) -> np.dtype[Any]:
+    dtype: np.dtype[Any] = np.dtype(array.dtype)
+    if dtype.name not in supported or not dtype.isnative:
+        raise ConfigError(
+            f"cannot resample {dtype.str} ({dtype.name})",
+            code="unsupported-dtype",
+            hint=f"convert to one of: {', '.join(supported)}",
+        )
+    return dtype
+
+
+def _fill_value(fill: float, dtype: np.dtype[Any]) -> Any:
+    if dtype.kind == "f":
+        return dtype.type(fill)
+    limits = np.iinfo(dtype)
+    if not limits.min <= fill <= limits.max:
+        raise ConfigError(
+            f"fill value {fill} does not fit {dtype.name}",
+            code="fill-out-of-range",
+            hint=f"choose {limits.min} to {limits.max}",
+        )
+    return dtype.type(round(fill))
+
+
+def _step(to_source: Float, target: VolumeGeometry, interpolation: str, fill: float, *, antialias: bool) -> Step:
+    return Step(
+        "resample",
+        {
+            "interpolation": interpolation,
+            "antialias": antialias,
+            "fill": float(fill),
+            "shape": list(target.shape),
+            "index_to_source": to_source.tolist(),
+        },
+    )
+
+
+def _snapped(coordinates: Float) -> Float:
+    return np.asarray(np.rint(coordinates * COORDINATE_STEPS) / COORDINATE_STEPS, np.float64)
+
+
+# Tables along one axis
+
+
+def _linear(x: Float) -> Float:
+    return np.maximum(0.0, 1.0 - np.abs(x))
+
+
+def _cubic(x: Float) -> Float:
+    x = np.abs(x)
+    near = ((KEYS_A + 2) * x - (KEYS_A + 3)) * x * x + 1
+    far = KEYS_A * (((x - 5) * x + 8) * x - 4)
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def _lanczos(x: Float) -> Float:
+    return np.where(np.abs(x) < LANCZOS_LOBES, np.sinc(x) * np.sinc(x / LANCZOS_LOBES), 0.0)
+
+
+#: Filter and the half width of its support, in voxels.
+_FILTERS: dict[str, tuple[Callable[[Float], Float], int]] = {
+    "linear": (_linear, 1),
+    "cubic": (_cubic, 2),
+    "lanczos": (_lanczos, LANCZOS_LOBES),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AxisTable:
+    """What each output position along an axis is made of.
+
+    Parameters
+    ----------
+    inside : slice
+        The outputs that have a value; the n of the tables.
+    index : ndarray of shape (n, taps), int32
+        Source positions; an edge position repeats.
+    weight : ndarray of shape (n, taps), float64
+        Their weights; each row adds up to 1.
+    """
+
+    inside: slice
+    index: Index
+    weight: Float
+
+
+def axis_table(coordinates: Float, size: int, interpolation: Interpolation, scale: float = 1.0) -> AxisTable:
+    """Make the table of an axis.
+
+    Parameters
+    ----------
+    coordinates : ndarray of shape (m,)
+        Source coordinate of each output, monotonic, in source voxels.
+    size : int
+        Voxels of the source along the axis.
+    interpolation : {"linear", "cubic", "lanczos", "nearest"}
+        The filter.
+    scale : float
+        Factor by which the filter is widened, at least 1.
+    """
+    within = np.flatnonzero((coordinates >= -0.5) & (coordinates < size - 0.5))
+    inside = slice(int(within[0]), int(within[-1]) + 1) if len(within) else slice(0, 0)
+    centre = coordinates[inside]
+    if interpolation == "nearest":
+        index = np.floor(centre + 0.5).astype(np.int32)[:, None]
+        return AxisTable(inside, index, np.ones(index.shape))
+    function, radius = _FILTERS[interpolation]
+    support = radius * scale
+    first = np.floor(centre - support).astype(np.int64) + 1
+    taps = first[:, None] + np.arange(int(np.ceil(2 * support)))
+    weight = function((taps - centre[:, None]) / scale)
+    weight[np.abs(weight) < WEIGHT_FLOOR] = 0.0
+    weight /= weight.sum(axis=1, keepdims=True)
+    index = np.clip(taps, 0, size - 1).astype(np.int32)
+    strongest = np.take_along_axis(index, np.abs(weight).argmax(axis=1)[:, None], axis=1)
+    index = np.where(weight == 0, strongest, index)
+    used = (weight != 0).any(axis=0)
+    return AxisTable(inside, np.ascontiguousarray(index[:, used]), np.ascontiguousarray(weight[:, used]))
+
+
+def _axis_tables(
+    to_source: Float,
+    source_shape: Sequence[int],
+    target_shape: Sequence[int],
+    interpolation: Interpolation,
+    antialias: bool,
+) -> list[AxisTable]:
+    """Return the tables of the three axes; what little the other axes contribute is taken at the target's middle."""
+    middle = (np.asarray(target_shape) - 1) / 2
+    tables = []
+    for axis in range(3):
+        row = to_source[axis]
+        origin = row[3] + row[:3] @ middle - row[axis] * middle[axis]
+        coordinates = _snapped(origin + row[axis] * np.arange(target_shape[axis]))
+        scale = max(1.0, abs(float(row[axis]))) if antialias else 1.0
+        tables.append(axis_table(coordinates, source_shape[axis], interpolation, scale))
+    return tables
+
+
+def _plane_table(positions: Float, depth: int, interpolation: str) -> tuple[Index, Float]:
+    """Return, for each output slice, its two planes and their weights, (depth, 2) each; weights 0 where outside.
+
+    `positions` are those of the planes in slices of the output grid.
+    """
+    order = np.argsort(positions, kind="stable")
+    ordered = _snapped(positions[order])
+    twins = np.flatnonzero(np.diff(ordered) == 0)
+    if len(twins):
+        a, b = sorted(order[twins[0] : twins[0] + 2].tolist())
+        raise GeometryError(f"planes {a} and {b} lie at the same position", code="duplicate-position")
+    slices = np.arange(depth, dtype=np.float64)
+    inside = (slices >= ordered[0] - 0.5) & (slices < ordered[-1] + 0.5)
+    between = np.interp(slices, ordered, np.arange(len(ordered), dtype=np.float64))
+    between = _snapped(between) if interpolation == "linear" else np.floor(between + 0.5)
+    low = np.floor(between).astype(np.intp)
+    high = np.minimum(low + 1, len(ordered) - 1)
+    upper = between - low
+    weights = np.stack([1 - upper, upper], axis=1) * inside[:, None]
+    return order[np.stack([low, high], axis=1)].astype(np.int32), weights
+
+
+# Kernel forms
+
+
+def _grid(shape: Sequence[int]) -> Dims:
+    depth, height, width = shape
+    return -(-width // _BLOCK[0]), -(-height // _BLOCK[1]), depth
+
+
+def _resample_axes(array: Any, axes: list[AxisTable], shape: tuple[int, int, int], fill: Any, backend: Backend) -> Any:
+    if not backend.has_kernels:
+        return _reference_axes(array, axes, shape, fill)
+    out = backend.xp.empty(shape, array.dtype)
+    _fill_outside(out, [axis.inside for axis in axes], fill)
+    box = tuple(len(axis.index) for axis in axes)
+    if min(box) == 0:
+        return out
+    array = backend.xp.ascontiguousarray(array)
+    copies = all(axis.index.shape[1] == 1 for axis in axes)
+    tables: list[Any] = []
+    for axis in axes:
+        tables.append(backend.upload(axis.index))
+        if not copies:
+            tables += [backend.upload(axis.weight.astype(np.float32)), np.int32(axis.index.shape[1])]
+    start = np.ravel_multi_index([axis.inside.start for axis in axes], shape)
+    _, height, width = array.shape
+    strides = (width, height * width, start, shape[2], shape[1] * shape[2])
+    arguments = [*tables, *map(np.int32, box), *map(np.int64, strides)]
+    if copies:
+        bits = np.dtype(f"u{array.dtype.itemsize}")
+        arguments = [array.view(bits), out.view(bits), *arguments]
+        backend.launch(f"gather_u{8 * bits.itemsize}", _grid(box), _BLOCK, arguments)
+    else:
+        backend.launch(f"resample_{_ELEMENT[array.dtype.name]}", _grid(box), _BLOCK, [array, out, *arguments])
+    return out
+
+
+def _fill_outside(out: Any, inside: list[slice], fill: Any) -> None:
+    """Set all voxels outside the box `inside` to `fill`, each once."""
+    region = [slice(None)] * 3
+    for axis, box in enumerate(inside):
+        for beyond in (slice(0, box.start), slice(box.stop, None)):
+            region[axis] = beyond
+            out[tuple(region)] = fill
+        region[axis] = box
+
+
+def _resample_affine(
+    array: Any, to_source: Float, shape: tuple[int, int, int], interpolation: str, fill: Any, backend: Backend
+) -> Any:
+    if not backend.has_kernels:
+        return _reference_affine(array, to_source, shape, interpolation, fill)
+    array = backend.xp.ascontiguousarray(array)
+    out = backend.xp.empty(shape, array.dtype)
+    if interpolation == "nearest":
+        bits = np.dtype(f"u{array.dtype.itemsize}")
+        kernel, arrays, value = (
+            f"affine_nearest_u{8 * bits.itemsize}",
+            (array.view(bits), out.view(bits)),
+            fill.view(bits),
+        )
+    else:
+        kernel, arrays, value = f"affine_linear_{_ELEMENT[array.dtype.name]}", (array, out), fill
+    matrix = backend.upload(np.ascontiguousarray(to_source[:3]))
+    backend.launch(kernel, _grid(shape), _BLOCK, [*arrays, matrix, *map(np.int32, (*array.shape, *shape)), value])
+    return out
+
+
+# References: float64, NumPy
+
+
+def _stored(values: Float, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
+
+
+def _filtered(array: NDArray[Any], axes: Sequence[AxisTable]) -> Float:
+    values = array.astype(np.float64)
+    for axis, table in enumerate(axes):
+        along = [-1 if a == axis else 1 for a in range(len(axes))]
+        taps = [
+            np.take(values, index, axis) * weight.reshape(along)
+            for index, weight in zip(table.index.T, table.weight.T, strict=True)
+        ]
+        values = np.sum(taps, axis=0)
+    return values
+
+
+def _reference_axes(array: NDArray[Any], axes: list[AxisTable], shape: tuple[int, int, int], fill: Any) -> NDArray[Any]:
+    out = np.full(shape, fill, array.dtype)
+    box = tuple(axis.inside for axis in axes)
+    if all(axis.index.shape[1] == 1 for axis in axes):
+        out[box] = array[np.ix_(*(axis.index[:, 0] for axis in axes))]
+    else:
+        out[box] = _stored(_filtered(array, axes), array.dtype)
+    return out
+
+
+def _reference_affine(
+    array: NDArray[Any], to_source: Float, shape: tuple[int, int, int], interpolation: str, fill: Any
+) -> NDArray[Any]:
+    out = np.full(shape, fill, array.dtype)
+    size = np.asarray(array.shape)
+    rows, columns = np.meshgrid(np.arange(shape[1]), np.arange(shape[2]), indexing="ij")
+    for d in range(shape[0]):
+        index = np.stack([np.full(rows.shape, d), rows, columns], axis=-1)
+        centre = _snapped(index @ to_source[:3, :3].T + to_source[:3, 3])
+        inside = ((centre >= -0.5) & (centre < size - 0.5)).all(axis=-1)
+        centre = centre[inside]
+        if interpolation == "nearest":
+            out[d][inside] = array[tuple(np.floor(centre + 0.5).astype(np.intp).T)]
+            continue
+        below = np.floor(centre).astype(np.intp)
+        upper = centre - below
+        values = np.zeros(len(centre))
+        for corner in np.ndindex(2, 2, 2):
+            weight = np.where(corner, upper, 1 - upper).prod(axis=-1)
+            voxel = array[tuple(np.clip(below + corner, 0, size - 1).T)].astype(np.float64)
+            values += np.where(weight > 0, weight * voxel, 0.0)
+        out[d][inside] = _stored(values, array.dtype)
+    return out
+
+
+def _reference_planes(
+    array: NDArray[Any], planes: Index, weights: Float, shifts: Float, shape: tuple[int, int, int], fill: Any
+) -> NDArray[Any]:
+    out = np.full(shape, fill, array.dtype)
+    for d in range(shape[0]):
+        values = np.zeros(shape[1:])
+        inside = np.full(shape[1:], bool(weights[d].any()))
+        for plane, weight in zip(planes[d], weights[d], strict=True):
+            if weight > 0:
+                axes = [
+                    axis_table(np.arange(n) + shift, size, "linear")
+                    for n, shift, size in zip(shape[1:], shifts[plane], array.shape[1:], strict=True)
+                ]
+                box = (axes[0].inside, axes[1].inside)
+                covered = np.zeros(shape[1:], np.bool_)
+                covered[box] = True
+                inside &= covered
+                values[box] += weight * _filtered(array[plane], axes)
+        out[d][inside] = _stored(values[inside], array.dtype)
+    return out

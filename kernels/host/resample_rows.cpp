@@ -1,0 +1,251 @@
+// Row forms of ../resample.cu. The separable kernel works source slice by source slice: rows are blended along y, gathered
+// along x into a ring of filtered slices, and blended along z as they are stored, so that each filtered row is made once
+// and nothing is held but a few rows of a few slices. Every sum is the chain of fmaf that the kernel computes.
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+#include "cuda_host.hpp"
+
+namespace cuda_host {
+namespace {
+
+struct Kernels : Thread {
+#include "resample.cu"
+};
+
+// A vector register of floats where two of them can be indexed as one table; a single float elsewhere.
+#if defined(__GNUC__) && !defined(__clang__) && defined(__AVX512F__)
+constexpr int kWidth = 16;
+#elif defined(__GNUC__) && !defined(__clang__) && defined(__AVX2__)
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 1;
+#endif
+
+constexpr std::size_t kRingBytes = 256 << 10;  // of the level 2 cache
+constexpr int kMaxBlockRows = 32, kMinBlockSlices = 16, kTasksPerWorker = 4;
+constexpr int kUnrolledTaps = 4;
+
+// out = start + sum of weights[t] * rows[t], t < Taps; start is 0 when Fresh, else out itself as floats.
+template <int Taps, bool Fresh, class In, class Out>
+void blend_taps(const In* const* rows, const f32* weights, const f32* start, Out* out, std::size_t n) {
+    GPUPREP_INDEPENDENT
+    for (std::size_t i = 0; i < n; ++i) {
+        f32 sum = Fresh ? 0.f : start[i];
+        for (int t = 0; t < Taps; ++t) sum = fmaf(weights[t], static_cast<f32>(rows[t][i]), sum);
+        Kernels::put(out[i], sum);
+    }
+}
+
+template <bool Fresh, class In, class Out>
+void blend_few(const In* const* rows, const f32* weights, i32 taps, const f32* start, Out* out, std::size_t n) {
+    switch (taps) {
+        case 1: return blend_taps<1, Fresh>(rows, weights, start, out, n);
+        case 2: return blend_taps<2, Fresh>(rows, weights, start, out, n);
+        case 3: return blend_taps<3, Fresh>(rows, weights, start, out, n);
+        default: return blend_taps<kUnrolledTaps, Fresh>(rows, weights, start, out, n);
+    }
+}
+
+// out = sum of weights[t] * rows[t]; partial holds n floats.
+template <class In, class Out>
+void blend(const In* const* rows, const f32* weights, i32 taps, f32* partial, Out* out, std::size_t n) {
+    if (taps <= kUnrolledTaps) return blend_few<true>(rows, weights, taps, nullptr, out, n);
+    blend_taps<kUnrolledTaps, true>(rows, weights, nullptr, partial, n);
+    i32 done = kUnrolledTaps;
+    for (; taps - done > kUnrolledTaps; done += kUnrolledTaps)
+        blend_taps<kUnrolledTaps, false>(rows + done, weights + done, partial, partial, n);
+    blend_few<false>(rows + done, weights + done, taps - done, partial, out, n);
+}
+
+// The filter along x of one row, its tables turned so that outputs are contiguous for each tap.
+class ColumnFilter {
+   public:
+    ColumnFilter(const i32* index, const f32* weight, i32 taps, i32 n)
+        : taps_(taps), n_(n), padded_((n + kWidth - 1) / kWidth * kWidth) {
+        const auto [low, high] = std::minmax_element(index, index + static_cast<i64>(taps) * n);
+        first_ = *low;
+        span_ = *high - *low + 1;
+        weights_.resize(static_cast<std::size_t>(taps) * n);
+        index_.resize(static_cast<std::size_t>(taps) * padded_);
+        for (i32 t = 0; t < taps; ++t)
+            for (i32 x = 0; x < padded_; ++x) {
+                const i64 entry = static_cast<i64>(std::min(x, n - 1)) * taps + t;
+                index_[static_cast<std::size_t>(t) * padded_ + x] = index[entry] - first_;
+                if (x < n) weights_[static_cast<std::size_t>(t) * n + x] = weight[entry];
+            }
+        make_windows();
+    }
+
+    i32 first() const { return first_; }  // first source column it reads
+    i32 span() const { return span_; }    // number of columns from there to the last one
+    std::size_t row_floats() const { return static_cast<std::size_t>(span_) + 2 * kWidth; }
+    std::size_t gathered_floats() const { return index_.size(); }
+
+    // row: row_floats() floats, the first span() of them columns; gathered: room for gathered_floats().
+    void apply(const f32* row, f32* gathered, f32* out) const {
+        for (i32 t = 0; t < taps_; ++t) gather(row, t, gathered + static_cast<std::size_t>(t) * padded_);
+        add<true>(gathered, 0, out);
+        for (i32 t = 1; t < taps_; ++t) add<false>(gathered, t, out);
+    }
+
+   private:
+    // A tap is windowed when the kWidth outputs of every group find their columns within two registers.
+    void make_windows() {
+        if constexpr (kWidth > 1) {
+            windows_.resize(index_.size() / kWidth);
+            windowed_.assign(taps_, true);
+            for (std::size_t g = 0; g < windows_.size(); ++g) {
+                i32* group = index_.data() + g * kWidth;
+                const auto [low, high] = std::minmax_element(group, group + kWidth);
+                windows_[g] = *low;
+                if (*high - *low >= 2 * kWidth) windowed_[g * kWidth / padded_] = false;
+            }
+            for (std::size_t i = 0; i < index_.size(); ++i)
+                if (windowed_[i / padded_]) index_[i] -= windows_[i / kWidth];
+        }
+    }
+
+    void gather(const f32* row, i32 t, f32* out) const {
+        const i32* index = index_.data() + static_cast<std::size_t>(t) * padded_;
+        if constexpr (kWidth > 1) {
+            if (windowed_[t]) {
+                typedef f32 Floats __attribute__((vector_size(kWidth * sizeof(f32))));
+                typedef i32 Ints __attribute__((vector_size(kWidth * sizeof(i32))));
+                const i32* window = windows_.data() + static_cast<std::size_t>(t) * padded_ / kWidth;
+                for (i32 x = 0; x < padded_; x += kWidth) {
+                    Floats low, high;
+                    Ints at;
+                    std::memcpy(&low, row + window[x / kWidth], sizeof low);
+                    std::memcpy(&high, row + window[x / kWidth] + kWidth, sizeof high);
+                    std::memcpy(&at, index + x, sizeof at);
+                    low = __builtin_shuffle(low, high, at);
+                    std::memcpy(out + x, &low, sizeof low);
+                }
+                return;
+            }
+        }
+        for (i32 x = 0; x < padded_; ++x) out[x] = row[index[x]];
+    }
+
+    template <bool Fresh>
+    void add(const f32* gathered, i32 t, f32* out) const {
+        const f32* weights = weights_.data() + static_cast<std::size_t>(t) * n_;
+        gathered += static_cast<std::size_t>(t) * padded_;
+        GPUPREP_INDEPENDENT
+        for (i32 x = 0; x < n_; ++x) out[x] = fmaf(weights[x], gathered[x], Fresh ? 0.f : out[x]);
+    }
+
+    i32 taps_, n_, padded_, first_, span_;
+    std::vector<f32> weights_;     // (taps, n)
+    std::vector<i32> index_;       // (taps, padded): column within the group's window, or from first_
+    std::vector<i32> windows_;     // (taps, padded / kWidth): first column of each group, from first_
+    std::vector<bool> windowed_;
+};
+
+template <class T>
+void resample_rows(dim3, dim3, unsigned workers, const T* src, T* dst, const i32* z_index, const f32* z_weight,
+                   i32 z_taps, const i32* y_index, const f32* y_weight, i32 y_taps, const i32* x_index,
+                   const f32* x_weight, i32 x_taps, i32 nz, i32 ny, i32 nx, i64 src_row, i64 src_page, i64 dst_first,
+                   i64 dst_row, i64 dst_page) {
+    const ColumnFilter columns(x_index, x_weight, x_taps, nx);
+    i32 ring = 1;  // slices that one output slice may need
+    for (i32 z = 0; z < nz; ++z) {
+        const i32* taps = z_index + static_cast<i64>(z) * z_taps;
+        const auto [low, high] = std::minmax_element(taps, taps + z_taps);
+        ring = std::max(ring, *high - *low + 1);
+    }
+    const std::size_t rows_that_fit = kRingBytes / (sizeof(f32) * ring * nx);
+    const i32 block_rows = static_cast<i32>(std::clamp<std::size_t>(rows_that_fit, 1, std::min(kMaxBlockRows, ny)));
+    const i32 y_blocks = (ny - 1) / block_rows + 1;
+    const i32 z_blocks = std::clamp<i32>(kTasksPerWorker * static_cast<i32>(workers) / y_blocks, 1,
+                                         (nz - 1) / kMinBlockSlices + 1);
+    const auto task = [&](i32 y0, i32 y1, i32 z0, i32 z1) {
+        const std::size_t block = static_cast<std::size_t>(y1 - y0) * nx;
+        std::vector<f32> filtered(block * ring), row(columns.row_floats()), gathered(columns.gathered_floats());
+        std::vector<f32> partial(std::max<std::size_t>(block, columns.row_floats()));
+        std::vector<i32> held(ring, -1);  // which source slice each slot of the ring holds
+        std::vector<const T*> source_rows(y_taps);
+        std::vector<const f32*> slices(z_taps);
+        const auto filter_slice = [&](i32 z, f32* out) {
+            for (i32 y = y0; y < y1; ++y, out += nx) {
+                for (i32 t = 0; t < y_taps; ++t)
+                    source_rows[t] =
+                        src + z * src_page + y_index[static_cast<i64>(y) * y_taps + t] * src_row + columns.first();
+                blend(source_rows.data(), y_weight + static_cast<i64>(y) * y_taps, y_taps, partial.data(), row.data(),
+                      columns.span());
+                columns.apply(row.data(), gathered.data(), out);
+            }
+        };
+        for (i32 z = z0; z < z1; ++z) {
+            for (i32 t = 0; t < z_taps; ++t) {
+                const i32 slice = z_index[static_cast<i64>(z) * z_taps + t], slot = slice % ring;
+                f32* const at = filtered.data() + slot * block;
+                if (held[slot] != slice) filter_slice(slice, at);
+                held[slot] = slice;
+                slices[t] = at;
+            }
+            const std::size_t stretch = dst_row == nx ? block : nx;  // rows that touch are stored as one
+            T* out = dst + dst_first + z * dst_page + y0 * dst_row;
+            for (std::size_t done = 0; done < block; done += stretch, out += dst_row) {
+                blend(slices.data(), z_weight + static_cast<i64>(z) * z_taps, z_taps, partial.data(), out, stretch);
+                for (const f32*& slice : slices) slice += stretch;
+            }
+        }
+    };
+    gpuprep::parallel_for(static_cast<std::size_t>(y_blocks) * z_blocks, 1, workers, [&](std::size_t i, std::size_t end) {
+        for (; i < end; ++i) {
+            const i32 y = static_cast<i32>(i % y_blocks) * block_rows;
+            const i64 z = static_cast<i64>(i / y_blocks);
+            task(y, std::min(ny, y + block_rows), static_cast<i32>(z * nz / z_blocks),
+                 static_cast<i32>((z + 1) * nz / z_blocks));
+        }
+    });
+}
+
+// Copies what repeats: whole slices, whole rows; rows whose columns are consecutive are moved at once.
+template <class T>
+void gather_rows(dim3, dim3, unsigned workers, const T* src, T* dst, const i32* z_index, const i32* y_index,
+                 const i32* x_index, i32 nz, i32 ny, i32 nx, i64 src_row, i64 src_page, i64 dst_first, i64 dst_row,
+                 i64 dst_page) {
+    bool consecutive = true;
+    for (i32 x = 1; x < nx; ++x) consecutive = consecutive && x_index[x] == x_index[0] + x;
+    const std::size_t row_bytes = sizeof(T) * nx;
+    gpuprep::parallel_for(nz, 1, workers, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t z = begin; z < end; ++z) {
+            T* const page = dst + dst_first + static_cast<i64>(z) * dst_page;
+            const T* const source = src + z_index[z] * src_page;
+            const bool repeats_slice = z > begin && z_index[z] == z_index[z - 1];
+            if (repeats_slice && dst_row == nx) {
+                std::memcpy(page, page - dst_page, row_bytes * ny);
+                continue;
+            }
+            for (i32 y = 0; y < ny; ++y) {
+                T* const out = page + y * dst_row;
+                const T* const row = source + y_index[y] * src_row;
+                if (repeats_slice)
+                    std::memcpy(out, out - dst_page, row_bytes);
+                else if (y > 0 && y_index[y] == y_index[y - 1])
+                    std::memcpy(out, out - dst_row, row_bytes);
+                else if (consecutive)
+                    std::memcpy(out, row + x_index[0], row_bytes);
+                else
+                    for (i32 x = 0; x < nx; ++x) out[x] = row[x_index[x]];
+            }
+        }
+    });
+}
+
+ROW_FORM(resample_u8, resample_rows<u8>);
+ROW_FORM(resample_i16, resample_rows<i16>);
+ROW_FORM(resample_u16, resample_rows<u16>);
+ROW_FORM(resample_i32, resample_rows<i32>);
+ROW_FORM(resample_f32, resample_rows<f32>);
+ROW_FORM(gather_u8, gather_rows<u8>);
+ROW_FORM(gather_u16, gather_rows<u16>);
+ROW_FORM(gather_u32, gather_rows<u32>);
+
+}  // namespace
+}  // namespace cuda_host
