@@ -398,7 +398,9 @@ def axis_table(coordinates: Float, size: int, interpolation: Interpolation, scal
         Factor by which the filter is widened, at least 1.
     """
     within = np.flatnonzero((coordinates >= -0.5) & (coordinates < size - 0.5))
-    inside = slice(int(within[0]), int(within[-1]) + 1) if len(within) else slice(0, 0)
+    if len(within) == 0:
+        return AxisTable(slice(0, 0), np.zeros((0, 1), np.int32), np.zeros((0, 1)))
+    inside = slice(int(within[0]), int(within[-1]) + 1)
     centre = coordinates[inside]
     if interpolation == "nearest":
         index = np.floor(centre + 0.5).astype(np.int32)[:, None]

@@ -24,8 +24,8 @@ constexpr int kWidth = 8;
 constexpr int kWidth = 1;
 #endif
 
-constexpr std::size_t kRingBytes = 256 << 10;  // of the level 2 cache
-constexpr int kMaxBlockRows = 32, kMinBlockSlices = 16, kTasksPerWorker = 4;
+constexpr std::size_t kRingBytes = 512 << 10;  // of the level 2 cache
+constexpr int kMaxBlockRows = 64, kMinBlockSlices = 16, kTasksPerWorker = 8;
 constexpr int kUnrolledTaps = 4;
 
 // out = start + sum of weights[t] * rows[t], t < Taps; start is 0 when Fresh, else out itself as floats.
