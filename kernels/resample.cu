@@ -12,32 +12,32 @@ DEVICE void put(i16& d, f32 v) { d = (i16)round_between(v, -32768.f, 32767.f); }
 DEVICE void put(u16& d, f32 v) { d = (u16)round_between(v, 0.f, 65535.f); }
 DEVICE void put(i32& d, f32 v) { d = round_between(v, -2147483648.f, 2147483520.f); }  // largest f32 below 2^31
 
-// dst[z,y,x] = sum over tz of wz * (sum over tx of wx * (sum over ty of wy * src[iz, iy, ix])), each sum one chain of fmaf
-// from 0 in the order of the taps. An axis has a table of source indices and one of weights, (n, taps) each.
-#define RESAMPLE(NAME, T)                                                                                             \
-    KERNEL NAME(const T* __restrict__ src, T* __restrict__ dst,                                                       \
-                const i32* __restrict__ z_index, const f32* __restrict__ z_weight, i32 z_taps,                        \
-                const i32* __restrict__ y_index, const f32* __restrict__ y_weight, i32 y_taps,                        \
-                const i32* __restrict__ x_index, const f32* __restrict__ x_weight, i32 x_taps,                        \
-                i32 nz, i32 ny, i32 nx, i64 src_row, i64 src_page, i64 dst_first, i64 dst_row, i64 dst_page) {        \
-        const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;               \
-        const i32 z = blockIdx.z * blockDim.z + threadIdx.z;                                                          \
-        if (x >= nx || y >= ny || z >= nz) return;                                                                    \
-        const i64 zt = (i64)z * z_taps, yt = (i64)y * y_taps, xt = (i64)x * x_taps;                                   \
-        f32 voxel = 0.f;                                                                                              \
-        for (i32 a = 0; a < z_taps; ++a) {                                                                            \
-            const T* page = src + z_index[zt + a] * src_page;                                                         \
-            f32 in_plane = 0.f;                                                                                       \
-            for (i32 b = 0; b < x_taps; ++b) {                                                                        \
-                const T* column = page + x_index[xt + b];                                                             \
-                f32 in_column = 0.f;                                                                                  \
-                for (i32 c = 0; c < y_taps; ++c)                                                                      \
-                    in_column = fmaf(y_weight[yt + c], (f32)column[y_index[yt + c] * src_row], in_column);            \
-                in_plane = fmaf(x_weight[xt + b], in_column, in_plane);                                               \
-            }                                                                                                         \
-            voxel = fmaf(z_weight[zt + a], in_plane, voxel);                                                          \
-        }                                                                                                             \
-        put(dst[dst_first + z * dst_page + y * dst_row + x], voxel);                                                  \
+// dst[z,y,x] = sum over tz of wz * (sum over tx of wx * (sum over ty of wy * src[iz, iy, ix])), each sum one chain of
+// fmaf from 0 in the order of the taps. An axis has a table of source indices and one of weights, (n, taps) each.
+#define RESAMPLE(NAME, T)                                                                                            \
+    KERNEL NAME(const T* __restrict__ src, T* __restrict__ dst,                                                      \
+                const i32* __restrict__ z_index, const f32* __restrict__ z_weight, i32 z_taps,                       \
+                const i32* __restrict__ y_index, const f32* __restrict__ y_weight, i32 y_taps,                       \
+                const i32* __restrict__ x_index, const f32* __restrict__ x_weight, i32 x_taps,                       \
+                i32 nz, i32 ny, i32 nx, i64 src_row, i64 src_page, i64 dst_first, i64 dst_row, i64 dst_page) {       \
+        const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;              \
+        const i32 z = blockIdx.z * blockDim.z + threadIdx.z;                                                         \
+        if (x >= nx || y >= ny || z >= nz) return;                                                                   \
+        const i64 zt = (i64)z * z_taps, yt = (i64)y * y_taps, xt = (i64)x * x_taps;                                  \
+        f32 voxel = 0.f;                                                                                             \
+        for (i32 a = 0; a < z_taps; ++a) {                                                                           \
+            const T* page = src + z_index[zt + a] * src_page;                                                        \
+            f32 in_plane = 0.f;                                                                                      \
+            for (i32 b = 0; b < x_taps; ++b) {                                                                       \
+                const T* column = page + x_index[xt + b];                                                            \
+                f32 in_column = 0.f;                                                                                 \
+                for (i32 c = 0; c < y_taps; ++c)                                                                     \
+                    in_column = fmaf(y_weight[yt + c], (f32)column[y_index[yt + c] * src_row], in_column);           \
+                in_plane = fmaf(x_weight[xt + b], in_column, in_plane);                                              \
+            }                                                                                                        \
+            voxel = fmaf(z_weight[zt + a], in_plane, voxel);                                                         \
+        }                                                                                                            \
+        put(dst[dst_first + z * dst_page + y * dst_row + x], voxel);                                                 \
     }
 RESAMPLE(resample_u8, u8)
 RESAMPLE(resample_i16, i16)
@@ -46,24 +46,24 @@ RESAMPLE(resample_i32, i32)
 RESAMPLE(resample_f32, f32)
 
 // dst[z,y,x] = src[iz, iy, ix], bit for bit: labels, nearest, crops. By element size; any type of that size may pass.
-#define GATHER(NAME, T)                                                                                               \
-    KERNEL NAME(const T* __restrict__ src, T* __restrict__ dst, const i32* __restrict__ z_index,                      \
-                const i32* __restrict__ y_index, const i32* __restrict__ x_index, i32 nz, i32 ny, i32 nx,             \
-                i64 src_row, i64 src_page, i64 dst_first, i64 dst_row, i64 dst_page) {                                \
-        const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;               \
-        const i32 z = blockIdx.z * blockDim.z + threadIdx.z;                                                          \
-        if (x >= nx || y >= ny || z >= nz) return;                                                                    \
-        dst[dst_first + z * dst_page + y * dst_row + x] =                                                             \
-            src[z_index[z] * src_page + y_index[y] * src_row + x_index[x]];                                           \
+#define GATHER(NAME, T)                                                                                              \
+    KERNEL NAME(const T* __restrict__ src, T* __restrict__ dst, const i32* __restrict__ z_index,                     \
+                const i32* __restrict__ y_index, const i32* __restrict__ x_index, i32 nz, i32 ny, i32 nx,            \
+                i64 src_row, i64 src_page, i64 dst_first, i64 dst_row, i64 dst_page) {                               \
+        const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;              \
+        const i32 z = blockIdx.z * blockDim.z + threadIdx.z;                                                         \
+        if (x >= nx || y >= ny || z >= nz) return;                                                                   \
+        dst[dst_first + z * dst_page + y * dst_row + x] =                                                            \
+            src[z_index[z] * src_page + y_index[y] * src_row + x_index[x]];                                          \
     }
 GATHER(gather_u8, u8)
 GATHER(gather_u16, u16)
 GATHER(gather_u32, u32)
 
-// Coordinates of any orientation: source index = matrix * (z, y, x, 1), a 3 × 4 matrix of doubles, rounded to 2^-20 voxel so
-// that a voxel centre is met exactly.
+// Coordinates of any orientation: source index = matrix * (z, y, x, 1), a 3 × 4 matrix of doubles, rounded to 2^-24 voxel
+// so that a voxel centre is met exactly.
 DEVICE double source_coordinate(const double* row, i32 z, i32 y, i32 x) {
-    constexpr double kSteps = 1048576.0;
+    constexpr double kSteps = 16777216.0;
     return rint(fma(row[0], (double)z, fma(row[1], (double)y, fma(row[2], (double)x, row[3]))) * kSteps) / kSteps;
 }
 DEVICE bool within(double c, i32 n) { return c >= -0.5 && c < n - 0.5; }
@@ -92,21 +92,22 @@ DEVICE f32 bilinear(const T* page, Pair y, Pair x, i64 row) {
     return mix(y, mix(x, (f32)a[x.low], (f32)a[x.high]), mix(x, (f32)b[x.low], (f32)b[x.high]));
 }
 
-#define AFFINE_LINEAR(NAME, T)                                                                                        \
-    KERNEL NAME(const T* __restrict__ src, T* __restrict__ dst, const double* __restrict__ matrix, i32 src_nz,        \
-                i32 src_ny, i32 src_nx, i32 nz, i32 ny, i32 nx, T fill) {                                             \
-        const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;               \
-        const i32 z = blockIdx.z * blockDim.z + threadIdx.z;                                                          \
-        if (x >= nx || y >= ny || z >= nz) return;                                                                    \
-        const double cz = source_coordinate(matrix, z, y, x), cy = source_coordinate(matrix + 4, z, y, x);            \
-        const double cx = source_coordinate(matrix + 8, z, y, x);                                                     \
-        T value = fill;                                                                                               \
-        if (within(cz, src_nz) && within(cy, src_ny) && within(cx, src_nx)) {                                         \
-            const i64 row = src_nx, page = row * src_ny;                                                              \
-            const Pair pz = neighbours(cz, src_nz), py = neighbours(cy, src_ny), px = neighbours(cx, src_nx);         \
-            put(value, mix(pz, bilinear(src + pz.low * page, py, px, row), bilinear(src + pz.high * page, py, px, row)));\
-        }                                                                                                             \
-        dst[((i64)z * ny + y) * nx + x] = value;                                                                      \
+#define AFFINE_LINEAR(NAME, T)                                                                                       \
+    KERNEL NAME(const T* __restrict__ src, T* __restrict__ dst, const double* __restrict__ matrix, i32 src_nz,       \
+                i32 src_ny, i32 src_nx, i32 nz, i32 ny, i32 nx, T fill) {                                            \
+        const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;              \
+        const i32 z = blockIdx.z * blockDim.z + threadIdx.z;                                                         \
+        if (x >= nx || y >= ny || z >= nz) return;                                                                   \
+        const double cz = source_coordinate(matrix, z, y, x), cy = source_coordinate(matrix + 4, z, y, x);           \
+        const double cx = source_coordinate(matrix + 8, z, y, x);                                                    \
+        T value = fill;                                                                                              \
+        if (within(cz, src_nz) && within(cy, src_ny) && within(cx, src_nx)) {                                        \
+            const i64 row = src_nx, page = row * src_ny;                                                             \
+            const Pair pz = neighbours(cz, src_nz), py = neighbours(cy, src_ny), px = neighbours(cx, src_nx);        \
+            const T *low = src + pz.low * page, *high = src + pz.high * page;                                        \
+            put(value, mix(pz, bilinear(low, py, px, row), bilinear(high, py, px, row)));                            \
+        }                                                                                                            \
+        dst[((i64)z * ny + y) * nx + x] = value;                                                                     \
     }
 AFFINE_LINEAR(affine_linear_u8, u8)
 AFFINE_LINEAR(affine_linear_i16, i16)
@@ -114,20 +115,20 @@ AFFINE_LINEAR(affine_linear_u16, u16)
 AFFINE_LINEAR(affine_linear_i32, i32)
 AFFINE_LINEAR(affine_linear_f32, f32)
 
-#define AFFINE_NEAREST(NAME, T)                                                                                       \
-    KERNEL NAME(const T* __restrict__ src, T* __restrict__ dst, const double* __restrict__ matrix, i32 src_nz,        \
-                i32 src_ny, i32 src_nx, i32 nz, i32 ny, i32 nx, T fill) {                                             \
-        const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;               \
-        const i32 z = blockIdx.z * blockDim.z + threadIdx.z;                                                          \
-        if (x >= nx || y >= ny || z >= nz) return;                                                                    \
-        const double cz = source_coordinate(matrix, z, y, x), cy = source_coordinate(matrix + 4, z, y, x);            \
-        const double cx = source_coordinate(matrix + 8, z, y, x);                                                     \
-        T value = fill;                                                                                               \
-        if (within(cz, src_nz) && within(cy, src_ny) && within(cx, src_nx)) {                                         \
-            const i64 iz = (i64)floor(cz + 0.5), iy = (i64)floor(cy + 0.5), ix = (i64)floor(cx + 0.5);                \
-            value = src[(iz * src_ny + iy) * src_nx + ix];                                                            \
-        }                                                                                                             \
-        dst[((i64)z * ny + y) * nx + x] = value;                                                                      \
+#define AFFINE_NEAREST(NAME, T)                                                                                      \
+    KERNEL NAME(const T* __restrict__ src, T* __restrict__ dst, const double* __restrict__ matrix, i32 src_nz,       \
+                i32 src_ny, i32 src_nx, i32 nz, i32 ny, i32 nx, T fill) {                                            \
+        const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;              \
+        const i32 z = blockIdx.z * blockDim.z + threadIdx.z;                                                         \
+        if (x >= nx || y >= ny || z >= nz) return;                                                                   \
+        const double cz = source_coordinate(matrix, z, y, x), cy = source_coordinate(matrix + 4, z, y, x);           \
+        const double cx = source_coordinate(matrix + 8, z, y, x);                                                    \
+        T value = fill;                                                                                              \
+        if (within(cz, src_nz) && within(cy, src_ny) && within(cx, src_nx)) {                                        \
+            const i64 iz = (i64)floor(cz + 0.5), iy = (i64)floor(cy + 0.5), ix = (i64)floor(cx + 0.5);               \
+            value = src[(iz * src_ny + iy) * src_nx + ix];                                                           \
+        }                                                                                                            \
+        dst[((i64)z * ny + y) * nx + x] = value;                                                                     \
     }
 AFFINE_NEAREST(affine_nearest_u8, u8)
 AFFINE_NEAREST(affine_nearest_u16, u16)
@@ -136,26 +137,26 @@ AFFINE_NEAREST(affine_nearest_u32, u32)
 // Planes with positions of their own onto a regular grid. Output slice z lies between the planes plane[z,0] and plane[z,1]
 // with weights weight[z,0] and weight[z,1]; outside where weight[z,0] is 0. Output voxel (y, x) meets plane p at
 // row y + shift[p,0] and column x + shift[p,1].
-#define REGULARIZE(NAME, T)                                                                                           \
-    KERNEL NAME(const T* __restrict__ src, T* __restrict__ dst, const i32* __restrict__ plane,                        \
-                const f32* __restrict__ weight, const double* __restrict__ shift, i32 src_ny, i32 src_nx, i32 nz,     \
-                i32 ny, i32 nx, T fill) {                                                                             \
-        const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;               \
-        const i32 z = blockIdx.z * blockDim.z + threadIdx.z;                                                          \
-        if (x >= nx || y >= ny || z >= nz) return;                                                                    \
-        f32 voxel = 0.f;                                                                                              \
-        bool inside = weight[2 * z] > 0.f;                                                                            \
-        for (i32 t = 2 * z; t < 2 * z + 2; ++t) {                                                                     \
-            if (!(weight[t] > 0.f)) continue;                                                                         \
-            const double cy = y + shift[2 * plane[t]], cx = x + shift[2 * plane[t] + 1];                              \
-            inside = inside && within(cy, src_ny) && within(cx, src_nx);                                              \
-            if (!inside) break;                                                                                       \
-            const T* page = src + (i64)plane[t] * src_ny * src_nx;                                                    \
-            voxel = fmaf(weight[t], bilinear(page, neighbours(cy, src_ny), neighbours(cx, src_nx), src_nx), voxel);   \
-        }                                                                                                             \
-        T value = fill;                                                                                               \
-        if (inside) put(value, voxel);                                                                                \
-        dst[((i64)z * ny + y) * nx + x] = value;                                                                      \
+#define REGULARIZE(NAME, T)                                                                                          \
+    KERNEL NAME(const T* __restrict__ src, T* __restrict__ dst, const i32* __restrict__ plane,                       \
+                const f32* __restrict__ weight, const double* __restrict__ shift, i32 src_ny, i32 src_nx, i32 nz,    \
+                i32 ny, i32 nx, T fill) {                                                                            \
+        const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;              \
+        const i32 z = blockIdx.z * blockDim.z + threadIdx.z;                                                         \
+        if (x >= nx || y >= ny || z >= nz) return;                                                                   \
+        f32 voxel = 0.f;                                                                                             \
+        bool inside = weight[2 * z] > 0.f;                                                                           \
+        for (i32 t = 2 * z; t < 2 * z + 2; ++t) {                                                                    \
+            if (!(weight[t] > 0.f)) continue;                                                                        \
+            const double cy = y + shift[2 * plane[t]], cx = x + shift[2 * plane[t] + 1];                             \
+            inside = inside && within(cy, src_ny) && within(cx, src_nx);                                             \
+            if (!inside) break;                                                                                      \
+            const T* page = src + (i64)plane[t] * src_ny * src_nx;                                                   \
+            voxel = fmaf(weight[t], bilinear(page, neighbours(cy, src_ny), neighbours(cx, src_nx), src_nx), voxel);  \
+        }                                                                                                            \
+        T value = fill;                                                                                              \
+        if (inside) put(value, voxel);                                                                               \
+        dst[((i64)z * ny + y) * nx + x] = value;                                                                     \
     }
 REGULARIZE(regularize_u8, u8)
 REGULARIZE(regularize_i16, i16)

@@ -2,7 +2,7 @@
 
 Conventions, the same on every backend:
 
-* The centre of an output voxel is mapped into the source; coordinates are rounded to 2⁻²⁰ voxel, so that a voxel centre
+* The centre of an output voxel is mapped into the source; coordinates are rounded to 2⁻²⁴ voxel, so that a voxel centre
   or a tie is met exactly whatever the last bits of the affines say.
 * A centre inside the source's extent, which ends half a voxel beyond the outermost centres (lower end included, upper
   end not), takes a value; missing neighbours are replaced by the edge voxel. Any other gets `fill` (labels: 0).
@@ -37,7 +37,7 @@ Float = NDArray[np.float64]
 Index = NDArray[np.int32]
 
 #: Source coordinates are multiples of 1 / COORDINATE_STEPS voxel. The kernels round alike (source_coordinate).
-COORDINATE_STEPS = 1 << 20
+COORDINATE_STEPS = 1 << 24
 #: Axes are parallel when no voxel of the target is farther than this from where parallel axes put it, in source voxels.
 AXIS_DRIFT_TOLERANCE_VOXEL = 1e-3
 #: Weights smaller than this are rounding errors of a zero of the filter.

@@ -195,7 +195,8 @@ void resample_rows(dim3, dim3, unsigned workers, const T* src, T* dst, const i32
             }
         }
     };
-    gpuprep::parallel_for(static_cast<std::size_t>(y_blocks) * z_blocks, 1, workers, [&](std::size_t i, std::size_t end) {
+    const std::size_t tasks = static_cast<std::size_t>(y_blocks) * z_blocks;
+    gpuprep::parallel_for(tasks, 1, workers, [&](std::size_t i, std::size_t end) {
         for (; i < end; ++i) {
             const i32 y = static_cast<i32>(i % y_blocks) * block_rows;
             const i64 z = static_cast<i64>(i / y_blocks);

@@ -1,7 +1,8 @@
-"""Resampling against SimpleITK, scipy and hand-made answers; kernels against the reference, row forms against kernels."""
+"""Resampling against SimpleITK, scipy and hand-made answers; kernels, row forms and reference against each other."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -29,6 +30,8 @@ REFERENCE = ReferenceBackend()
 
 #: Largest difference to SimpleITK and scipy, as a part of the intensity range.
 ORACLE_TOLERANCE = 1e-3
+#: A stored integer is at most this far from the oracle's real number: half a grey level and rounding in float32.
+ROUNDING_TOLERANCE = 0.51
 DTYPES = (np.uint8, np.int16, np.uint16, np.int32, np.float32)
 
 AXIAL = [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
@@ -65,10 +68,9 @@ def resampled(array, source, target, *, interpolation="linear", antialias=False,
 
 def itk(array, source, target, interpolator=sitk.sitkLinear, fill=0.0, pixel=sitk.sitkFloat32):
     image = sitk.GetImageFromArray(array)
-    for item, geometry in ((image, source),):
-        item.SetSpacing(geometry.spacing_dhw_mm[::-1].tolist())
-        item.SetOrigin(geometry.origin_lps_mm.tolist())
-        item.SetDirection(geometry.directions_dhw[::-1].T.ravel().tolist())
+    image.SetSpacing(source.spacing_dhw_mm[::-1].tolist())
+    image.SetOrigin(source.origin_lps_mm.tolist())
+    image.SetDirection(source.directions_dhw[::-1].T.ravel().tolist())
     return sitk.GetArrayFromImage(
         sitk.Resample(
             image,
@@ -97,7 +99,7 @@ GRIDS = {
     "up": ((5, 17, 23), (3.0, 0.7, 0.7), (15, 12, 17), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)),
     "down": ((21, 37, 41), (1.0, 0.5, 0.5), (7, 9, 11), (2.7, 1.9, 1.7), (0.3, 0.2, 0.1)),
     "crop and shift": ((9, 33, 70), (1.0, 1.0, 1.0), (5, 20, 67), (1.0, 1.0, 1.0), (1.25, 7.5, 2.0)),
-    "beyond": ((6, 7, 8), (2.0, 1.0, 1.0), (9, 9, 90), (2.1, 1.3, 0.3), (-3.3, -2.4, -3.1)),
+    "beyond": ((6, 7, 8), (2.0, 1.0, 1.0), (9, 9, 90), (2.1, 1.3, 0.3), (-3.31, -2.41, -3.12)),
     "one voxel axes": ((1, 1, 1), (5.0, 1.0, 1.0), (5, 3, 3), (1.0, 0.25, 0.25), (-0.25, -0.25, -2.0)),
     "one row": ((3, 1, 300), (1.0, 1.0, 1.0), (3, 1, 131), (1.0, 1.0, 2.2), (0.4, 0.0, 0.0)),
 }
@@ -126,7 +128,7 @@ def test_integers_are_simpleitk_rounded_to_nearest(grids):
     array = noise(source.shape, np.int16)
     wanted = itk(array, source, target, fill=-7.0, pixel=sitk.sitkFloat64)
     found = resampled(array, source, target, fill=-7.0).astype(np.float64)
-    assert np.abs(found - wanted).max() <= 0.5 + ORACLE_TOLERANCE
+    assert np.abs(found - wanted).max() <= ROUNDING_TOLERANCE
 
 
 def test_nearest_equals_simpleitk(grids):
@@ -197,7 +199,7 @@ def test_lanczos_weights_are_the_windowed_sinc():
 def test_antialias_equals_pillow_away_from_the_edges(interpolation, resample):
     image_module = pytest.importorskip("PIL.Image")
     array = noise((1, 96, 120), np.float32)
-    # Pillow maps edges to edges: 96 x 120 onto 32 x 50 has a step of 3 rows and 2.4 columns, first centres at 1 and 0.7.
+    # Pillow maps edges to edges: 96 x 120 onto 32 x 50 has steps of 3 rows and 2.4 columns, first centres at 1 and 0.7.
     source, target = grid(array.shape), grid((1, 32, 50), (1.0, 3.0, 2.4), (0.7, 1.0, 0.0))
     found = resampled(array, source, target, interpolation=interpolation, antialias=True)[0]
     wanted = np.asarray(image_module.fromarray(array[0]).resize((50, 32), getattr(image_module.Resampling, resample)))
@@ -216,11 +218,11 @@ def test_antialias_averages_what_plain_linear_skips():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("interpolation", ["linear", "cubic", "lanczos", "nearest"])
-@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize(
+    ("interpolation", "antialias"),
+    [*itertools.product(["linear", "cubic", "lanczos"], [False, True]), ("nearest", False)],
+)
 def test_kernel_row_form_and_reference_agree(grids, dtype, interpolation, antialias):
-    if antialias and interpolation == "nearest":
-        pytest.skip("refused: test_antialias_of_nearest_is_refused")
     source, target = grids
     array = noise(source.shape, dtype)
     options = {"interpolation": interpolation, "antialias": antialias, "fill": 5.0}
@@ -249,7 +251,7 @@ def test_antiparallel_axes_and_wide_gathers():
     rows = resampled(array, source, target, **options)
     assert rows.tobytes() == resampled(array, source, target, **options, backend=KERNEL_TEXT).tobytes()
     wanted = itk(array, source, target, fill=-3.0, pixel=sitk.sitkFloat64)
-    assert np.abs(rows - wanted).max() <= 0.5 + ORACLE_TOLERANCE
+    assert np.abs(rows - wanted).max() <= ROUNDING_TOLERANCE
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -262,7 +264,7 @@ def test_affine_kernel_and_reference_agree(dtype, interpolation):
     volume = Volume(noise(source.shape, dtype), source)
     found = resample_to_grid(volume, target, interpolation=interpolation, fill=9, backend=CPU).array
     wanted = resample_to_grid(volume, target, interpolation=interpolation, fill=9, backend=REFERENCE).array
-    assert (wanted == 9).any() and (wanted != 9).mean() > 0.5
+    assert (wanted == 9).any() and (wanted != 9).mean() > 0.4
     assert_close(found, wanted, np.abs(volume.array.astype(np.float64)).max(), dtype)
 
 
@@ -374,19 +376,19 @@ def linear_field(points_lps_mm):
 def test_regularize_undoes_tilt_gaps_and_uneven_steps(backend, directions):
     geometry = grid((26, 24, 20), (2.0, 0.9, 1.1), (-40.0, 12.0, 100.0), directions)
     rng = np.random.default_rng(4)
-    # positions along the normal, in slices: uneven, one gap, shuffled; each plane shifted in its rows by a tilt of 15 degrees
-    along = np.array([0.0, 1.1, 2.0, 3.0, 6.0, 7.2, 8.0, 9.0, 12.0, 14.0, 15.5, 17.0, 19.0, 21.0, 23.0, 25.0])
-    index = np.stack([along, -along * 2.0 * math.tan(math.radians(15)) / 0.9, along * 0.05], axis=1)
-    index = index[rng.permutation(len(index))]
-    rows, columns = np.meshgrid(np.arange(40.0), np.arange(22.0), indexing="ij")
-    voxels = index[:, None, None] + np.stack([np.zeros_like(rows), rows, columns], axis=-1)
-    planes = linear_field(geometry.to_lps(voxels)).astype(np.float32)
+    # first pixels in voxels of the grid: uneven slices with a gap, sheared by 15 degrees along the rows, any order
+    slices = np.array([0.0, 1.1, 2.0, 3.0, 6.0, 7.2, 8.0, 9.0, 12.0, 14.0, 15.5, 17.0, 19.0, 21.0, 23.0, 25.0])
+    shear = 2.0 * math.tan(math.radians(15)) / 0.9
+    index = np.stack([slices, -slices * shear, -slices * 0.05], axis=1)[rng.permutation(len(slices))]
+    rows, columns = np.meshgrid(np.arange(36.0), np.arange(22.0), indexing="ij")
+    pixels = index[:, None, None] + np.stack([np.zeros_like(rows), rows, columns], axis=-1)
+    planes = linear_field(geometry.to_lps(pixels)).astype(np.float32)
     found = regularize(planes, geometry.to_lps(index), geometry, interpolation="linear", fill=-1e6, backend=backend)
     wanted = linear_field(geometry.to_lps(np.moveaxis(np.indices(geometry.shape), 0, -1)))
-    known = found > -1e5
-    inner = known[:, 1:-1, 1:-2]
-    assert known[:, :10].all() and known.mean() > 0.9
-    assert np.abs(found - wanted)[:, 1:-1, 1:-2][inner].max() < 2e-4
+    last_row = 35 - 25 * shear  # of the grid, that all planes reach
+    assert 20 < last_row < 21
+    assert np.abs(found - wanted)[:, :21].max() < 2e-4
+    assert (found[25, 22:] == -1e6).all() and (found[0] > -1e5).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
