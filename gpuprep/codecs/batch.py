@@ -90,13 +90,9 @@ def decode_stack(stack: Stack, *, workers: int) -> Decoded:
         As `FrameSpec.from_header`.
     """
     specs = {frame.instance.path: FrameSpec.from_header(frame.instance) for frame in stack.frames}
-    layout = replace(
-        _common_layout(list(specs.values())),
-        rows=stack.geometry.shape[1],
-        columns=stack.geometry.shape[2],
-        number_of_frames=len(stack.frames),
-    )
-    array = empty_images(len(stack.frames), layout, container_dtype(layout))
+    frames, rows, columns = stack.frames_shape
+    layout = replace(_common_layout(list(specs.values())), rows=rows, columns=columns, number_of_frames=frames)
+    array = empty_images(frames, layout, container_dtype(layout))
     if stack.mosaic_columns:
         sources = _mosaic_sources(stack, specs)
     else:
@@ -152,7 +148,7 @@ def _common_layout(specs: Sequence[FrameSpec]) -> FrameSpec:
 
 def _mosaic_sources(stack: Stack, specs: Mapping[str, FrameSpec]) -> list[_Source]:
     """Return the mosaics of a stack, each with the slots and the tiles of its slices."""
-    _, rows, columns = stack.geometry.shape
+    _, rows, columns = stack.frames_shape
     sources: dict[str, _Source] = {}
     for slot, frame in enumerate(stack.frames):
         header = frame.instance

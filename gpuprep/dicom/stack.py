@@ -188,6 +188,12 @@ class Stack:
     label: str = ""
     findings: tuple[Finding, ...] = ()
 
+    @property
+    def frames_shape(self) -> tuple[int, int, int]:
+        """Shape (frames, rows, columns) of the decoded frames: that of `geometry` unless the stack is irregular."""
+        tiles = self.mosaic_columns or 1
+        return len(self.frames), self.spec.rows // tiles, self.spec.columns // tiles
+
 
 def build_stacks(
     instances: Sequence[InstanceHeader],
