@@ -82,8 +82,11 @@ def place(
         ``geometry-missing``: position, orientation or pixel spacing is absent. ``attribute-invalid``: one of them, or
         the rescale, is not a usable number.
     """
-    found = {"ImagePositionPatient": (position, 3), "ImageOrientationPatient": (orientation, 6)}
-    found["PixelSpacing"] = (pixel_spacing, 2)
+    found = {
+        "ImagePositionPatient": (position, 3),
+        "ImageOrientationPatient": (orientation, 6),
+        "PixelSpacing": (pixel_spacing, 2),
+    }
     missing = [name for name, (values, _) in found.items() if not values]
     if missing:
         raise GeometryError(
