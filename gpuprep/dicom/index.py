@@ -1,0 +1,355 @@
+"""The index: what the headers of all files below the sources say, kept as Parquet, grouped into series."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpuprep.dicom.crawl import CrawlProblem, FoundFile, crawl
+from gpuprep.dicom.header import LABELMAP_SEG_UID, RTSTRUCT_UID, SEG_UID, InstanceHeader, read_headers
+from gpuprep.dicom.stack import Finding
+from gpuprep.errors import ConfigError, InputNotFoundError, OutputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Files whose headers are read at a time; bounds what the reader holds beside the rows.
+CHUNK_FILES = 4096
+#: Counts up when rows of older indexes can no longer be used.
+INDEX_VERSION = 1
+#: SOP classes whose instances outline what an image shows.
+SEGMENTATION_SOP_CLASSES = frozenset({RTSTRUCT_UID, SEG_UID, LABELMAP_SEG_UID})
+#: SOP classes with pixels that are no image: those of segmentations, and RT Dose.
+NO_IMAGE_SOP_CLASSES = SEGMENTATION_SOP_CLASSES | {"1.2.840.10008.5.1.4.1.1.481.2"}
+
+_VERSION_KEY = b"gpuprep.index.version"
+_PATH_BYTES = "path_bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The instances of one series and modality, from whatever folders.
+
+    Parameters
+    ----------
+    study_instance_uid, series_instance_uid, patient_id, modality, sop_class_uid : str
+        Those of the first instance.
+    instances : tuple of InstanceHeader
+        Each SOP instance once, by path.
+    copies : tuple of InstanceHeader
+        Further files of the same instances, left out.
+    findings : tuple of Finding
+        ``duplicate-instance``: files left out because another has the same SOP Instance UID and an equal header, in
+        whatever transfer syntax.
+        ``conflicting-instances``: files with the same SOP Instance UID and other headers; all are among `instances`.
+        ``conflicting-patient-ids``, ``conflicting-study-uids``, ``conflicting-frames-of-reference``: what should be
+        one within a series is not.
+        ``shared-series-uid``: another modality has this Series Instance UID too.
+    """
+
+    study_instance_uid: str
+    series_instance_uid: str
+    patient_id: str
+    modality: str
+    sop_class_uid: str
+    instances: tuple[InstanceHeader, ...]
+    copies: tuple[InstanceHeader, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def is_segmentation(self) -> bool:
+        """Whether its instances are RTSTRUCT or SEG objects."""
+        return self.sop_class_uid in SEGMENTATION_SOP_CLASSES
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it has pixels that show the patient, and is more than localizers."""
+        return any(i.rows and i.sop_class_uid not in NO_IMAGE_SOP_CLASSES and not is_localizer(i) for i in self.instances)
+
+    @property
+    def frame_of_reference_uids(self) -> frozenset[str]:
+        """Frames of reference that its instances name."""
+        return frozenset(i.frame_of_reference_uid for i in self.instances if i.frame_of_reference_uid)
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """One row a file, by path.
+
+    Parameters
+    ----------
+    instances : tuple of InstanceHeader
+        All files that were found, usable or not, and the folders and links that could not be followed. Beside the
+        error codes of `InstanceHeader` and `CrawlProblem` a row may have ``no-series-uid``: it is DICOM, but belongs
+        to no series.
+    """
+
+    instances: tuple[InstanceHeader, ...]
+
+    @property
+    def problems(self) -> tuple[InstanceHeader, ...]:
+        """The rows with an error code. Each row is either here or in one of `series`."""
+        return tuple(row for row in self.instances if row.error_code)
+
+    def series(self) -> tuple[Series, ...]:
+        """Group the usable rows, by Patient ID, Study, Series Instance UID and modality, in this order."""
+        groups: dict[tuple[str, str], list[InstanceHeader]] = {}
+        for row in self.instances:
+            if not row.error_code:
+                groups.setdefault((row.series_instance_uid, row.modality), []).append(row)
+        modalities = Counter(uid for uid, _ in groups)
+        series = [_build_series(rows, is_uid_shared=modalities[uid] > 1) for (uid, _), rows in groups.items()]
+        return tuple(
+            sorted(series, key=lambda s: (s.patient_id, s.study_instance_uid, s.series_instance_uid, s.modality))
+        )
+
+
+def is_localizer(instance: InstanceHeader) -> bool:
+    """Tell whether an image is a localizer (scout, topogram): value 3 of Image Type, PS3.3 C.8.2.1.1.1."""
+    return "LOCALIZER" in instance.image_type.split("\\")
+
+
+def build_index(
+    sources: Sequence[Path],
+    *,
+    previous: Index | None = None,
+    workers: int = 1,
+    on_progress: Callable[[int], None] | None = None,
+) -> Index:
+    """Crawl folders and read the headers of all files in them.
+
+    Parameters
+    ----------
+    sources : sequence of Path
+        Folders and files; nothing is written there.
+    previous : Index, optional
+        Rows of files whose path, size and time of modification are as they were are taken from here. Files that are
+        no longer below the sources are dropped.
+    workers : int
+        Threads for reading headers.
+    on_progress : callable, optional
+        Told the number of files done so far, once a chunk.
+
+    Raises
+    ------
+    InputNotFoundError
+        ``path-missing``: a source does not exist.
+    """
+    known = {row.path: row for row in previous.instances} if previous else {}
+    rows: list[InstanceHeader] = []
+    found = crawl(sources)
+    while chunk := list(islice(found, CHUNK_FILES)):
+        rows += _read_chunk(chunk, known, workers)
+        if on_progress:
+            on_progress(len(rows))
+    return Index(tuple(sorted(rows, key=lambda row: row.path)))
+
+
+def _read_chunk(
+    chunk: Sequence[FoundFile | CrawlProblem], known: dict[str, InstanceHeader], workers: int
+) -> Iterator[InstanceHeader]:
+    to_read: list[str] = []
+    for item in chunk:
+        if isinstance(item, CrawlProblem):
+            yield InstanceHeader(path=item.path, error_code=item.code, error_detail=item.detail)
+            continue
+        row = known.get(item.path)
+        if row and (row.size, row.mtime_ns) == (item.size, item.mtime_ns) and row.error_code != "unreadable":
+            yield row
+        else:
+            to_read.append(item.path)
+    for row in read_headers(to_read, workers=workers):
+        if row.error_code or row.series_instance_uid:
+            yield row
+        else:
+            yield replace(row, error_code="no-series-uid", error_detail="Series Instance UID (0020,000E) is missing")
+
+
+# --- Series ----------------------------------------------------------------------------------------------------------
+
+
+def _build_series(rows: Sequence[InstanceHeader], *, is_uid_shared: bool) -> Series:
+    first = rows[0]
+    instances, copies, findings = _drop_copies(rows)
+    for attribute, code, what in (
+        ("patient_id", "conflicting-patient-ids", "Patient IDs"),
+        ("study_instance_uid", "conflicting-study-uids", "Study Instance UIDs"),
+        ("frame_of_reference_uid", "conflicting-frames-of-reference", "Frame of Reference UIDs"),
+    ):
+        counts = Counter(getattr(row, attribute) for row in instances)
+        if len(counts) > 1:
+            listed = ", ".join(f"{value or 'none'} ({count})" for value, count in sorted(counts.items()))
+            findings.append(Finding(code, f"{len(counts)} {what} in one series: {listed}"))
+    if is_uid_shared:
+        findings.append(Finding("shared-series-uid", "another modality has the same Series Instance UID"))
+    return Series(
+        first.study_instance_uid,
+        first.series_instance_uid,
+        first.patient_id,
+        first.modality,
+        first.sop_class_uid,
+        tuple(instances),
+        tuple(copies),
+        tuple(findings),
+    )
+
+
+def _drop_copies(
+    rows: Sequence[InstanceHeader],
+) -> tuple[list[InstanceHeader], list[InstanceHeader], list[Finding]]:
+    """Divide files into instances and further copies of them, which are equal in all that `_strip_encoding` leaves."""
+    instances: list[InstanceHeader] = []
+    copies: list[InstanceHeader] = []
+    kept: dict[str, list[InstanceHeader]] = {}
+    for row in rows:
+        same_uid = kept.setdefault(row.sop_instance_uid, []) if row.sop_instance_uid else []
+        if same_uid and _strip_encoding(row) in map(_strip_encoding, same_uid):
+            copies.append(row)
+        else:
+            same_uid.append(row)
+            instances.append(row)
+    findings = []
+    if copies:
+        example = kept[copies[0].sop_instance_uid][0].path
+        findings.append(
+            Finding("duplicate-instance", f"{len(copies)} further copies of an instance, e.g. {copies[0].path} of {example}")
+        )
+    findings += [
+        Finding("conflicting-instances", f"{len(same)} different files with SOP Instance UID {uid}, e.g. {same[1].path}")
+        for uid, same in kept.items()
+        if len(same) > 1
+    ]
+    return instances, copies, findings
+
+
+def _strip_encoding(row: InstanceHeader) -> InstanceHeader:
+    """Return what is left of a row without file and encoding. Where there are no pixels, the size tells edits."""
+    return replace(
+        row,
+        path="",
+        size=0 if row.rows else row.size,
+        mtime_ns=0,
+        reader="",
+        pixel_offset=-1,
+        pixel_length=-1,
+        transfer_syntax_uid="",
+        photometric_interpretation="",
+        planar_configuration=None,
+    )
+
+
+# --- Parquet -----------------------------------------------------------------------------------------------------------
+
+
+def write_index(index: Index, path: Path) -> None:
+    """Write an index as Parquet, a row a file, columns named and ordered as the fields of `InstanceHeader`.
+
+    A path that is not UTF-8 has its bytes in the column ``path_bytes``, which is null for all others. The file appears
+    by rename.
+
+    Raises
+    ------
+    OutputError
+        ``index-not-written``: the system refused.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    schema = _build_schema()
+    columns = {f.name: [getattr(row, f.name) for row in index.instances] for f in fields(InstanceHeader)}
+    columns[_PATH_BYTES] = [None if _is_utf8(p) else os.fsencode(p) for p in columns["path"]]
+    columns["path"] = [os.fsencode(p).decode("utf-8", "replace") for p in columns["path"]]
+    table = pa.table({f.name: pa.array(columns[f.name], f.type) for f in schema}, schema=schema)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pa.parquet.write_table(table, part, compression="zstd")
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"the index cannot be written: {error.strerror or error}", code="index-not-written", subject=str(path)
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_index(path: Path) -> Index:
+    """Read what `write_index` wrote.
+
+    Raises
+    ------
+    InputNotFoundError
+        ``path-missing``: there is no such file; ``index-unreadable``: the system does not give it.
+    ConfigError
+        ``not-an-index``: it is no Parquet file, or not one of ours; ``index-version``: another version wrote it.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        with path.open("rb") as stream:
+            table = pa.parquet.read_table(stream)
+    except pa.ArrowException as error:
+        raise _not_an_index(path, "it is no Parquet file, or a damaged one") from error
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise InputNotFoundError(
+            f"the index cannot be read: {error.strerror or error}",
+            code="path-missing" if missing else "index-unreadable",
+            subject=str(path),
+            hint="gpuprep index SRC -o INDEX writes one",
+        ) from error
+    version = (table.schema.metadata or {}).get(_VERSION_KEY)
+    if version is None:
+        raise _not_an_index(path, "it is Parquet, but no index of gpuprep")
+    if version != str(INDEX_VERSION).encode() or not table.schema.equals(_build_schema()):
+        raise ConfigError(
+            f"the index has format {version.decode(errors='replace')}, this is format {INDEX_VERSION}",
+            code="index-version",
+            subject=str(path),
+            hint="delete it and index again",
+        )
+    columns = {name: table[name].to_pylist() for name in table.schema.names}
+    paths = columns.pop(_PATH_BYTES)
+    columns["path"] = [os.fsdecode(raw) if raw else text for text, raw in zip(columns["path"], paths, strict=True)]
+    for name in _LIST_COLUMNS:
+        columns[name] = map(tuple, columns[name])
+    names = tuple(columns)
+    rows = (InstanceHeader(**dict(zip(names, values, strict=True))) for values in zip(*columns.values(), strict=True))
+    return Index(tuple(rows))
+
+
+def _not_an_index(path: Path, reason: str) -> ConfigError:
+    return ConfigError(reason, code="not-an-index", subject=str(path), hint="gpuprep index SRC -o INDEX writes one")
+
+
+_LIST_COLUMNS = tuple(f.name for f in fields(InstanceHeader) if f.metadata.get("kind") in ("floats", "uids"))
+
+
+def _build_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    types = {  # by kind, or by annotation for the columns that are not from DICOM
+        "str": pa.string(),
+        "text": pa.string(),
+        "uid": pa.string(),
+        "uids": pa.list_(pa.string()),
+        "int": pa.int64(),
+        "float": pa.float64(),
+        "floats": pa.list_(pa.float64()),
+    }
+    columns = [(f.name, types[f.metadata.get("kind", f.type)]) for f in fields(InstanceHeader)]
+    return pa.schema([*columns, (_PATH_BYTES, pa.binary())], metadata={_VERSION_KEY: str(INDEX_VERSION)})
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
