@@ -26,6 +26,8 @@ INDEX_VERSION = 1
 SEGMENTATION_SOP_CLASSES = frozenset({RTSTRUCT_UID, SEG_UID, LABELMAP_SEG_UID})
 #: SOP classes with pixels that are no image: those of segmentations, and RT Dose.
 NO_IMAGE_SOP_CLASSES = SEGMENTATION_SOP_CLASSES | {"1.2.840.10008.5.1.4.1.1.481.2"}
+#: Values that a message lists, and the most characters of each: value representations UI and LO, PS3.5 6.2.
+LISTED_VALUES, LONGEST_VALUE = 3, 64
 
 _VERSION_KEY = b"gpuprep.index.version"
 _PATH_BYTES = "path_bytes"
@@ -62,14 +64,9 @@ class Series:
     findings: tuple[Finding, ...] = ()
 
     @property
-    def is_segmentation(self) -> bool:
-        """Whether its instances are RTSTRUCT or SEG objects."""
-        return self.sop_class_uid in SEGMENTATION_SOP_CLASSES
-
-    @property
     def is_image(self) -> bool:
         """Whether it has pixels that show the patient, and is more than localizers."""
-        return any(i.rows and i.sop_class_uid not in NO_IMAGE_SOP_CLASSES and not is_localizer(i) for i in self.instances)
+        return any(map(is_image, self.instances))
 
     @property
     def frame_of_reference_uids(self) -> frozenset[str]:
@@ -109,9 +106,22 @@ class Index:
         )
 
 
-def is_localizer(instance: InstanceHeader) -> bool:
-    """Tell whether an image is a localizer (scout, topogram): value 3 of Image Type, PS3.3 C.8.2.1.1.1."""
-    return "LOCALIZER" in instance.image_type.split("\\")
+def list_some(values: Sequence[str]) -> str:
+    """Return the first values for a message, each cut to the length that UIDs and Patient IDs may have."""
+    more = len(values) - LISTED_VALUES
+    listed = ", ".join(value[:LONGEST_VALUE] or "none" for value in values[:LISTED_VALUES])
+    return f"{listed} and {more} more" if more > 0 else listed
+
+
+def is_segmentation(instance: InstanceHeader) -> bool:
+    """Tell whether an instance outlines what an image shows: RTSTRUCT or SEG."""
+    return instance.sop_class_uid in SEGMENTATION_SOP_CLASSES
+
+
+def is_image(instance: InstanceHeader) -> bool:
+    """Tell whether an instance has pixels that show the patient, and is no localizer (PS3.3 C.8.2.1.1.1, value 3)."""
+    has_pixels = bool(instance.rows) and instance.sop_class_uid not in NO_IMAGE_SOP_CLASSES
+    return has_pixels and "LOCALIZER" not in instance.image_type.split("\\")
 
 
 def build_index(
@@ -183,8 +193,7 @@ def _build_series(rows: Sequence[InstanceHeader], *, is_uid_shared: bool) -> Ser
     ):
         counts = Counter(getattr(row, attribute) for row in instances)
         if len(counts) > 1:
-            listed = ", ".join(f"{value or 'none'} ({count})" for value, count in sorted(counts.items()))
-            findings.append(Finding(code, f"{len(counts)} {what} in one series: {listed}"))
+            findings.append(Finding(code, f"{len(counts)} {what} in one series: {list_some(sorted(counts))}"))
     if is_uid_shared:
         findings.append(Finding("shared-series-uid", "another modality has the same Series Instance UID"))
     return Series(
@@ -217,10 +226,15 @@ def _drop_copies(
     if copies:
         example = kept[copies[0].sop_instance_uid][0].path
         findings.append(
-            Finding("duplicate-instance", f"{len(copies)} further copies of an instance, e.g. {copies[0].path} of {example}")
+            Finding(
+                "duplicate-instance", f"{len(copies)} further copies of an instance, e.g. {copies[0].path} of {example}"
+            )
         )
     findings += [
-        Finding("conflicting-instances", f"{len(same)} different files with SOP Instance UID {uid}, e.g. {same[1].path}")
+        Finding(
+            "conflicting-instances",
+            f"{len(same)} different files with SOP Instance UID {uid[:LONGEST_VALUE]}, e.g. {same[1].path}",
+        )
         for uid, same in kept.items()
         if len(same) > 1
     ]
@@ -243,7 +257,7 @@ def _strip_encoding(row: InstanceHeader) -> InstanceHeader:
     )
 
 
-# --- Parquet -----------------------------------------------------------------------------------------------------------
+# --- Parquet ---------------------------------------------------------------------------------------------------------
 
 
 def write_index(index: Index, path: Path) -> None:

@@ -284,7 +284,7 @@ def _place_all(instances: Iterable[InstanceHeader]) -> tuple[list[Plane], list[G
     for instance in instances:
         try:
             FrameSpec.from_header(instance)
-            planes += _planes_of(instance)
+            planes += planes_of(instance)
         except GeometryError as error:
             if error.code not in ("not-an-image", "geometry-missing"):
                 raise
@@ -296,7 +296,16 @@ def _place_all(instances: Iterable[InstanceHeader]) -> tuple[list[Plane], list[G
     raise GeometryError("a series without images", code="not-an-image")
 
 
-def _planes_of(instance: InstanceHeader) -> tuple[Plane, ...]:
+def planes_of(instance: InstanceHeader) -> tuple[Plane, ...]:
+    """Return the planes of an instance, in the order of its frames or tiles; opens the file if it holds several.
+
+    Raises
+    ------
+    GeometryError
+        As `planes.place`, `planes_of_multiframe` and `planes_of_mosaic`.
+    HeaderError
+        ``unreadable``: pydicom cannot read the file.
+    """
     if is_mosaic(instance):
         return planes_of_mosaic(instance)
     frames = instance.number_of_frames
