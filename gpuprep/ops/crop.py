@@ -9,7 +9,6 @@ import numpy as np
 
 from gpuprep.backends.base import BLOCK_THREADS, TYPE_SUFFIX, Backend, Dims, ready
 from gpuprep.errors import ConfigError
-from gpuprep.geometry import VolumeGeometry
 from gpuprep.volume import Step, Volume
 
 Triple = tuple[int, int, int]
@@ -85,14 +84,6 @@ def reference_foreground_box(array: Any, threshold: float) -> Box | None:
     """Plain form of `foreground_box`."""
     above = np.argwhere(array > np.float64(threshold))
     return _box(above.min(axis=0).tolist(), above.max(axis=0).tolist()) if len(above) else None
-
-
-def with_margin(box: Box, geometry: VolumeGeometry, margin_mm: float) -> Box:
-    """Return `box` grown by at least `margin_mm` on every side, in whole voxels, as far as the volume reaches."""
-    margin = np.ceil(margin_mm / geometry.spacing_dhw_mm).astype(int)
-    start = np.maximum(np.array(box[0]) - margin, 0)
-    end = np.minimum(np.array(box[0]) + box[1] + margin, geometry.shape)
-    return _box(start.tolist(), (end - 1).tolist())
 
 
 def crop_or_pad(
