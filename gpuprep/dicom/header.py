@@ -15,7 +15,7 @@ import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import cache, lru_cache
 from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -276,6 +276,7 @@ def _new_value_caches() -> tuple[_ValueCache, ...]:
     return tuple(by_kind[f.metadata["kind"]] for f in ELEMENT_COLUMNS)
 
 
+@lru_cache(maxsize=1024)
 def decode_text(text: str, character_set: str) -> str:
     """Decode a raw text by Specific Character Set (0008,0005).
 
@@ -284,12 +285,12 @@ def decode_text(text: str, character_set: str) -> str:
     text : str
         One character a byte, as the readers deliver it.
     character_set : str
-        Value of (0008,0005), its parts joined by backslashes; an unknown one counts as the default one.
+        Value of (0008,0005), its parts joined by backslashes; an absent or unknown one counts as Latin 1.
 
     Returns
     -------
     str
-        The text; bytes that the character set does not know become U+FFFD.
+        The text; bytes that are not in the character set become U+FFFD.
     """
     if text.isascii() and "\x1b" not in text:
         return text
@@ -448,8 +449,10 @@ def _read_natively(path: str, record: str, values: tuple[_ValueCache, ...]) -> I
 
 
 def _read_by_pydicom(path: str, values: tuple[_ValueCache, ...]) -> InstanceHeader:
+    if "\0" in path:
+        return _build_unreadable(path, errno.ENOENT)
     try:
-        status = Path(path if "\0" not in path else "?").stat()
+        status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):
             return _build_failure(path, *_FAILURES["irregular"], status.st_size, status.st_mtime_ns)
         with Path(path).open("rb") as stream:

@@ -10,6 +10,7 @@ namespace gpuprep::dicom {
 // What separates fields and records of the texts that Python receives; no value may hold them.
 constexpr char kFieldEnd = '\x1f', kRecordEnd = '\x1e';
 constexpr std::uint32_t kMediaClass = 0x00020002, kTransferSyntax = 0x00020010;
+constexpr std::uint32_t kLongestUid = 64;  // PS3.5 table 6.2-1
 constexpr std::string_view kImplicitLittle = "1.2.840.10008.1.2", kExplicitLittle = "1.2.840.10008.1.2.1";
 
 inline std::string_view trimmed(std::string_view text) {
@@ -19,9 +20,17 @@ inline std::string_view trimmed(std::string_view text) {
     return text;
 }
 
+inline bool is_text_vr(std::uint16_t vr) {
+    static constexpr char kNames[] = "AEASCSDADSDTISLOLTPNSHSTTMUCUIURUT";
+    for (std::size_t i = 0; i + 1 < sizeof kNames; i += 2)
+        if (vr == vr_code(kNames[i], kNames[i + 1])) return true;
+    return false;
+}
+
 // Reads the first `longest` bytes of a text, without padding; null when all is well, else why it was declined.
 inline const char* read_text(Bytes& bytes, const Element& element, std::uint32_t longest, std::string& text) {
     if (element.length == kUndefinedLength) return "text of undefined length";
+    if (element.vr != 0 && element.vr != vr_code('U', 'N') && !is_text_vr(element.vr)) return "text has an odd VR";
     const std::uint32_t length = std::min(element.length, longest);
     const std::uint8_t* p = bytes.at(element.value, length);
     if (!p) return "truncated";
@@ -52,7 +61,7 @@ struct DataSet {
     std::uint64_t position = 0;
 };
 
-// Reads the file meta, explicit VR little endian. Its length (0002,0000) is often wrong and says no more than the groups.
+// Reads the file meta, explicit VR little endian; it ends with group 2, for its length (0002,0000) is often wrong.
 inline const char* read_meta(Bytes& bytes, DataSet& data_set) {
     while (data_set.position < bytes.size()) {
         const std::uint8_t* p = bytes.at(data_set.position, 2);
@@ -61,10 +70,11 @@ inline const char* read_meta(Bytes& bytes, DataSet& data_set) {
         Element element{};
         const char* fault = read_element(bytes, data_set.position, false, element);
         if (!fault && element.length > bytes.size() - element.value) fault = "truncated";
-        constexpr std::uint32_t kLongestUid = 64;
-        if (!fault && element.tag == kMediaClass) fault = read_text(bytes, element, kLongestUid, data_set.media_class);
-        if (!fault && element.tag == kTransferSyntax)
-            fault = read_text(bytes, element, kLongestUid, data_set.transfer_syntax);
+        std::string* const text = element.tag == kMediaClass       ? &data_set.media_class
+                                  : element.tag == kTransferSyntax ? &data_set.transfer_syntax
+                                                                   : nullptr;
+        if (!fault && text)
+            fault = element.length > kLongestUid ? "UID too long" : read_text(bytes, element, kLongestUid, *text);
         if (fault) return fault;
         data_set.position = element.value + element.length;
     }

@@ -41,13 +41,6 @@ struct Request {
     std::uint32_t longest;
 };
 
-bool is_text_vr(std::uint16_t vr) {
-    static constexpr char kNames[] = "AEASCSDADSDTISLOLTPNSHSTTMUCUIURUT";
-    for (std::size_t i = 0; i + 1 < sizeof kNames; i += 2)
-        if (vr == vr_code(kNames[i], kNames[i + 1])) return true;
-    return false;
-}
-
 struct Record {
     std::int64_t pixel_offset = -1, pixel_length = -1;
     DataSet data_set;
@@ -99,14 +92,16 @@ public:
         while (next_ < request_.wanted.size() && request_.wanted[next_].tag < element.tag) ++next_;
         if (next_ < request_.wanted.size() && request_.wanted[next_].tag == element.tag) {
             const Wanted& wanted = request_.wanted[next_];
-            read_value(element, wanted.vr, record_.texts[static_cast<std::size_t>(wanted.column)]);
-            if (element.tag == kSopClass) choose_references(trimmed(record_.texts[wanted.column]));
+            std::string& text = record_.texts[static_cast<std::size_t>(wanted.column)];
+            read_value(element, wanted.vr, text);
+            if (element.tag == kSopClass) choose_references(text);
         }
         return fault_ ? Step::kStop : reference(element, 0);
     }
 
     void item(std::uint32_t, int) {}
 
+private:
     void read_value(const Element& element, std::uint16_t implicit_vr, std::string& text) {
         if (element.length == kUndefinedLength) return decline("wanted element has undefined length");
         const bool is_unnamed = element.vr == 0 || element.vr == vr_code('U', 'N');
@@ -133,7 +128,6 @@ public:
         }
     }
 
-private:
     void decline(const char* why) { fault_ = why; }
 
     void choose_references(std::string_view sop_class) {
@@ -205,8 +199,8 @@ struct Scratch {
     Record record;
 };
 
-// Appends the record of one file: outcome, detail, size, mtime, pixel offset and length, media class, whether it
-// has a preamble, then the columns.
+// Appends the record of one file: outcome, detail, size, mtime, pixel offset and length, media class, whether it has a
+// preamble, then the columns.
 // The outcome is "ok", "declined", "unreadable" (detail: errno), "irregular", "empty-file" or "not-dicom".
 void append_record(const char* path, const Request& request, Scratch& scratch, std::string& out) {
     Record& record = scratch.record;
@@ -243,7 +237,8 @@ void append_record(const char* path, const Request& request, Scratch& scratch, s
         field(record.data_set.media_class);
         field(record.data_set.has_preamble ? "1" : "0");
         for (const Wanted& wanted : request.wanted)
-            if (wanted.tag == kTransferSyntax) record.texts[static_cast<std::size_t>(wanted.column)] = record.data_set.transfer_syntax;
+            if (wanted.tag == kTransferSyntax)
+                record.texts[static_cast<std::size_t>(wanted.column)] = record.data_set.transfer_syntax;
         for (const std::string& text : record.texts) field(text);
     }
     out.back() = kRecordEnd;
@@ -257,10 +252,10 @@ std::vector<const char*> split_strings(const char* strings, std::int64_t count) 
 
 }  // namespace
 
-// Scans `path_count` files whose names, each ended by NUL, follow each other in `paths`. Column i is wanted from element
-// `tags[i]` (0: filled by references only), whose VR in implicit VR is `vrs[2 i]`, `vrs[2 i + 1]`; no value gives more
-// than `longest` bytes. `references` are rows of four: SOP class (its number in `sop_classes`), sequence, tag, column.
-// *out and *out_size receive one record a file, to be released with gp_release. Returns 0, or -1 without memory.
+// Scans `path_count` files whose names, each ended by NUL, follow each other in `paths`. Column i is wanted from
+// element `tags[i]` (0: filled by references only), whose VR in implicit VR is `vrs[2 i]`, `vrs[2 i + 1]`; no value gives
+// more than `longest` bytes. `references` are rows of four: SOP class (its number in `sop_classes`), sequence, tag,
+// column. *out and *out_size receive one record a file, to be released with gp_release. Returns 0, or -1 without memory.
 GPUPREP_EXPORT int gp_scan_headers(const char* paths, std::int64_t path_count, const std::uint32_t* tags,
                                    const char* vrs, std::int64_t column_count, std::uint32_t longest,
                                    const char* sop_classes, std::int64_t sop_class_count,

@@ -138,8 +138,8 @@ std::int64_t parse_decimals(std::string_view text, double* out) {
 
 }  // namespace
 
-// Reads the structure set in `size` bytes of a DICOM file. *out and *out_size receive its records (see records()), to be
-// released with gp_release; offsets in them count from the first byte of the file. Returns 0; 1 when the file is
+// Reads the structure set in `size` bytes of a DICOM file. *out and *out_size receive its records (see records()), to
+// be released with gp_release; offsets in them count from the first byte of the file. Returns 0; 1 when the file is
 // declined, *out then says why; -1 without memory.
 GPUPREP_EXPORT int gp_read_rtstruct(const std::uint8_t* data, std::int64_t size, char** out,
                                     std::int64_t* out_size) try {
@@ -162,8 +162,8 @@ GPUPREP_EXPORT int gp_read_rtstruct(const std::uint8_t* data, std::int64_t size,
     return -1;
 }
 
-// Parses `count` lists of decimal numbers, list i in `lengths[i]` bytes from `data + offsets[i]`, one after another into
-// `out`; counts[i] receives how many list i holds, or -1 when it is garbled and takes no room. `out` has room for
+// Parses `count` lists of decimal numbers, list i in `lengths[i]` bytes from `data + offsets[i]`, one after another
+// into `out`; counts[i] receives how many list i holds, or -1 when it is garbled and takes no room. `out` has room for
 // (lengths[i] + 1) / 2 numbers a list. Returns 0, or -1 when a list is not within the `size` bytes of `data`.
 GPUPREP_EXPORT int gp_parse_decimals(const char* data, std::int64_t size, const std::int64_t* offsets,
                                      const std::int64_t* lengths, std::int64_t count, double* out,

@@ -1,8 +1,8 @@
 // Walks the data elements of a DICOM file or of bytes in memory, little endian, explicit or implicit VR.
 //
-// Encoding: PS3.5 section 7.1 (elements), 7.5 (sequences), A.4 (encapsulated fragments). Every access is checked against
-// the size of the source, nesting is limited, and recursion ends with it: hostile input makes the walk fail, no more.
-// What is legal but rare, or illegal but readable with guesses, is declined as well; another reader takes over.
+// Encoding: PS3.5 section 7.1 (elements), 7.5 (sequences), A.4 (encapsulated fragments). Every access is checked
+// against the size of the source, nesting is limited, and recursion ends with it: hostile input makes the walk fail, no
+// more. What is legal but rare, or illegal but readable with guesses, is declined as well; another reader takes over.
 #pragma once
 
 #include <sys/types.h>
@@ -130,8 +130,8 @@ inline const char* read_element(Bytes& bytes, std::uint64_t position, bool impli
 // Walks nested data sets. The visitor has
 //   Step element(const Element&, uint32_t sequence, int depth)   sequence: the one that holds it, 0 at top level
 //   void item(uint32_t sequence, int depth)                      an item of an entered sequence begins
-// and sees only the top level and the items of sequences that it chose to enter. It sees an element before its length is
-// checked: the value may end beyond the source.
+// and sees only the top level and the items of sequences that it chose to enter. It sees an element before its length
+// is checked: the value may end beyond the source.
 template <class Visitor>
 class Walker {
 public:

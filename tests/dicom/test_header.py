@@ -141,6 +141,11 @@ def test_padding_takes_the_sign_of_the_pixels(
         ("Čelist".encode(), "ISO_IR 192", "Čelist"),
         (b"\x1b$B;3ED\x1b(B", "\\ISO 2022 IR 87", "山田"),
         (b"plain", "no such set", "plain"),
+        (b"Sch\xe4del", "no such set", "Schädel"),
+        (b"Sch\xe4del", "\xe4\xf6", "Schädel"),
+        (b"Sch\xe4del", "", "Schädel"),
+        (b"Sch\xe4del", "ISO_IR 192", "Sch\ufffddel"),
+        (b"\x1b\x1b$\xff", "ISO_IR 6", "\x1b\x1b$ÿ"),
     ],
 )
 def test_texts_are_decoded_by_character_set(tmp_path: Path, raw: bytes, character_set: str, expected: str) -> None:
