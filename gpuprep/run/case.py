@@ -12,12 +12,12 @@ import numpy as np
 
 from gpuprep.backends.base import Backend
 from gpuprep.codecs.batch import decode_stack
-from gpuprep.config import CT_FOREGROUND_HU, Crop, MultipleSegmentations, RoiOptions, Stacking, Transforms, digest
+from gpuprep.config import CT_FOREGROUND_HU, MultipleSegmentations, RoiOptions, Stacking, Transforms, digest
 from gpuprep.dicom.stack import Stack, build_stacks
 from gpuprep.errors import CaseError, GeometryError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import RoiMask
-from gpuprep.ops.crop import crop_or_pad, foreground_box
+from gpuprep.ops.crop import Box, crop_or_pad, foreground_box, with_margin
 from gpuprep.ops.intensity import Window, apply_window, to_modality
 from gpuprep.ops.orient import plan_orientation, reorient
 from gpuprep.ops.rasterize import SliceGrid
@@ -148,7 +148,7 @@ def choose_stack(channel: Channel, plan: CasePlan, stacking: Stacking) -> Stack:
     """Return the one volume of a series that the case is about.
 
     A series may hold several (echoes, time points, a localizer); the segmentation's references decide, else the
-    only one with more than one slice.
+    only one that is neither stray frames nor a single slice.
 
     Raises
     ------
@@ -164,8 +164,8 @@ def choose_stack(channel: Channel, plan: CasePlan, stacking: Stacking) -> Stack:
         return stacks[0]
     referenced = {uid for s in plan.segmentations for uid in s.referenced_sop_instance_uids}
     by_reference = [s for s in stacks if any(f.instance.sop_instance_uid in referenced for f in s.frames)]
-    with_slices = [s for s in stacks if len(s.frames) > 1]
-    for candidates in (by_reference, with_slices):
+    proper = [s for s in stacks if len(s.frames) > 1 and all(f.code != "stray-frames" for f in s.findings)]
+    for candidates in (by_reference, proper):
         if len(candidates) == 1:
             return candidates[0]
     raise GeometryError(
@@ -173,7 +173,7 @@ def choose_stack(channel: Channel, plan: CasePlan, stacking: Stacking) -> Stack:
         "and nothing says which one is meant",
         code="several-volumes",
         subject=channel.series_instance_uid,
-        hint="put the instances of the volume that is meant into a folder of their own",
+        hint="give the volume that is meant as the only source, or let the segmentation refer to its instances",
     )
 
 
@@ -186,13 +186,11 @@ def load_volume(channel: Channel, stack: Stack, backend: Backend, workers: int) 
             code="not-an-image",
             subject=channel.series_instance_uid,
         )
-    padding = stack.frames[0].instance.pixel_padding_value
     array = to_modality(
         backend.upload(decoded.array),
         stack.spec,
         np.array([f.slope for f in stack.frames]),
         np.array([f.intercept for f in stack.frames]),
-        padding_value=padding,
         backend=backend,
     )
     steps = (Step("decode", {"series": channel.series_instance_uid, "decoder": decoded.decoder}),)
@@ -202,9 +200,6 @@ def load_volume(channel: Channel, stack: Stack, backend: Backend, workers: int) 
         array = regularize(array, offsets, stack.geometry, interpolation="linear", fill=lowest, backend=backend)
         steps += (Step("regularize", {"plane_offsets_lps_mm": offsets.round(4).tolist()}),)
     return Volume(array, stack.geometry, channel.modality, steps), decoded.decoder
-
-
-Box = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
 def find_box(image: Volume, grid: SliceGrid, rois: SelectedRois | None, options: CaseOptions, backend: Backend) -> Box:
@@ -225,16 +220,7 @@ def find_box(image: Volume, grid: SliceGrid, rois: SelectedRois | None, options:
         subject = "a ROI voxel"
     if found is None:
         raise GeometryError(f"there is nothing to crop to: no slice holds {subject}", code="nothing-to-crop-to")
-    return widen(found, crop, image.geometry)
-
-
-def widen(box: Box, crop: Crop, geometry: VolumeGeometry) -> Box:
-    """Grow a box by the margin, rounded up to whole voxels, as far as the grid reaches."""
-    margin = np.ceil(crop.margin_mm / geometry.spacing_dhw_mm - 1e-9).astype(int)
-    start = np.maximum(np.array(box[0]) - margin, 0)
-    stop = np.minimum(np.array(box[0]) + np.array(box[1]) + margin, geometry.shape)
-    (a, b, c), (d, h, w) = start.tolist(), (stop - start).tolist()
-    return (a, b, c), (d, h, w)
+    return with_margin(found, image.geometry, crop.margin_mm)
 
 
 def onto_grid(image: Volume, target: VolumeGeometry, box: Box, transforms: Transforms, backend: Backend) -> Volume:
