@@ -86,6 +86,14 @@ def reference_foreground_box(array: Any, threshold: float) -> Box | None:
     return _box(above.min(axis=0).tolist(), above.max(axis=0).tolist()) if len(above) else None
 
 
+def with_margin(box: Box, geometry: VolumeGeometry, margin_mm: float) -> Box:
+    """Return `box` grown by at least `margin_mm` on every side, in whole voxels, as far as the volume reaches."""
+    margin = np.ceil(margin_mm / geometry.spacing_dhw_mm).astype(int)
+    start = np.maximum(np.array(box[0]) - margin, 0)
+    end = np.minimum(np.array(box[0]) + box[1] + margin, geometry.shape)
+    return _box(start.tolist(), (end - 1).tolist())
+
+
 def crop_or_pad(
     volume: Volume, start_dhw: Sequence[int], shape: Sequence[int], fill: float, backend: Backend
 ) -> Volume:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -69,29 +69,24 @@ def process_case(plan: CasePlan, options: CaseOptions, backend: Backend, writer:
     """
     clock = Stopwatch()
     record: dict[str, Any] = {}
-    known: dict[str, Any] = {"backend": f"{backend.name} {backend.device}".strip(), "input_bytes": plan.input_bytes}
-    identity = {
-        "case": plan.case,
-        "key": plan.key,
-        "config": digest(options, writer.config),
-        "patient": plan.patient,
-    }
     start = time.perf_counter()
+    row = CaseRow(
+        case=plan.case,
+        key=plan.key,
+        config=digest(options, writer.config),
+        patient=plan.patient,
+        status="done",
+        backend=f"{backend.name} {backend.device}".strip(),
+        input_bytes=plan.input_bytes,
+        timings=clock.seconds,
+        details=record,
+    )
     try:
         outputs, decoder = _convert(plan, options, backend, writer, workers, clock, record)
     except CaseError as error:
         writer.discard(plan.case)
-        return CaseRow.failed(error, **identity, **known, seconds=_since(start), timings=clock.seconds, details=record)
-    return CaseRow(
-        **identity,
-        **known,
-        status="done",
-        decoder=decoder,
-        seconds=_since(start),
-        timings=clock.seconds,
-        outputs=tuple(outputs),
-        details=record,
-    )
+        return replace(row.failed(error), seconds=_since(start))
+    return replace(row, outputs=tuple(outputs), decoder=decoder, seconds=_since(start))
 
 
 def _convert(
@@ -108,7 +103,7 @@ def _convert(
     with clock.stage("headers"):
         stack = choose_stack(plan.channels[0], plan, options.stacking)
         record["volume"] = stack.label
-        record["findings"] = [f"{f.code}: {f.message}" for f in stack.findings]
+        record["findings"] = [*plan.findings, *(f"{f.code}: {f.message}" for f in stack.findings)]
         rois = None
         if options.rois:
             rois = select_segmentations(plan.segmentations, plan.link_evidence, options.rois, options.multiple, record)
@@ -193,13 +188,13 @@ def load_volume(channel: Channel, stack: Stack, backend: Backend, workers: int) 
         np.array([f.intercept for f in stack.frames]),
         backend=backend,
     )
-    steps = (Step("decode", {"series": channel.series_instance_uid, "decoder": decoded.decoder}),)
+    steps = [Step("decode", {"series": channel.series_instance_uid, "decoder": decoded.decoder})]
     if stack.is_irregular:
         offsets = np.array(stack.plane_offsets_lps_mm)
         lowest = float(array.min())
         array = regularize(array, offsets, stack.geometry, interpolation="linear", fill=lowest, backend=backend)
-        steps += (Step("regularize", {"plane_offsets_lps_mm": offsets.round(4).tolist()}),)
-    return Volume(array, stack.geometry, channel.modality, steps), decoded.decoder
+        steps.append(Step("regularize", {"plane_offsets_lps_mm": offsets.round(4).tolist()}))
+    return Volume(array, stack.geometry, channel.modality, tuple(steps)), decoded.decoder
 
 
 def find_box(image: Volume, grid: SliceGrid, rois: SelectedRois | None, options: CaseOptions, backend: Backend) -> Box:
@@ -240,7 +235,7 @@ def onto_grid(image: Volume, target: VolumeGeometry, box: Box, transforms: Trans
             fill=fill,
             backend=backend,
         )
-    interpolation = "nearest" if transforms.interpolation == "nearest" else "linear"
+    interpolation: Literal["nearest", "linear"] = "nearest" if transforms.interpolation == "nearest" else "linear"
     return resample_to_grid(image, target, interpolation=interpolation, fill=fill, backend=backend)
 
 
@@ -259,7 +254,7 @@ def orient_mask(mask: RoiMask, orientation: str) -> RoiMask:
     if orientation == "keep":
         return mask
     axes, flips = plan_orientation(mask.geometry, orientation)
-    codes = np.ascontiguousarray(np.flip(mask.codes.transpose(axes), [a for a in range(3) if flips[a]]))
+    codes = np.ascontiguousarray(np.flip(mask.codes.transpose(axes), tuple(a for a in range(3) if flips[a])))
     return RoiMask(codes, mask.table, mask.rois, mask.geometry.reoriented(axes, flips))
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from gpuprep import backends
 from gpuprep.backends.base import Backend
@@ -95,9 +94,9 @@ def run_cases(
     todo, done = [], 0
     for plan in plans:
         if isinstance(plan, FailedPlan):
-            row = CaseRow.failed(plan.error, case=plan.case, key="", config=config, patient=plan.patient)
-            ledger.put(row)
-            on_row(row)
+            failed = CaseRow(plan.case, key="", config=config, patient=plan.patient, status="failed").failed(plan.error)
+            ledger.put(failed)
+            on_row(failed)
             continue
         row = known.get(plan.case)
         if row is not None and row.status == "done" and on_existing is OnExisting.FAIL:
@@ -115,11 +114,11 @@ def run_cases(
     work = CaseWork(options, writer, backend, threads)
     try:
         for plan, outcome in map_isolated(work, todo, workers=workers):
-            row = crashed(plan, config, outcome) if isinstance(outcome, Crash) else outcome
-            if row.status == "failed":
+            if isinstance(outcome, Crash):
                 writer.discard(plan.case)
-            ledger.put(row)
-            on_row(row)
+                outcome = crashed(plan, config, outcome)
+            ledger.put(outcome)
+            on_row(outcome)
     finally:
         remove_parts(root)
 
@@ -145,5 +144,6 @@ def crashed(plan: CasePlan, config: str, crash: Crash) -> CaseRow:
         if crash.by_signal
         else "this is a bug in gpuprep: please report it with the traceback from report.json",
     )
-    details: dict[str, Any] = {"traceback": crash.details} if crash.details else {}
-    return CaseRow.failed(error, case=plan.case, key=plan.key, config=config, patient=plan.patient, details=details)
+    details = {"traceback": crash.details} if crash.details else {}
+    row = CaseRow(plan.case, plan.key, config, plan.patient, status="failed", details=details)
+    return row.failed(error)

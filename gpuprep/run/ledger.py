@@ -10,7 +10,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,21 +47,16 @@ class CaseRow:
     outputs: tuple[Output, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def failed(cls, error: CaseError, *, case: str, key: str, config: str, patient: str, **known: Any) -> CaseRow:
-        """Build the row of a case that `error` ended."""
-        return cls(
-            case=case,
-            key=key,
-            config=config,
-            patient=patient,
+    def failed(self, error: CaseError) -> CaseRow:
+        """Return the row of the same case, ended by `error`."""
+        return replace(
+            self,
             status="failed",
             code=error.code,
             stage=error.stage,
             subject=error.subject,
             message=error.message,
             hint=error.hint,
-            **known,
         )
 
 

@@ -45,6 +45,8 @@ class CasePlan:
         The RTSTRUCT and SEG instances linked to the first channel; empty for image-only jobs.
     link_evidence : tuple of str
         How each of them was linked.
+    findings : tuple of str
+        What was noticed about series and links, and accepted.
     key : str
         Digest of the input files; with the configuration's it decides whether a finished case still holds.
     """
@@ -54,6 +56,7 @@ class CasePlan:
     channels: tuple[Channel, ...]
     segmentations: tuple[InstanceHeader, ...]
     link_evidence: tuple[str, ...]
+    findings: tuple[str, ...]
     key: str
 
     @property
@@ -116,7 +119,7 @@ def plan_segmented_cases(
             code="bad-modalities",
             hint="write, for example, --modalities CT,RTSTRUCT",
         )
-    by_uid = {s.series_instance_uid: s for s in series}
+    by_uid = {s.series_instance_uid: s for s in series if s.is_image}
     linked: dict[str, list[Link]] = {}
     for link in links:
         image = by_uid[link.image_series_uid]
@@ -138,7 +141,7 @@ def plan_image_cases(
     """Make one case for each volume of each image series of the given modalities."""
     plans: list[CasePlan | FailedPlan] = []
     for image in series:
-        if image.modality not in modalities:
+        if image.modality not in modalities or not image.is_image:
             continue
         whole = _plan(image, (image.series_instance_uid,), (), (), series)
         try:
@@ -176,7 +179,9 @@ def _plan(
     segmentations = tuple(link.segmentation for link in links)
     files = [i for c in channels for i in c.instances] + list(segmentations)
     key = digest(sorted((f.sop_instance_uid, f.path, f.size, f.mtime_ns) for f in files))
-    return CasePlan(case, patient, channels, segmentations, tuple(link.evidence for link in links), key)
+    noticed = [*image.findings, *(f for link in links for f in link.findings)]
+    findings = tuple(f"{f.code}: {f.message}" for f in noticed)
+    return CasePlan(case, patient, channels, segmentations, tuple(link.evidence for link in links), findings, key)
 
 
 def _channel(series: Series) -> Channel:
@@ -188,7 +193,8 @@ def _find_channel(image: Series, modality: str, series: Sequence[Series]) -> Ser
     found = [
         s
         for s in series
-        if s.modality == modality
+        if s.is_image
+        and s.modality == modality
         and s.study_instance_uid == image.study_instance_uid
         and s.instances[0].frame_of_reference_uid == frame
     ]

@@ -14,7 +14,7 @@ DONE = CaseRow(
 
 def test_rows_survive_closing(tmp_path):
     error = RoiError("none", code="no-roi-matched", subject="1.2.3", hint="extend")
-    failed = CaseRow.failed(error, case="b", key="k", config="c", patient="p")
+    failed = CaseRow(case="b", key="k", config="c", patient="p", status="failed").failed(error)
     ledger = Ledger(tmp_path / "new" / "ledger.sqlite")
     for row in (failed, DONE):
         ledger.put(row)
