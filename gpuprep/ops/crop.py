@@ -9,11 +9,15 @@ import numpy as np
 
 from gpuprep.backends.base import BLOCK_THREADS, TYPE_SUFFIX, Backend, Dims, ready
 from gpuprep.errors import ConfigError
+from gpuprep.geometry import VolumeGeometry
 from gpuprep.volume import Step, Volume
 
 Triple = tuple[int, int, int]
 #: First voxel (d, h, w) and shape.
 Box = tuple[Triple, Triple]
+
+#: A margin may exceed whole voxels by this fraction of one (rounding) without taking another.
+WHOLE_VOXELS = 1e-9
 
 #: Threads of a GPU that share a row of voxels when the foreground is looked for; on the CPU one takes it all.
 _ROW_PARTS = 32
@@ -88,7 +92,7 @@ def reference_foreground_box(array: Any, threshold: float) -> Box | None:
 
 def with_margin(box: Box, geometry: VolumeGeometry, margin_mm: float) -> Box:
     """Return `box` grown by at least `margin_mm` on every side, in whole voxels, as far as the volume reaches."""
-    margin = np.ceil(margin_mm / geometry.spacing_dhw_mm).astype(int)
+    margin = np.ceil(margin_mm / geometry.spacing_dhw_mm - WHOLE_VOXELS).astype(int)
     start = np.maximum(np.array(box[0]) - margin, 0)
     end = np.minimum(np.array(box[0]) + box[1] + margin, geometry.shape)
     return _box(start.tolist(), (end - 1).tolist())

@@ -10,7 +10,7 @@ import pytest
 from gpuprep.backends import select
 from gpuprep.errors import ConfigError
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.ops.crop import crop_or_pad, crop_or_pad_array, foreground_box
+from gpuprep.ops.crop import crop_or_pad, crop_or_pad_array, foreground_box, with_margin
 from gpuprep.volume import Volume
 
 CPU, REFERENCE = select("cpu"), select("reference")
@@ -48,6 +48,12 @@ def test_threshold_must_be_a_number():
     with pytest.raises(ConfigError) as error:
         foreground_box(np.zeros((1, 1, 1), np.int16), np.nan, CPU)
     assert error.value.code == "bad-threshold"
+
+
+def test_margin_is_in_mm_and_stops_at_the_border():
+    geometry = VolumeGeometry((10, 100, 100), np.diag([5.0, 1.0, 0.8, 1.0]))
+    assert with_margin(((1, 50, 97), (2, 10, 2)), geometry, 10) == ((0, 40, 84), (5, 30, 16))
+    assert with_margin(((1, 50, 97), (2, 10, 2)), geometry, 0) == ((1, 50, 97), (2, 10, 2))
 
 
 BOXES = [
