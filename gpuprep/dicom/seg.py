@@ -1,0 +1,330 @@
+"""DICOM Segmentation (PS3.3 A.51) and Label Map Segmentation (A.86): what their headers say; no pixels."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import numpy as np
+
+from gpuprep.dicom.stack import FrameSpec
+from gpuprep.errors import HeaderError
+from gpuprep.geometry import DIRECTION_TOLERANCE
+from gpuprep.masks import Roi
+
+SegmentationKind = Literal["BINARY", "FRACTIONAL", "LABELMAP"]
+Point = tuple[float, float, float]
+Number = TypeVar("Number", int, float)
+
+SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
+LABELMAP_SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
+#: Segment number and stored value of "no segment" in a label map (PS3.3 C.8.20.2).
+BACKGROUND = 0
+
+#: What pydicom raises on broken data sets; the first two where a sequence is none.
+UNREADABLE = (
+    AttributeError,
+    TypeError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+#: White point D65, and XYZ to linear sRGB (IEC 61966-2-1). DICOM names D50, but DCMTK, dcmqi and highdicom all write
+#: CIELab under D65, and this gives back the colours that they were given.
+D65_WHITE = (0.95047, 1.0, 1.08883)
+XYZ_TO_LINEAR_SRGB = ((3.2406, -1.5372, -0.4986), (-0.9689, 1.8758, 0.0415), (0.0557, -0.2040, 1.0570))
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFrame:
+    """Where one frame of a segmentation lies, and whose it is.
+
+    Parameters
+    ----------
+    index : int
+        0-based place in the file.
+    segment_number : int or None
+        Referenced Segment Number; None in a label map, where each pixel says it.
+    position_lps_mm : (x, y, z)
+        Centre of the first pixel, LPS mm.
+    orientation : six floats
+        Image Orientation (Patient): unit vectors along a row and down a column.
+    pixel_spacing_mm : (float, float)
+        Between rows, between columns.
+    """
+
+    index: int
+    segment_number: int | None
+    position_lps_mm: Point
+    orientation: tuple[float, ...]
+    pixel_spacing_mm: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """The header of a segmentation.
+
+    Parameters
+    ----------
+    path : Path
+        Its file.
+    kind : {"BINARY", "FRACTIONAL", "LABELMAP"}
+        Segmentation Type.
+    segments : tuple of Roi
+        In the order of the Segment Sequence; equal labels stay apart, and the background of a label map is none.
+    frames : tuple of SegmentFrame
+        In the order of the file.
+    spec : FrameSpec
+        Layout of each frame.
+    maximum_fractional_value : int
+        What stands for 1.0 in a FRACTIONAL segmentation; 1 otherwise.
+    fractional_type : str
+        ``"PROBABILITY"``, ``"OCCUPANCY"`` or empty.
+    background_values : frozenset of int
+        Pixel values of a label map that are no segment: 0 and Pixel Padding Value.
+    slice_spacing_mm : float or None
+        Spacing Between Slices of its own grid, when stated.
+    frame_of_reference_uid, sop_instance_uid, series_instance_uid : str
+        Its UIDs.
+    referenced_series_uids, referenced_sop_instance_uids : tuple of str
+        The images it was made on, from the Referenced Series Sequence.
+    """
+
+    path: Path
+    kind: SegmentationKind
+    segments: tuple[Roi, ...]
+    frames: tuple[SegmentFrame, ...]
+    spec: FrameSpec
+    maximum_fractional_value: int = 1
+    fractional_type: str = ""
+    background_values: frozenset[int] = frozenset()
+    slice_spacing_mm: float | None = None
+    frame_of_reference_uid: str = ""
+    sop_instance_uid: str = ""
+    series_instance_uid: str = ""
+    referenced_series_uids: tuple[str, ...] = ()
+    referenced_sop_instance_uids: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Rows of each frame."""
+        return self.spec.rows
+
+    @property
+    def columns(self) -> int:
+        """Columns of each frame."""
+        return self.spec.columns
+
+
+def read_segmentation(path: str | Path) -> Segmentation:
+    """Read the header of a segmentation.
+
+    Parameters
+    ----------
+    path : str or Path
+        A DICOM file.
+
+    Returns
+    -------
+    Segmentation
+        All but the pixels, which `gpuprep.codecs.segframes` decodes.
+
+    Raises
+    ------
+    HeaderError
+        ``unreadable``, ``not-dicom``, ``header-unreadable``; ``not-seg``: of another SOP class;
+        ``attribute-missing``; ``attribute-invalid``.
+    """
+    import pydicom
+
+    try:
+        file = Path(path).open("rb")  # noqa: SIM115 - closed below; an OSError of pydicom's means a broken data set
+    except OSError as error:
+        raise HeaderError(error.strerror or "cannot be read", code="unreadable", subject=str(path)) from error
+    with file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom warns of values that break their VR; those we need are checked here
+        try:
+            return _Reader(Path(path), pydicom.dcmread(file, stop_before_pixels=True)).read()
+        except pydicom.errors.InvalidDicomError as error:
+            raise HeaderError("not a DICOM file", code="not-dicom", subject=str(path)) from error
+        except UNREADABLE as error:
+            raise HeaderError(f"{error}", code="header-unreadable", subject=str(path)) from error
+
+
+def cielab_to_rgb(stored: Sequence[int]) -> tuple[int, int, int]:
+    """Convert a Recommended Display CIELab Value, three of 0 to 65535, to sRGB, three of 0 to 255.
+
+    PS3.3 C.10.7.1.1: L* 0…100, a* and b* −128…127 over 0…65535; transfer function of IEC 61966-2-1.
+    """
+    lightness, a, b = np.asarray(stored, np.float64) / 65535 * (100, 255, 255) - (0, 128, 128)
+    y = (lightness + 16) / 116
+    f = np.array((y + a / 500, y, y - b / 200))
+    xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * D65_WHITE
+    linear = np.clip(np.array(XYZ_TO_LINEAR_SRGB) @ xyz, 0, 1)
+    rgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    red, green, blue = (int(v) for v in np.rint(rgb * 255))
+    return red, green, blue
+
+
+class _Reader:
+    """Takes what is needed out of a data set; every complaint names the file."""
+
+    def __init__(self, path: Path, data: Any) -> None:
+        self.path = path
+        self.data = data
+
+    def read(self) -> Segmentation:
+        data = self.data
+        sop_class = str(data.get("SOPClassUID", ""))
+        if sop_class not in (SEG_STORAGE, LABELMAP_SEG_STORAGE):
+            raise HeaderError(
+                f"SOP class {sop_class or 'missing'} is no segmentation", code="not-seg", subject=str(self.path)
+            )
+        kind = str(self.value(data, "SegmentationType"))
+        if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
+            raise self.invalid("SegmentationType", kind)
+        background = {BACKGROUND} if kind == "LABELMAP" else set()
+        if kind == "LABELMAP" and data.get("PixelPaddingValue") is not None:
+            background.add(self.integer(data, "PixelPaddingValue"))
+        referenced = data.get("ReferencedSeriesSequence") or ()
+        instances = [i for s in referenced for i in s.get("ReferencedInstanceSequence") or ()]
+        is_fractional = kind == "FRACTIONAL"
+        maximum = self.integer(data, "MaximumFractionalValue") if is_fractional else 1
+        if maximum < 1:
+            raise self.invalid("MaximumFractionalValue", maximum)
+        return Segmentation(
+            path=self.path,
+            kind=cast(SegmentationKind, kind),
+            segments=self.segments(background),
+            frames=self.frames(has_segments=kind != "LABELMAP"),
+            spec=self.spec(is_binary=kind == "BINARY"),
+            maximum_fractional_value=maximum,
+            fractional_type=str(data.get("SegmentationFractionalType", "")) if is_fractional else "",
+            background_values=frozenset(background),
+            slice_spacing_mm=self.slice_spacing(),
+            frame_of_reference_uid=str(data.get("FrameOfReferenceUID", "")),
+            sop_instance_uid=str(data.get("SOPInstanceUID", "")),
+            series_instance_uid=str(data.get("SeriesInstanceUID", "")),
+            referenced_series_uids=tuple(str(s.get("SeriesInstanceUID", "")) for s in referenced),
+            referenced_sop_instance_uids=tuple(str(i.get("ReferencedSOPInstanceUID", "")) for i in instances),
+        )
+
+    def segments(self, background: set[int]) -> tuple[Roi, ...]:
+        rois: list[Roi] = []
+        for item in self.value(self.data, "SegmentSequence"):
+            number = self.integer(item, "SegmentNumber")
+            if number in background:
+                continue
+            if number < 0 or any(roi.number == number for roi in rois):
+                raise self.invalid("SegmentNumber", f"{number} (negative, or used twice)")
+            colour = item.get("RecommendedDisplayCIELabValue")
+            rgb = cielab_to_rgb(self.numbers(item, "RecommendedDisplayCIELabValue", 3, of=int)) if colour else None
+            rois.append(Roi(number, str(item.get("SegmentLabel", "")), rgb))
+        return tuple(rois)
+
+    def spec(self, *, is_binary: bool) -> FrameSpec:
+        data = self.data
+        bits = self.integer(data, "BitsAllocated")
+        if bits not in ((1, 8) if is_binary else (8, 16)):
+            raise self.invalid("BitsAllocated", bits)
+        rows, columns = self.integer(data, "Rows"), self.integer(data, "Columns")
+        if rows < 1 or columns < 1:
+            raise self.invalid("Rows and Columns", f"{rows} x {columns}")
+        if self.integer(data, "SamplesPerPixel") != 1:
+            raise self.invalid("SamplesPerPixel", data.SamplesPerPixel)
+        return FrameSpec(
+            transfer_syntax_uid=str(self.value(data.file_meta, "TransferSyntaxUID")),
+            rows=rows,
+            columns=columns,
+            bits_allocated=bits,
+            bits_stored=bits,
+            high_bit=bits - 1,
+            is_signed=False,
+            photometric_interpretation=str(data.get("PhotometricInterpretation", "MONOCHROME2")),
+            number_of_frames=self.integer(data, "NumberOfFrames"),
+        )
+
+    def frames(self, *, has_segments: bool) -> tuple[SegmentFrame, ...]:
+        declared = self.integer(self.data, "NumberOfFrames")
+        items = self.data.get("PerFrameFunctionalGroupsSequence") or ()
+        if declared and not items:
+            raise self.missing("PerFrameFunctionalGroupsSequence", "whole-slide segmentations are not supported")
+        if len(items) != declared:
+            raise self.invalid("NumberOfFrames", f"{declared}, with functional groups for {len(items)} frames")
+        shared = self.shared_groups()
+        return tuple(self.frame(i, item, shared, has_segments=has_segments) for i, item in enumerate(items))
+
+    def frame(self, index: int, item: Any, shared: Any, *, has_segments: bool) -> SegmentFrame:
+        position = self.group(item, shared, "PlanePositionSequence")
+        orientation = self.numbers(
+            self.group(item, shared, "PlaneOrientationSequence"), "ImageOrientationPatient", 6, of=float
+        )
+        along, down = np.array(orientation[:3]), np.array(orientation[3:])
+        gram = np.array((along @ along - 1, down @ down - 1, along @ down))
+        if np.abs(gram).max() > DIRECTION_TOLERANCE:
+            raise self.invalid("ImageOrientationPatient", orientation)
+        spacing = self.numbers(self.group(item, shared, "PixelMeasuresSequence"), "PixelSpacing", 2, of=float)
+        if min(spacing) <= 0:
+            raise self.invalid("PixelSpacing", spacing)
+        number = None
+        if has_segments:
+            identification = self.group(item, shared, "SegmentIdentificationSequence")
+            number = self.integer(identification, "ReferencedSegmentNumber")
+        x, y, z = self.numbers(position, "ImagePositionPatient", 3, of=float)
+        return SegmentFrame(index, number, (x, y, z), orientation, (spacing[0], spacing[1]))
+
+    def slice_spacing(self) -> float | None:
+        """Return Spacing Between Slices from the shared groups, which is where a regular grid has it."""
+        measures = self.shared_groups().get("PixelMeasuresSequence") or ()
+        if not measures or measures[0].get("SpacingBetweenSlices") is None:
+            return None
+        (spacing,) = self.numbers(measures[0], "SpacingBetweenSlices", 1, of=float)
+        return abs(spacing) or None
+
+    def shared_groups(self) -> Any:
+        groups = self.data.get("SharedFunctionalGroupsSequence")
+        return groups[0] if groups else {}
+
+    def group(self, item: Any, shared: Any, keyword: str) -> Any:
+        """Return a functional group macro's item, of the frame or shared by all."""
+        sequence = item.get(keyword) or shared.get(keyword)
+        if not sequence:
+            is_slide = bool(item.get("PlanePositionSlideSequence") or shared.get("PlanePositionSlideSequence"))
+            raise self.missing(keyword, "whole-slide segmentations are not supported" if is_slide else "")
+        return sequence[0]
+
+    def value(self, item: Any, keyword: str) -> Any:
+        value = item.get(keyword)
+        if value is None or value == "":
+            raise self.missing(keyword)
+        return value
+
+    def integer(self, item: Any, keyword: str) -> int:
+        (number,) = self.numbers(item, keyword, 1, of=int)
+        return number
+
+    def numbers(self, item: Any, keyword: str, count: int, *, of: type[Number]) -> tuple[Number, ...]:
+        try:
+            value = self.value(item, keyword)
+            numbers = tuple(of(v) for v in (value if np.ndim(value) else (value,)))
+        except (TypeError, ValueError) as error:
+            raise self.invalid(keyword, error) from error
+        if len(numbers) != count or not np.isfinite(numbers).all():
+            raise self.invalid(keyword, numbers)
+        return numbers
+
+    def missing(self, keyword: str, hint: str = "") -> HeaderError:
+        return HeaderError(f"{keyword} is missing", code="attribute-missing", subject=str(self.path), hint=hint)
+
+    def invalid(self, keyword: str, value: object) -> HeaderError:
+        return HeaderError(f"{keyword}: {value}", code="attribute-invalid", subject=str(self.path))

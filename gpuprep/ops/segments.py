@@ -1,0 +1,385 @@
+"""Segments of a DICOM segmentation → ROIs on a voxel grid, by where their frames lie in the patient."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gpuprep.dicom.seg import BACKGROUND, Segmentation, SegmentFrame
+from gpuprep.errors import ConfigError, RoiError
+from gpuprep.geometry import Float, VolumeGeometry
+from gpuprep.masks import PLANE_BITS, RoiMask, code_dtype
+
+#: Frames and slices closer than this lie in the same plane; as a fraction of the slice distance.
+SAME_PLANE_TOLERANCE_SLICES = 0.05
+#: A frame counts as parallel to the slices when no corner of it leaves its row, column or slice by more than this.
+PARALLEL_TOLERANCE_VOXELS = 0.1
+#: Added before rounding down, so that a voxel centre halfway between two goes up whatever the last bits say.
+TIE_TOLERANCE_VOXELS = 1e-6
+
+
+def embed_segmentation(
+    segmentation: Segmentation,
+    frames: Sequence[NDArray[np.unsignedinteger]],
+    target: VolumeGeometry,
+    *,
+    image_planes_lps_mm: ArrayLike | None = None,
+    fractional_threshold: float = 0.5,
+) -> tuple[RoiMask, tuple[RoiError, ...]]:
+    """Place the segments on a grid: by position and orientation of each frame, never by its number.
+
+    Each target slice shows the nearest plane, each of its voxels the nearest pixel; where the frames lie on the grid
+    that is an exact copy, whatever their order, however rows and columns are cropped, flipped or swapped.
+
+    The planes are those of the image when frames fall on them one to one, to within half a slice: a plane without a
+    frame of a segment is then empty of it. Otherwise (the segmentation has slices of another distance) they are the
+    frames' own, each as thick as Spacing Between Slices or the smallest step found, whichever is less. Frames that are
+    not parallel to the slices are first put on a grid of their own, then sampled by nearest neighbour.
+
+    Parameters
+    ----------
+    segmentation : Segmentation
+        The header.
+    frames : sequence of arrays of shape (rows, columns)
+        Stored values of its frames, in the order of the file.
+    target : VolumeGeometry
+        Grid of the result.
+    image_planes_lps_mm : array of shape (N, 3), optional
+        First voxel centre of each acquired slice of the image, LPS mm; the slices of `target` by default. To be given
+        when `target` is not the image's own grid, or the image is irregular.
+    fractional_threshold : float
+        A voxel of a FRACTIONAL segment is inside when its value is greater than this fraction of the maximum.
+
+    Returns
+    -------
+    mask : RoiMask
+        All segments in file order, the empty ones included, with all their overlaps.
+    problems : tuple of RoiError
+        Not raised. ``unknown-segment``: pixels of a segment that the file does not describe; ``frame-off-slices``: a
+        segment's frames that are farther than half a slice from every slice, and are left out.
+
+    Raises
+    ------
+    RoiError
+        ``frame-of-reference-mismatch``: the segmentation and the grid belong to different ones;
+        ``irregular-frames``: frames that are not parallel to the slices do not make a regular grid either.
+    ConfigError
+        ``fractional-threshold``: not in 0 ≤ t < 1.
+    """
+    if not 0 <= fractional_threshold < 1:
+        raise ConfigError(f"{fractional_threshold} is not in 0 ≤ t < 1", code="fractional-threshold")
+    ours, theirs = target.frame_of_reference_uid, segmentation.frame_of_reference_uid
+    if ours and theirs and ours != theirs:
+        raise RoiError(
+            f"frame of reference {theirs} of the segmentation is not the image's {ours}",
+            code="frame-of-reference-mismatch",
+            subject=segmentation.sop_instance_uid,
+            hint="register the segmentation to the image first",
+        )
+    source = _Source(segmentation, frames, fractional_threshold)
+    image_planes = _origins(target) if image_planes_lps_mm is None else np.asarray(image_planes_lps_mm, np.float64)
+    if _is_parallel(segmentation, target):
+        mask = _place(source, target, image_planes)
+    else:
+        own = _own_grid(segmentation, float(target.spacing_dhw_mm.min()))
+        mask = _sample(_place(source, own, _origins(own)), segmentation, target)
+    return mask, source.problems()
+
+
+def _origins(geometry: VolumeGeometry) -> Float:
+    """Return the first voxel centre of each slice, shape (D, 3), LPS mm."""
+    return geometry.to_lps([(d, 0, 0) for d in range(geometry.shape[0])])
+
+
+class _Palette:
+    """Collects sets of ROIs voxel by voxel: a code stands for a set, and is given when the set first appears."""
+
+    def __init__(self, geometry: VolumeGeometry) -> None:
+        self.codes: NDArray[np.unsignedinteger] = np.zeros(geometry.shape, np.uint8)
+        self.code_of_set: dict[int, int] = {0: 0}
+        self.geometry = geometry
+
+    def add(self, plane: NDArray[np.uint32], where: NDArray[np.intp], roi: int) -> None:
+        """Add a ROI to the sets of the voxels `where` of a flat plane of codes."""
+        old = plane[where]
+        sets = list(self.code_of_set)
+        successor = np.zeros(len(sets), np.uint32)
+        for code in np.flatnonzero(np.bincount(old)).tolist():
+            successor[code] = self.code_of_set.setdefault(sets[code] | 1 << roi, len(self.code_of_set))
+        plane[where] = successor[old]
+
+    def store(self, index: int, plane: NDArray[np.uint32]) -> None:
+        """Keep a finished plane."""
+        dtype = code_dtype(len(self.code_of_set))
+        if self.codes.dtype != dtype:
+            self.codes = self.codes.astype(dtype)
+        self.codes[index] = plane.reshape(self.geometry.shape[1:])
+
+    def finish(self, segmentation: Segmentation) -> RoiMask:
+        """Return the canonical palette of what was stored."""
+        return _canonical(self.codes, list(self.code_of_set), segmentation, self.geometry)
+
+
+def _canonical(
+    codes: NDArray[np.unsignedinteger], sets: Sequence[int], segmentation: Segmentation, geometry: VolumeGeometry
+) -> RoiMask:
+    """Return a mask whose table holds the sets in use, ascending; a set is an integer with bit n for ROI n."""
+    in_use = np.zeros(len(sets), np.bool_)
+    in_use[0] = True
+    for plane in codes:
+        in_use |= np.bincount(plane.reshape(-1), minlength=len(sets)) > 0
+    order = sorted(np.flatnonzero(in_use).tolist(), key=sets.__getitem__)
+    renumber = np.zeros(len(sets), code_dtype(len(order)))
+    renumber[order] = np.arange(len(order))
+    words = max(1, -(-len(segmentation.segments) // PLANE_BITS))
+    low = (1 << PLANE_BITS) - 1
+    table = np.array([[sets[c] >> PLANE_BITS * p & low for p in range(words)] for c in order], np.uint32)
+    return RoiMask(renumber[codes], table, segmentation.segments, geometry)
+
+
+@dataclass
+class _Source:
+    """Frames as sets of pixels, with what was wrong with them."""
+
+    segmentation: Segmentation
+    frames: Sequence[NDArray[np.unsignedinteger]]
+    fractional_threshold: float
+    unknown: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    off_slices: dict[int | None, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        self.roi_of_number = {roi.number: n for n, roi in enumerate(self.segmentation.segments)}
+
+    def foreground(self, frame: SegmentFrame) -> NDArray[np.unsignedinteger]:
+        """Return the pixels of a frame; 0 where there is no segment."""
+        pixels = self.frames[frame.index]
+        kind = self.segmentation.kind
+        if kind == "FRACTIONAL":
+            limit = self.fractional_threshold * self.segmentation.maximum_fractional_value
+            return (pixels > limit).view(np.uint8)
+        if kind == "LABELMAP":
+            for value in self.segmentation.background_values - {BACKGROUND}:
+                pixels = np.where(pixels == value, pixels.dtype.type(BACKGROUND), pixels)
+        return pixels
+
+    def rois(self, frame: SegmentFrame, pixels: NDArray[np.unsignedinteger]) -> Iterable[tuple[int, NDArray[np.intp]]]:
+        """Yield (ROI index, flat indices of its pixels) from what `foreground` returned, or a part of it."""
+        flat = pixels.reshape(-1)
+        where = np.flatnonzero(flat)
+        if frame.segment_number is not None:
+            found = [(frame.segment_number, where)] if len(where) else []
+        else:
+            values = flat[where]
+            found = [(v, where[values == v]) for v in np.flatnonzero(np.bincount(values)).tolist()]
+        for number, pixels_of_it in found:
+            if number in self.roi_of_number:
+                yield self.roi_of_number[number], pixels_of_it
+            else:
+                self.unknown[number] += len(pixels_of_it)
+
+    def note_off_slices(self, frame: SegmentFrame, distance_mm: float) -> None:
+        """Remember a frame that no slice shows; an empty one is no loss."""
+        if self.foreground(frame).any():
+            self.off_slices[frame.segment_number].append(distance_mm)
+
+    def problems(self) -> tuple[RoiError, ...]:
+        """Return what was noted, one entry a segment."""
+        uid = self.segmentation.sop_instance_uid
+        unknown = [
+            RoiError(
+                f"{count} pixels of segment {number}, which the Segment Sequence lacks, are left out",
+                code="unknown-segment",
+                subject=uid,
+            )
+            for number, count in sorted(self.unknown.items())
+        ]
+        off = [
+            RoiError(
+                f"{len(distances)} frames{'' if number is None else f' of segment {number}'} are left out: up to "
+                f"{max(distances):.2f} mm away from the nearest slice, more than half the slice distance",
+                code="frame-off-slices",
+                subject=uid,
+            )
+            for number, distances in sorted(self.off_slices.items(), key=lambda item: item[0] or 0)
+        ]
+        return (*unknown, *off)
+
+
+@dataclass(slots=True)
+class _Plane:
+    """A plane at `offset_mm` along the normal, and the frames in it: none where all segments are empty."""
+
+    offset_mm: float
+    frames: list[SegmentFrame]
+    reach_mm: float
+
+
+def _place(source: _Source, target: VolumeGeometry, image_planes_lps_mm: Float) -> RoiMask:
+    """Put frames that are parallel to the target's slices on them."""
+    segmentation = source.segmentation
+    normal = target.normal
+    image_mm = np.sort(image_planes_lps_mm @ normal)
+    slice_mm = float(np.median(np.diff(image_mm))) if len(image_mm) > 1 else float(target.index_to_lps[:3, 0] @ normal)
+    planes = _find_planes(segmentation, normal, image_mm, slice_mm)
+    offsets_mm = np.array([p.offset_mm for p in planes])
+
+    palette = _Palette(target)
+    shown: set[int] = set()
+    for d, origin in enumerate(_origins(target)):
+        distance_mm = origin @ normal + TIE_TOLERANCE_VOXELS * slice_mm - offsets_mm
+        nearest = int(np.abs(distance_mm).argmin())
+        reach_mm = planes[nearest].reach_mm
+        if not -reach_mm <= distance_mm[nearest] < reach_mm:
+            continue
+        shown.add(nearest)
+        codes = np.zeros(target.shape[1] * target.shape[2], np.uint32)
+        for frame in planes[nearest].frames:
+            pixels = _pixels_on_slice(source.foreground(frame), frame, origin, target)
+            for roi, where in source.rois(frame, pixels):
+                palette.add(codes, where, roi)
+        palette.store(d, codes)
+
+    for n, plane in enumerate(planes):
+        nearest_mm = float(np.abs(image_mm - plane.offset_mm).min())
+        if n not in shown and nearest_mm > slice_mm * (0.5 + SAME_PLANE_TOLERANCE_SLICES):
+            for frame in plane.frames:
+                source.note_off_slices(frame, nearest_mm)
+    return palette.finish(segmentation)
+
+
+def _find_planes(segmentation: Segmentation, normal: Float, image_mm: Float, slice_mm: float) -> list[_Plane]:
+    """Return the planes that a slice may show: those of the image if the frames fit them, else the frames' own."""
+    same_mm = SAME_PLANE_TOLERANCE_SLICES * slice_mm
+    own: list[_Plane] = []
+    for offset_mm, frame in sorted(
+        ((float(np.dot(f.position_lps_mm, normal)), f) for f in segmentation.frames), key=lambda pair: pair[0]
+    ):
+        if not own or offset_mm - own[-1].offset_mm > same_mm:
+            own.append(_Plane(offset_mm, [], 0.0))
+        own[-1].frames.append(frame)
+
+    declared_mm = segmentation.slice_spacing_mm
+    planes = [_Plane(float(t), [], slice_mm / 2) for t in image_mm]
+    fits = declared_mm is None or declared_mm <= float(np.max(np.diff(image_mm), initial=slice_mm)) + same_mm
+    for plane in own:
+        nearest = planes[int(np.abs(image_mm - plane.offset_mm).argmin())]
+        if abs(nearest.offset_mm - plane.offset_mm) > slice_mm / 2 + same_mm:
+            planes.append(_Plane(plane.offset_mm, plane.frames, slice_mm / 2))
+        elif nearest.frames:
+            fits = False
+        else:
+            nearest.frames = plane.frames
+    if fits or not own:
+        planes.sort(key=lambda p: p.offset_mm)
+        gaps_mm = np.diff([p.offset_mm for p in planes])
+        for plane, before, after in zip(planes, [slice_mm, *gaps_mm], [*gaps_mm, slice_mm], strict=True):
+            plane.reach_mm = max(before, after) / 2
+        return planes
+    step_mm = min([*np.diff([p.offset_mm for p in own]), declared_mm or np.inf])
+    for plane in own:
+        plane.reach_mm = step_mm / 2
+    return own
+
+
+def _pixels_on_slice(
+    pixels: NDArray[np.unsignedinteger], frame: SegmentFrame, origin_lps_mm: Float, target: VolumeGeometry
+) -> NDArray[np.unsignedinteger]:
+    """Return the pixels of a parallel frame on the voxels of the slice that begins at `origin_lps_mm`, shape (H, W)."""
+    axes, spacing_mm = target.directions_dhw, target.spacing_dhw_mm
+    frame_axes = [np.array(frame.orientation[3:]), np.array(frame.orientation[:3])]
+    frame_spacing_mm = list(frame.pixel_spacing_mm)
+    if abs(frame_axes[0] @ axes[2]) > abs(frame_axes[0] @ axes[1]):  # its columns run along the slice's rows
+        pixels = pixels.T
+        frame_axes.reverse()
+        frame_spacing_mm.reverse()
+    shift_mm = origin_lps_mm - np.array(frame.position_lps_mm)
+    where, which = [], []
+    for n in (0, 1):
+        first = shift_mm @ frame_axes[n] / frame_spacing_mm[n]
+        step = spacing_mm[n + 1] * (axes[n + 1] @ frame_axes[n]) / frame_spacing_mm[n]
+        index = _round(first + step * np.arange(target.shape[n + 1]))
+        inside = np.flatnonzero((index >= 0) & (index < pixels.shape[n]))
+        where.append(inside)
+        which.append(index[inside])
+    placed = np.zeros(target.shape[1:], pixels.dtype)
+    placed[np.ix_(*where)] = pixels[np.ix_(*which)]
+    return placed
+
+
+def _is_parallel(segmentation: Segmentation, target: VolumeGeometry) -> bool:
+    """Whether rows and columns of all frames run along rows and columns of the target's slices, in either order."""
+    to_index = target.lps_to_index[:3, :3]
+    for orientation, (row_mm, column_mm) in {(f.orientation, f.pixel_spacing_mm) for f in segmentation.frames}:
+        down = np.array(orientation[3:]) * row_mm * segmentation.rows
+        along = np.array(orientation[:3]) * column_mm * segmentation.columns
+        (down_d, down_h, down_w), (along_d, along_h, along_w) = np.abs(np.stack((down, along)) @ to_index.T)
+        skew = min(max(down_w, along_h), max(down_h, along_w))
+        if max(down_d, along_d, skew) > PARALLEL_TOLERANCE_VOXELS:
+            return False
+    return True
+
+
+def _own_grid(segmentation: Segmentation, default_spacing_mm: float) -> VolumeGeometry:
+    """Return the regular grid that the frames lie on; `default_spacing_mm` is for a lone plane of unknown thickness."""
+
+    def refuse(why: str) -> RoiError:
+        return RoiError(
+            f"the frames are not parallel to the image's slices, and {why}",
+            code="irregular-frames",
+            subject=segmentation.sop_instance_uid,
+        )
+
+    if len({(f.orientation, f.pixel_spacing_mm) for f in segmentation.frames}) > 1:
+        raise refuse("differ in orientation or pixel spacing")
+    first = segmentation.frames[0]
+    along, down = np.array(first.orientation[:3]), np.array(first.orientation[3:])
+    normal = np.cross(along, down)
+    positions = np.array([f.position_lps_mm for f in segmentation.frames])
+    offsets_mm = (positions - positions[0]) @ normal
+    positions_in_plane = positions - np.outer(offsets_mm, normal)
+    if np.abs(positions_in_plane - positions[0]).max() > PARALLEL_TOLERANCE_VOXELS * min(first.pixel_spacing_mm):
+        raise refuse("are shifted against each other")
+
+    declared_mm = segmentation.slice_spacing_mm or np.inf
+    steps_mm = np.diff(np.sort(offsets_mm))
+    same_mm = SAME_PLANE_TOLERANCE_SLICES * min(declared_mm, default_spacing_mm)
+    step_mm = min([*steps_mm[steps_mm > same_mm], declared_mm])
+    if not np.isfinite(step_mm):
+        step_mm = default_spacing_mm
+    lowest = int(offsets_mm.argmin())
+    extent_mm = float(np.ptp(offsets_mm))
+    slices = round(extent_mm / step_mm) + 1
+    if slices > 1:
+        step_mm = extent_mm / (slices - 1)
+    numbers = (offsets_mm - offsets_mm[lowest]) / step_mm
+    if np.abs(numbers - np.rint(numbers)).max() > SAME_PLANE_TOLERANCE_SLICES:
+        raise refuse("are not evenly spaced")
+    return VolumeGeometry.from_axes(
+        (slices, segmentation.rows, segmentation.columns),
+        origin_lps_mm=positions[lowest],
+        directions_dhw=(normal, down, along),
+        spacing_dhw_mm=(step_mm, *first.pixel_spacing_mm),
+        frame_of_reference_uid=segmentation.frame_of_reference_uid,
+    )
+
+
+def _sample(mask: RoiMask, segmentation: Segmentation, target: VolumeGeometry) -> RoiMask:
+    """Return a mask on another grid, by nearest neighbour; nothing outside its own grid."""
+    to_source = mask.geometry.lps_to_index @ target.index_to_lps
+    slices, rows, columns = np.ogrid[tuple(slice(n) for n in target.shape)]
+    codes = np.zeros(target.shape, mask.codes.dtype)
+    for d in slices.ravel():
+        index = [_round(a * d + b * rows[0] + c * columns[0] + e) for a, b, c, e in to_source[:3]]
+        inside = np.logical_and.reduce([(i >= 0) & (i < n) for i, n in zip(index, mask.codes.shape, strict=True)])
+        codes[d][inside] = mask.codes[tuple(i[inside] for i in index)]
+    sets = [sum(word << PLANE_BITS * p for p, word in enumerate(row)) for row in mask.table.tolist()]
+    return _canonical(codes, sets, segmentation, target)
+
+
+def _round(index: Float) -> NDArray[np.intp]:
+    """Round to the nearest voxel, up when halfway."""
+    return np.floor(index + (0.5 + TIE_TOLERANCE_VOXELS)).astype(np.intp)
