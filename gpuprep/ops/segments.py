@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from gpuprep.backends.base import Backend
 from gpuprep.dicom.seg import BACKGROUND, Segmentation, SegmentFrame
 from gpuprep.errors import ConfigError, RoiError
 from gpuprep.geometry import Float, VolumeGeometry
-from gpuprep.masks import PLANE_BITS, RoiMask, code_dtype
+from gpuprep.masks import PLANE_BITS, RoiMask, from_slices, recode
+from gpuprep.ops.rasterize import SliceGrid
+from gpuprep.ops.resample import resample_labels
 
 #: Frames and slices closer than this lie in the same plane; as a fraction of the slice distance.
 SAME_PLANE_TOLERANCE_SLICES = 0.05
@@ -25,9 +28,10 @@ TIE_TOLERANCE_VOXELS = 1e-6
 def embed_segmentation(
     segmentation: Segmentation,
     frames: Sequence[NDArray[np.unsignedinteger]],
-    target: VolumeGeometry,
+    grid: SliceGrid,
     *,
-    image_planes_lps_mm: ArrayLike | None = None,
+    backend: Backend,
+    target: VolumeGeometry | None = None,
     fractional_threshold: float = 0.5,
 ) -> tuple[RoiMask, tuple[RoiError, ...]]:
     """Place the segments on a grid: by position and orientation of each frame, never by its number.
@@ -46,11 +50,12 @@ def embed_segmentation(
         The header.
     frames : sequence of arrays of shape (rows, columns)
         Stored values of its frames, in the order of the file.
-    target : VolumeGeometry
-        Grid of the result.
-    image_planes_lps_mm : array of shape (N, 3), optional
-        First voxel centre of each acquired slice of the image, LPS mm; the slices of `target` by default. To be given
-        when `target` is not the image's own grid, or the image is irregular.
+    grid : SliceGrid
+        The acquired planes of the image.
+    backend : Backend
+        Where frames that are not parallel to the slices are sampled.
+    target : VolumeGeometry, optional
+        Grid of the result, its slices parallel to those of `grid`; ``grid.geometry`` by default.
     fractional_threshold : float
         A voxel of a FRACTIONAL segment is inside when its value is greater than this fraction of the maximum.
 
@@ -72,6 +77,7 @@ def embed_segmentation(
     """
     if not 0 <= fractional_threshold < 1:
         raise ConfigError(f"{fractional_threshold} is not in 0 ≤ t < 1", code="fractional-threshold")
+    target = target or grid.geometry
     ours, theirs = target.frame_of_reference_uid, segmentation.frame_of_reference_uid
     if ours and theirs and ours != theirs:
         raise RoiError(
@@ -81,64 +87,17 @@ def embed_segmentation(
             hint="register the segmentation to the image first",
         )
     source = _Source(segmentation, frames, fractional_threshold)
-    image_planes = _origins(target) if image_planes_lps_mm is None else np.asarray(image_planes_lps_mm, np.float64)
     if _is_parallel(segmentation, target):
-        mask = _place(source, target, image_planes)
+        mask = _place(source, target, grid)
     else:
         own = _own_grid(segmentation, float(target.spacing_dhw_mm.min()))
-        mask = _sample(_place(source, own, _origins(own)), segmentation, target)
+        mask = _sample(_place(source, own, SliceGrid(own)), target, backend)
     return mask, source.problems()
 
 
 def _origins(geometry: VolumeGeometry) -> Float:
     """Return the first voxel centre of each slice, shape (D, 3), LPS mm."""
     return geometry.to_lps([(d, 0, 0) for d in range(geometry.shape[0])])
-
-
-class _Palette:
-    """Collects sets of ROIs voxel by voxel: a code stands for a set, and is given when the set first appears."""
-
-    def __init__(self, geometry: VolumeGeometry) -> None:
-        self.codes: NDArray[np.unsignedinteger] = np.zeros(geometry.shape, np.uint8)
-        self.code_of_set: dict[int, int] = {0: 0}
-        self.geometry = geometry
-
-    def add(self, plane: NDArray[np.uint32], where: NDArray[np.intp], roi: int) -> None:
-        """Add a ROI to the sets of the voxels `where` of a flat plane of codes."""
-        old = plane[where]
-        sets = list(self.code_of_set)
-        successor = np.zeros(len(sets), np.uint32)
-        for code in np.flatnonzero(np.bincount(old)).tolist():
-            successor[code] = self.code_of_set.setdefault(sets[code] | 1 << roi, len(self.code_of_set))
-        plane[where] = successor[old]
-
-    def store(self, index: int, plane: NDArray[np.uint32]) -> None:
-        """Keep a finished plane."""
-        dtype = code_dtype(len(self.code_of_set))
-        if self.codes.dtype != dtype:
-            self.codes = self.codes.astype(dtype)
-        self.codes[index] = plane.reshape(self.geometry.shape[1:])
-
-    def finish(self, segmentation: Segmentation) -> RoiMask:
-        """Return the canonical palette of what was stored."""
-        return _canonical(self.codes, list(self.code_of_set), segmentation, self.geometry)
-
-
-def _canonical(
-    codes: NDArray[np.unsignedinteger], sets: Sequence[int], segmentation: Segmentation, geometry: VolumeGeometry
-) -> RoiMask:
-    """Return a mask whose table holds the sets in use, ascending; a set is an integer with bit n for ROI n."""
-    in_use = np.zeros(len(sets), np.bool_)
-    in_use[0] = True
-    for plane in codes:
-        in_use |= np.bincount(plane.reshape(-1), minlength=len(sets)) > 0
-    order = sorted(np.flatnonzero(in_use).tolist(), key=sets.__getitem__)
-    renumber = np.zeros(len(sets), code_dtype(len(order)))
-    renumber[order] = np.arange(len(order))
-    words = max(1, -(-len(segmentation.segments) // PLANE_BITS))
-    low = (1 << PLANE_BITS) - 1
-    table = np.array([[sets[c] >> PLANE_BITS * p & low for p in range(words)] for c in order], np.uint32)
-    return RoiMask(renumber[codes], table, segmentation.segments, geometry)
 
 
 @dataclass
@@ -166,7 +125,7 @@ class _Source:
                 pixels = np.where(pixels == value, pixels.dtype.type(BACKGROUND), pixels)
         return pixels
 
-    def rois(self, frame: SegmentFrame, pixels: NDArray[np.unsignedinteger]) -> Iterable[tuple[int, NDArray[np.intp]]]:
+    def rois(self, frame: SegmentFrame, pixels: NDArray[np.unsignedinteger]) -> Iterator[tuple[int, NDArray[np.intp]]]:
         """Yield (ROI index, flat indices of its pixels) from what `foreground` returned, or a part of it."""
         flat = pixels.reshape(-1)
         where = np.flatnonzero(flat)
@@ -218,37 +177,40 @@ class _Plane:
     reach_mm: float
 
 
-def _place(source: _Source, target: VolumeGeometry, image_planes_lps_mm: Float) -> RoiMask:
+def _place(source: _Source, target: VolumeGeometry, grid: SliceGrid) -> RoiMask:
     """Put frames that are parallel to the target's slices on them."""
     segmentation = source.segmentation
     normal = target.normal
-    image_mm = np.sort(image_planes_lps_mm @ normal)
+    acquired = grid.plane_offsets_lps_mm
+    image_mm = np.sort((_origins(grid.geometry) if acquired is None else np.asarray(acquired)) @ normal)
     slice_mm = float(np.median(np.diff(image_mm))) if len(image_mm) > 1 else float(target.index_to_lps[:3, 0] @ normal)
     planes = _find_planes(segmentation, normal, image_mm, slice_mm)
     offsets_mm = np.array([p.offset_mm for p in planes])
 
-    palette = _Palette(target)
     shown: set[int] = set()
-    for d, origin in enumerate(_origins(target)):
-        distance_mm = origin @ normal + TIE_TOLERANCE_VOXELS * slice_mm - offsets_mm
-        nearest = int(np.abs(distance_mm).argmin())
-        reach_mm = planes[nearest].reach_mm
-        if not -reach_mm <= distance_mm[nearest] < reach_mm:
-            continue
-        shown.add(nearest)
-        codes = np.zeros(target.shape[1] * target.shape[2], np.uint32)
-        for frame in planes[nearest].frames:
-            pixels = _pixels_on_slice(source.foreground(frame), frame, origin, target)
-            for roi, where in source.rois(frame, pixels):
-                palette.add(codes, where, roi)
-        palette.store(d, codes)
 
+    def draw() -> Iterator[NDArray[np.uint32]]:
+        words = np.zeros((max(1, -(-len(segmentation.segments) // PLANE_BITS)), *target.shape[1:]), np.uint32)
+        for origin in _origins(target):
+            words[:] = 0
+            distance_mm = origin @ normal + TIE_TOLERANCE_VOXELS * slice_mm - offsets_mm
+            nearest = int(np.abs(distance_mm).argmin())
+            reach_mm = planes[nearest].reach_mm
+            if -reach_mm <= distance_mm[nearest] < reach_mm:
+                shown.add(nearest)
+                for frame in planes[nearest].frames:
+                    pixels = _pixels_on_slice(source.foreground(frame), frame, origin, target)
+                    for roi, where in source.rois(frame, pixels):
+                        words[roi // PLANE_BITS].reshape(-1)[where] |= np.uint32(1 << roi % PLANE_BITS)
+            yield words
+
+    mask = from_slices(draw(), segmentation.segments, target)
     for n, plane in enumerate(planes):
         nearest_mm = float(np.abs(image_mm - plane.offset_mm).min())
         if n not in shown and nearest_mm > slice_mm * (0.5 + SAME_PLANE_TOLERANCE_SLICES):
             for frame in plane.frames:
                 source.note_off_slices(frame, nearest_mm)
-    return palette.finish(segmentation)
+    return mask
 
 
 def _find_planes(segmentation: Segmentation, normal: Float, image_mm: Float, slice_mm: float) -> list[_Plane]:
@@ -367,17 +329,10 @@ def _own_grid(segmentation: Segmentation, default_spacing_mm: float) -> VolumeGe
     )
 
 
-def _sample(mask: RoiMask, segmentation: Segmentation, target: VolumeGeometry) -> RoiMask:
+def _sample(mask: RoiMask, target: VolumeGeometry, backend: Backend) -> RoiMask:
     """Return a mask on another grid, by nearest neighbour; nothing outside its own grid."""
-    to_source = mask.geometry.lps_to_index @ target.index_to_lps
-    slices, rows, columns = np.ogrid[tuple(slice(n) for n in target.shape)]
-    codes = np.zeros(target.shape, mask.codes.dtype)
-    for d in slices.ravel():
-        index = [_round(a * d + b * rows[0] + c * columns[0] + e) for a, b, c, e in to_source[:3]]
-        inside = np.logical_and.reduce([(i >= 0) & (i < n) for i, n in zip(index, mask.codes.shape, strict=True)])
-        codes[d][inside] = mask.codes[tuple(i[inside] for i in index)]
-    sets = [sum(word << PLANE_BITS * p for p, word in enumerate(row)) for row in mask.table.tolist()]
-    return _canonical(codes, sets, segmentation, target)
+    on_target = resample_labels(backend.upload(mask.codes), mask.geometry, target, backend=backend)
+    return recode(RoiMask(backend.download(on_target), mask.table, mask.rois, target), mask.table, mask.rois)
 
 
 def _round(index: Float) -> NDArray[np.intp]:

@@ -181,9 +181,10 @@ def draw(
             mask, found = embed_segmentation(
                 source.content,
                 frames,
-                grid if target.same_grid(grid.geometry) else target,
-                fractional_threshold=options.fractional_threshold,
+                grid,
                 backend=backend,
+                target=target,
+                fractional_threshold=options.fractional_threshold,
             )
             problems += [str(p) for p in found]
             masks.append(merge_to_labels(mask, [(n,) for n in _positions(mask, numbers)]))

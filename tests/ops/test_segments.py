@@ -8,11 +8,13 @@ import pydicom
 import pytest
 import SimpleITK
 
+from gpuprep.backends import select
 from gpuprep.codecs.segframes import decode_segmentation_frames
 from gpuprep.dicom import synth
 from gpuprep.dicom.seg import read_segmentation
 from gpuprep.errors import ConfigError, RoiError
 from gpuprep.geometry import VolumeGeometry
+from gpuprep.ops.rasterize import SliceGrid
 from gpuprep.ops.segments import embed_segmentation
 
 RAS = np.array([-1.0, -1.0, 1.0])
@@ -44,9 +46,11 @@ def image_geometry(folder: Path) -> VolumeGeometry:
     )
 
 
-def embed(path, target, **options):
+def embed(path, image, *, planes=None, backend="cpu", **options):
+    """Embed a file into an image whose planes are those of the grid `image`, or lie at `planes`."""
     segmentation = read_segmentation(path)
-    return embed_segmentation(segmentation, decode_segmentation_frames(segmentation), target, **options)
+    frames = decode_segmentation_frames(segmentation)
+    return embed_segmentation(segmentation, frames, SliceGrid(image, planes), backend=select(backend), **options)
 
 
 def nifti_on_grid(path: Path, target: VolumeGeometry) -> np.ndarray:
@@ -162,7 +166,7 @@ def test_series_with_a_gap_equals_dcmqi(data_dir, name, threshold):
         directions_dhw=np.eye(3)[::-1],
         spacing_dhw_mm=(1.25, *headers[0].PixelSpacing),
     )
-    mask, problems = embed(root / f"highdicom/{name}.dcm", grid, image_planes_lps_mm=planes)
+    mask, problems = embed(root / f"highdicom/{name}.dcm", grid, planes=planes)
     assert not problems
     for n, roi in enumerate(mask.rois):
         expected = nifti_on_grid(root / "reference-dcmqi" / name / f"seg-{roi.number}.nii.gz", grid)
@@ -378,12 +382,13 @@ def test_another_grid_of_parallel_slices_is_nearest_neighbour(tmp_path, spacing,
     assert np.array_equal([mask.binary(n) for n in range(3)], expected)
 
 
-def test_oblique_frames_are_nearest_neighbour(tmp_path):
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_oblique_frames_are_nearest_neighbour(tmp_path, backend):
     target = make_grid((12, 30, 20), axes=np.eye(3)[::-1])
     seg_grid = make_grid((14, 25, 26), spacing_dhw_mm=(1.7, 0.8, 1.3), origin=(-12.01, 30.02, -3.03))
     masks = make_masks(seg_grid.shape)
     path, target = write(tmp_path, target, masks, seg_grid)
-    mask, _ = embed(path, target)
+    mask, _ = embed(path, target, backend=backend)
     check_canonical(mask)
     expected = nearest_by_simpleitk(masks, seg_grid, target)
     assert expected.any()
@@ -400,8 +405,7 @@ def test_finer_output_grid_shows_the_nearest_image_plane(tmp_path):
     path, image = write(tmp_path, image, masks, slices=(0, 3, 5), change=drop_spacing)
     masks[:, [1, 2, 4]] = False
     target = image.with_spacing((0.8, 0.5, 0.5))
-    planes = [image.to_lps((d, 0, 0)) for d in range(6)]
-    mask, _ = embed(path, target, image_planes_lps_mm=planes)
+    mask, _ = embed(path, image, target=target)
     assert np.array_equal([mask.binary(n) for n in range(3)], nearest_by_simpleitk(masks, image, target))
 
 
@@ -410,7 +414,7 @@ def test_irregular_planes_are_matched_by_position(tmp_path):
     acquired = [0, 1, 2, 5, 6, 8]
     masks = make_masks(regular.shape)
     path, target = write(tmp_path, regular, masks, slices=acquired[::-1])
-    mask, problems = embed(path, target, image_planes_lps_mm=[regular.to_lps((d, 0, 0)) for d in acquired])
+    mask, problems = embed(path, target, planes=[regular.to_lps((d, 0, 0)) for d in acquired])
     assert not problems
     assert np.array_equal([mask.binary(n)[acquired] for n in range(3)], masks[:, acquired])
     nearest = [0, 1, 2, 2, 5, 5, 6, 8, 8]  # halfway between 6 and 8 goes up
