@@ -1,7 +1,7 @@
 """ROI contours → mask: gpuprep against skimage.draw.polygon, 240 000 points into 512 × 512 × 200.
 
-``python benchmarks/bench_rasterize.py [--reps 5]`` prints process CPU time of each (one thread), the median of the ratios
-of interleaved runs, and how many voxels differ.
+``python benchmarks/bench_rasterize.py [--reps 5]`` prints process CPU time of each (one thread), the median of the
+ratios of interleaved runs, and how many voxels differ.
 """
 
 from __future__ import annotations
@@ -38,15 +38,17 @@ def make_rois(geometry, count, slices, vertices, seed=0):
     return rois
 
 
-def by_scikit_image(rois, geometry, volume):
+def by_scikit_image(rois, geometry):
     """One uint32 bit mask, contour by contour."""
     from skimage.draw import polygon
 
+    volume = np.zeros(geometry.shape, np.uint32)
     for bit, item in enumerate(rois):
         for contour in item.contours:
             index = geometry.to_index(contour.points_lps_mm)
             y, x = polygon(index[:, 1], index[:, 2], volume.shape[1:])
             volume[round(index[0, 0]), y, x] ^= np.uint32(1 << bit)
+    return volume
 
 
 def timed(call):
@@ -68,8 +70,7 @@ def main():
     for _ in range(reps):
         seconds, result = timed(lambda: rasterize(rois, SliceGrid(geometry), overlap="xor", backend=backend))
         ours.append(seconds)
-        volume = np.zeros(SHAPE, np.uint32)
-        seconds, _ = timed(lambda: by_scikit_image(rois, geometry, volume))  # noqa: B023: called at once
+        seconds, volume = timed(lambda: by_scikit_image(rois, geometry))
         theirs.append(seconds)
     different = int((result.mask.to_planes()[0] != volume).sum())
     ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
