@@ -299,8 +299,11 @@ def decode_text(text: str, character_set: str) -> str:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what cannot be decoded shows in the result
-        encodings = convert_encodings([part.strip() for part in character_set.split("\\")])
-        return str(decode_bytes(text.encode("latin-1"), encodings, TEXT_VR_DELIMS))
+        try:
+            encodings = convert_encodings([part.strip() for part in character_set.split("\\")])
+            return str(decode_bytes(text.encode("latin-1"), encodings, TEXT_VR_DELIMS))
+        except (LookupError, ValueError):  # a garbled character set
+            return text
 
 
 _TEXT_COLUMNS = tuple(i for i, f in enumerate(ELEMENT_COLUMNS) if f.metadata["kind"] == "text")

@@ -18,7 +18,7 @@ using namespace gpuprep::dicom;
 namespace {
 
 constexpr std::uint32_t kFloatPixelData = 0x7FE00008;
-constexpr std::uint32_t kSopClass = 0x00080016;
+constexpr std::uint32_t kCharacterSet = 0x00080005, kSopClass = 0x00080016;
 
 struct Wanted {
     std::uint32_t tag;
@@ -71,6 +71,12 @@ void append_numbers(std::string& text, const std::uint8_t* p, std::uint32_t leng
     }
 }
 
+// Whether a code string is one by its VR and holds no control characters.
+bool is_plain_code(const Element& element, const std::string& text) {
+    const bool has_control = std::any_of(text.begin(), text.end(), [](unsigned char c) { return c < ' '; });
+    return (element.vr == 0 || element.vr == vr_code('C', 'S')) && !has_control;
+}
+
 class HeaderVisitor {
 public:
     HeaderVisitor(Bytes& bytes, const Request& request, Record& record)
@@ -94,6 +100,7 @@ public:
             const Wanted& wanted = request_.wanted[next_];
             std::string& text = record_.texts[static_cast<std::size_t>(wanted.column)];
             read_value(element, wanted.vr, text);
+            if (element.tag == kCharacterSet && !is_plain_code(element, text)) decline("odd character set");
             if (element.tag == kSopClass) choose_references(text);
         }
         return fault_ ? Step::kStop : reference(element, 0);
@@ -253,9 +260,10 @@ std::vector<const char*> split_strings(const char* strings, std::int64_t count) 
 }  // namespace
 
 // Scans `path_count` files whose names, each ended by NUL, follow each other in `paths`. Column i is wanted from
-// element `tags[i]` (0: filled by references only), whose VR in implicit VR is `vrs[2 i]`, `vrs[2 i + 1]`; no value gives
-// more than `longest` bytes. `references` are rows of four: SOP class (its number in `sop_classes`), sequence, tag,
-// column. *out and *out_size receive one record a file, to be released with gp_release. Returns 0, or -1 without memory.
+// element `tags[i]` (0: filled by references only), whose VR in implicit VR is `vrs[2 i]`, `vrs[2 i + 1]`; no value
+// gives more than `longest` bytes. `references` are rows of four: SOP class (its number in `sop_classes`), sequence,
+// tag, column. *out and *out_size receive one record a file, to be released with gp_release. Returns 0, or -1 without
+// memory.
 GPUPREP_EXPORT int gp_scan_headers(const char* paths, std::int64_t path_count, const std::uint32_t* tags,
                                    const char* vrs, std::int64_t column_count, std::uint32_t longest,
                                    const char* sop_classes, std::int64_t sop_class_count,
