@@ -250,7 +250,6 @@ class _Reader:
             bits_stored=bits,
             high_bit=bits - 1,
             is_signed=False,
-            photometric_interpretation=str(data.get("PhotometricInterpretation", "MONOCHROME2")),
             number_of_frames=self.integer(data, "NumberOfFrames"),
         )
 

@@ -176,11 +176,11 @@ def test_a_file_cut_anywhere_is_refused_with_a_code(tmp_path, masks):
         path = tmp_path / "cut.dcm"
         path.write_bytes(whole[:length])
         try:
-            frames = decode_segmentation_frames(read_segmentation(path))
+            frames = list(decode_segmentation_frames(read_segmentation(path)))
         except (HeaderError, DecodeError) as error:
             assert error.code in {
                 "not-dicom", "header-unreadable", "not-seg", "attribute-missing", "attribute-invalid",
-                "pixel-data-missing", "pixel-data-short",
+                "pixel-data-missing", "pixel-data-truncated",
             }  # fmt: skip
         else:
             pytest.fail(f"{len(frames)} frames of a file cut at {length} of {len(whole)} bytes")
@@ -197,21 +197,17 @@ def test_native_syntaxes_give_the_same_frames(tmp_path, masks, syntax, kind):
         assert np.array_equal(np.stack(list(found)), pydicom.dcmread(tmp_path / "seg.dcm").pixel_array)
 
 
-@pytest.mark.parametrize("vr", ["OB", "OW"])
-@pytest.mark.parametrize("bits", [1, 8, 16])
-def test_big_endian_words_are_swapped(tmp_path, masks, vr, bits):
+@pytest.mark.parametrize(("bits", "vr"), [(1, "OB"), (8, "OB"), (8, "OW"), (16, "OW")])
+def test_big_endian_words_are_swapped(tmp_path, masks, bits, vr):
     data = build(masks, "BINARY" if bits == 1 else "LABELMAP", slices=(0, 2, 3))
-    expected = pydicom.pixels.unpack_bits(data.PixelData, as_array=True)[: 6 * 35] if bits == 1 else None
     stored = np.frombuffer(data.PixelData, np.uint8)
+    expected = np.unpackbits(stored, bitorder="little")[: 6 * 35] if bits == 1 else stored[: 3 * 35]
     if bits == 16:
-        expected = stored[: 3 * 35].astype(np.uint16) + 256
+        expected = expected.astype(np.uint16) + 256
         stored = expected.astype(">u2").view(np.uint8)
         data.BitsAllocated = data.BitsStored = 16
         data.HighBit = 15
-        vr = "OW"
-    elif bits == 8:
-        expected = stored[: 3 * 35]
-    if vr == "OW" and bits < 16:
+    elif vr == "OW":
         stored = stored.reshape(-1, 2)[:, ::-1]
     data.PixelData = stored.tobytes()
     data["PixelData"].VR = vr
@@ -238,7 +234,7 @@ def test_unknown_syntax_is_refused(tmp_path, masks):
     path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0", 1))
     with pytest.raises(DecodeError) as caught:
         decode_segmentation_frames(read_segmentation(path))
-    assert caught.value.code == "unsupported-syntax"
+    assert caught.value.code == "no-decoder"
 
 
 def test_missing_and_short_pixel_data_are_refused(tmp_path, masks):
@@ -246,7 +242,7 @@ def test_missing_and_short_pixel_data_are_refused(tmp_path, masks):
     data.PixelData = data.PixelData[:-4]
     with pytest.raises(DecodeError) as caught:
         decode_segmentation_frames(read_segmentation(save(data, tmp_path)))
-    assert caught.value.code == "pixel-data-short"
+    assert caught.value.code == "pixel-data-truncated"
     del data.PixelData
     with pytest.raises(DecodeError) as caught:
         decode_segmentation_frames(read_segmentation(save(data, tmp_path)))
@@ -285,4 +281,4 @@ def test_missing_frames_are_refused(data_dir, tmp_path, name):
     path = save_frames(data_dir / f"ct-seg/pydicom_data_liver/{name}.dcm", tmp_path / "seg.dcm", lambda f: f[:2])
     with pytest.raises(DecodeError) as caught:
         decode_segmentation_frames(read_segmentation(path))
-    assert caught.value.code == "pixel-data-short"
+    assert caught.value.code == "pixel-data-truncated"
