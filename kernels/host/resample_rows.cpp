@@ -60,89 +60,105 @@ void blend(const In* const* rows, const f32* weights, i32 taps, f32* partial, Ou
     blend_few<false>(rows + done, weights + done, taps - done, partial, out, n);
 }
 
-// The filter along x of one row, its tables turned so that outputs are contiguous for each tap.
-class ColumnFilter {
+// Picks columns of a row, for each tap one for each output: out[x] = row[index[x, tap]].
+class ColumnGather {
    public:
-    ColumnFilter(const i32* index, const f32* weight, i32 taps, i32 n)
-        : taps_(taps), n_(n), padded_((n + kWidth - 1) / kWidth * kWidth) {
+    ColumnGather(const i32* index, i32 taps, i32 n) : padded_((n + kWidth - 1) / kWidth * kWidth) {
         const auto [low, high] = std::minmax_element(index, index + static_cast<i64>(taps) * n);
         first_ = *low;
         span_ = *high - *low + 1;
-        weights_.resize(static_cast<std::size_t>(taps) * n);
         index_.resize(static_cast<std::size_t>(taps) * padded_);
         for (i32 t = 0; t < taps; ++t)
-            for (i32 x = 0; x < padded_; ++x) {
-                const i64 entry = static_cast<i64>(std::min(x, n - 1)) * taps + t;
-                index_[static_cast<std::size_t>(t) * padded_ + x] = index[entry] - first_;
-                if (x < n) weights_[static_cast<std::size_t>(t) * n + x] = weight[entry];
-            }
-        make_windows();
+            for (i32 x = 0; x < padded_; ++x)
+                index_[at(t, x)] = index[static_cast<i64>(std::min(x, n - 1)) * taps + t] - first_;
+        windowed_.assign(taps, kWidth > 1);
+        if constexpr (kWidth > 1) make_windows();
     }
 
-    i32 first() const { return first_; }  // first source column it reads
+    i32 first() const { return first_; }  // first source column that is used
     i32 span() const { return span_; }    // number of columns from there to the last one
-    std::size_t row_floats() const { return static_cast<std::size_t>(span_) + 2 * kWidth; }
-    std::size_t gathered_floats() const { return index_.size(); }
+    // Elements of a row to pick from (more than are used: registers are loaded whole), and of the result of all taps.
+    std::size_t row_size() const { return static_cast<std::size_t>(span_) + 2 * kWidth; }
+    std::size_t picked_size() const { return index_.size(); }
+    std::size_t at(i32 tap, i32 x) const { return static_cast<std::size_t>(tap) * padded_ + x; }
+    bool is_windowed(i32 tap) const { return windowed_[tap]; }
 
-    // row: row_floats() floats, the first span() of them columns; gathered: room for gathered_floats().
-    void apply(const f32* row, f32* gathered, f32* out) const {
-        for (i32 t = 0; t < taps_; ++t) gather(row, t, gathered + static_cast<std::size_t>(t) * padded_);
-        add<true>(gathered, 0, out);
-        for (i32 t = 1; t < taps_; ++t) add<false>(gathered, t, out);
-    }
-
-   private:
-    // A tap is windowed when the kWidth outputs of every group find their columns within two registers.
-    void make_windows() {
+    // row starts at column first(); T has 4 bytes.
+    template <class T>
+    void pick(const T* row, i32 tap, T* out) const {
+        const i32* const index = &index_[at(tap, 0)];
+        const i32 n = padded_;  // locals: what is stored through out might be this object
         if constexpr (kWidth > 1) {
-            windows_.resize(index_.size() / kWidth);
-            windowed_.assign(taps_, true);
-            for (std::size_t g = 0; g < windows_.size(); ++g) {
-                i32* group = index_.data() + g * kWidth;
-                const auto [low, high] = std::minmax_element(group, group + kWidth);
-                windows_[g] = *low;
-                if (*high - *low >= 2 * kWidth) windowed_[g * kWidth / padded_] = false;
-            }
-            for (std::size_t i = 0; i < index_.size(); ++i)
-                if (windowed_[i / padded_]) index_[i] -= windows_[i / kWidth];
-        }
-    }
-
-    void gather(const f32* row, i32 t, f32* out) const {
-        const i32* index = index_.data() + static_cast<std::size_t>(t) * padded_;
-        if constexpr (kWidth > 1) {
-            if (windowed_[t]) {
-                typedef f32 Floats __attribute__((vector_size(kWidth * sizeof(f32))));
-                typedef i32 Ints __attribute__((vector_size(kWidth * sizeof(i32))));
-                const i32* window = windows_.data() + static_cast<std::size_t>(t) * padded_ / kWidth;
-                for (i32 x = 0; x < padded_; x += kWidth) {
-                    Floats low, high;
-                    Ints at;
+            if (windowed_[tap]) {
+                typedef T Values __attribute__((vector_size(kWidth * sizeof(T))));
+                typedef i32 Places __attribute__((vector_size(kWidth * sizeof(i32))));
+                const i32* const window = &windows_[at(tap, 0) / kWidth];
+                for (i32 x = 0; x < n; x += kWidth) {
+                    Values low, high;
+                    Places places;
                     std::memcpy(&low, row + window[x / kWidth], sizeof low);
                     std::memcpy(&high, row + window[x / kWidth] + kWidth, sizeof high);
-                    std::memcpy(&at, index + x, sizeof at);
-                    low = __builtin_shuffle(low, high, at);
+                    std::memcpy(&places, index + x, sizeof places);
+                    low = __builtin_shuffle(low, high, places);
                     std::memcpy(out + x, &low, sizeof low);
                 }
                 return;
             }
         }
-        for (i32 x = 0; x < padded_; ++x) out[x] = row[index[x]];
+        for (i32 x = 0; x < n; ++x) out[x] = row[index[x]];
     }
 
-    template <bool Fresh>
-    void add(const f32* gathered, i32 t, f32* out) const {
-        const f32* weights = weights_.data() + static_cast<std::size_t>(t) * n_;
-        gathered += static_cast<std::size_t>(t) * padded_;
-        GPUPREP_INDEPENDENT
-        for (i32 x = 0; x < n_; ++x) out[x] = fmaf(weights[x], gathered[x], Fresh ? 0.f : out[x]);
+   private:
+    // A tap is windowed when the kWidth columns of every group lie within two registers, loaded from windows_ on.
+    void make_windows() {
+        windows_.resize(index_.size() / kWidth);
+        for (std::size_t g = 0; g < windows_.size(); ++g) {
+            const i32* group = &index_[g * kWidth];
+            const auto [low, high] = std::minmax_element(group, group + kWidth);
+            windows_[g] = *low;
+            if (*high - *low >= 2 * kWidth) windowed_[g * kWidth / padded_] = false;
+        }
+        for (std::size_t i = 0; i < index_.size(); ++i)
+            if (windowed_[i / padded_]) index_[i] -= windows_[i / kWidth];
     }
 
-    i32 taps_, n_, padded_, first_, span_;
-    std::vector<f32> weights_;     // (taps, n)
-    std::vector<i32> index_;       // (taps, padded): column within the group's window, or from first_
-    std::vector<i32> windows_;     // (taps, padded / kWidth): first column of each group, from first_
+    i32 padded_, first_, span_;
+    std::vector<i32> index_;    // (taps, padded): column from the window's, else from first_
+    std::vector<i32> windows_;  // (taps, padded / kWidth): column from first_
     std::vector<bool> windowed_;
+};
+
+// The filter along x of one row; weights are turned so that outputs are contiguous for each tap.
+class ColumnFilter {
+   public:
+    const ColumnGather gather;
+
+    ColumnFilter(const i32* index, const f32* weight, i32 taps, i32 n) : gather(index, taps, n), taps_(taps), n_(n) {
+        weights_.resize(static_cast<std::size_t>(taps) * n);
+        for (i32 t = 0; t < taps; ++t)
+            for (i32 x = 0; x < n; ++x)
+                weights_[static_cast<std::size_t>(t) * n + x] = weight[static_cast<i64>(x) * taps + t];
+    }
+
+    // row: gather.row_size() floats; picked: room for gather.picked_size().
+    void apply(const f32* row, f32* picked, f32* out) const {
+        for (i32 t = 0; t < taps_; ++t) gather.pick(row, t, picked + gather.at(t, 0));
+        add<true>(picked, 0, out);
+        for (i32 t = 1; t < taps_; ++t) add<false>(picked, t, out);
+    }
+
+   private:
+    template <bool Fresh>
+    void add(const f32* picked, i32 t, f32* out) const {
+        const f32* const weights = &weights_[static_cast<std::size_t>(t) * n_];
+        const i32 n = n_;
+        picked += gather.at(t, 0);
+        GPUPREP_INDEPENDENT
+        for (i32 x = 0; x < n; ++x) out[x] = fmaf(weights[x], picked[x], Fresh ? 0.f : out[x]);
+    }
+
+    i32 taps_, n_;
+    std::vector<f32> weights_;  // (taps, n)
 };
 
 template <class T>
@@ -164,19 +180,19 @@ void resample_rows(dim3, dim3, unsigned workers, const T* src, T* dst, const i32
                                          (nz - 1) / kMinBlockSlices + 1);
     const auto task = [&](i32 y0, i32 y1, i32 z0, i32 z1) {
         const std::size_t block = static_cast<std::size_t>(y1 - y0) * nx;
-        std::vector<f32> filtered(block * ring), row(columns.row_floats()), gathered(columns.gathered_floats());
-        std::vector<f32> partial(std::max<std::size_t>(block, columns.row_floats()));
+        std::vector<f32> filtered(block * ring), row(columns.gather.row_size()), picked(columns.gather.picked_size());
+        std::vector<f32> partial(std::max(block, columns.gather.row_size()));
         std::vector<i32> held(ring, -1);  // which source slice each slot of the ring holds
         std::vector<const T*> source_rows(y_taps);
         std::vector<const f32*> slices(z_taps);
         const auto filter_slice = [&](i32 z, f32* out) {
             for (i32 y = y0; y < y1; ++y, out += nx) {
                 for (i32 t = 0; t < y_taps; ++t)
-                    source_rows[t] =
-                        src + z * src_page + y_index[static_cast<i64>(y) * y_taps + t] * src_row + columns.first();
+                    source_rows[t] = src + z * src_page + y_index[static_cast<i64>(y) * y_taps + t] * src_row +
+                                     columns.gather.first();
                 blend(source_rows.data(), y_weight + static_cast<i64>(y) * y_taps, y_taps, partial.data(), row.data(),
-                      columns.span());
-                columns.apply(row.data(), gathered.data(), out);
+                      columns.gather.span());
+                columns.apply(row.data(), picked.data(), out);
             }
         };
         for (i32 z = z0; z < z1; ++z) {
@@ -206,15 +222,33 @@ void resample_rows(dim3, dim3, unsigned workers, const T* src, T* dst, const i32
     });
 }
 
+template <class In, class Out>
+void convert(const In* __restrict__ in, Out* __restrict__ out, i32 n) {
+    for (i32 i = 0; i < n; ++i) out[i] = static_cast<Out>(in[i]);
+}
+
 // Copies what repeats: whole slices, whole rows; rows whose columns are consecutive are moved at once.
 template <class T>
 void gather_rows(dim3, dim3, unsigned workers, const T* src, T* dst, const i32* z_index, const i32* y_index,
                  const i32* x_index, i32 nz, i32 ny, i32 nx, i64 src_row, i64 src_page, i64 dst_first, i64 dst_row,
                  i64 dst_page) {
+    const ColumnGather columns(x_index, 1, nx);
     bool consecutive = true;
     for (i32 x = 1; x < nx; ++x) consecutive = consecutive && x_index[x] == x_index[0] + x;
     const std::size_t row_bytes = sizeof(T) * nx;
     gpuprep::parallel_for(nz, 1, workers, [&](std::size_t begin, std::size_t end) {
+        std::vector<u32> wide(columns.row_size()), picked(columns.picked_size());
+        const auto gather_row = [&](const T* row, T* out) {
+            if (consecutive) {
+                std::memcpy(out, row + x_index[0], row_bytes);
+            } else if (columns.is_windowed(0)) {
+                convert(row + columns.first(), wide.data(), columns.span());
+                columns.pick(wide.data(), 0, picked.data());
+                convert(picked.data(), out, nx);
+            } else {
+                for (i32 x = 0; x < nx; ++x) out[x] = row[x_index[x]];
+            }
+        };
         for (std::size_t z = begin; z < end; ++z) {
             T* const page = dst + dst_first + static_cast<i64>(z) * dst_page;
             const T* const source = src + z_index[z] * src_page;
@@ -225,15 +259,12 @@ void gather_rows(dim3, dim3, unsigned workers, const T* src, T* dst, const i32* 
             }
             for (i32 y = 0; y < ny; ++y) {
                 T* const out = page + y * dst_row;
-                const T* const row = source + y_index[y] * src_row;
                 if (repeats_slice)
                     std::memcpy(out, out - dst_page, row_bytes);
                 else if (y > 0 && y_index[y] == y_index[y - 1])
                     std::memcpy(out, out - dst_row, row_bytes);
-                else if (consecutive)
-                    std::memcpy(out, row + x_index[0], row_bytes);
                 else
-                    for (i32 x = 0; x < nx; ++x) out[x] = row[x_index[x]];
+                    gather_row(source + y_index[y] * src_row, out);
             }
         }
     });
