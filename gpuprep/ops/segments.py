@@ -24,6 +24,8 @@ PARALLEL_TOLERANCE_VOXELS = 0.1
 #: Added before rounding down, so that a voxel centre halfway between two goes up whatever the last bits say.
 TIE_TOLERANCE_VOXELS = 1e-6
 
+_Indices = slice | NDArray[np.intp]
+
 
 def embed_segmentation(
     segmentation: Segmentation,
@@ -128,7 +130,7 @@ class _Source:
     def rois(self, frame: SegmentFrame, pixels: NDArray[np.unsignedinteger]) -> Iterator[tuple[int, NDArray[np.intp]]]:
         """Yield (ROI index, flat indices of its pixels) from what `foreground` returned, or a part of it."""
         flat = pixels.reshape(-1)
-        where = np.flatnonzero(flat)
+        where = np.flatnonzero(flat != BACKGROUND)
         if frame.segment_number is not None:
             found = [(frame.segment_number, where)] if len(where) else []
         else:
@@ -259,17 +261,27 @@ def _pixels_on_slice(
         frame_axes.reverse()
         frame_spacing_mm.reverse()
     shift_mm = origin_lps_mm - np.array(frame.position_lps_mm)
-    where, which = [], []
+    where: list[_Indices] = []
+    which: list[_Indices] = []
     for n in (0, 1):
         first = shift_mm @ frame_axes[n] / frame_spacing_mm[n]
         step = spacing_mm[n + 1] * (axes[n + 1] @ frame_axes[n]) / frame_spacing_mm[n]
         index = _round(first + step * np.arange(target.shape[n + 1]))
         inside = np.flatnonzero((index >= 0) & (index < pixels.shape[n]))
-        where.append(inside)
-        which.append(index[inside])
+        where.append(_as_slice(inside))
+        which.append(_as_slice(index[inside]))
     placed = np.zeros(target.shape[1:], pixels.dtype)
-    placed[np.ix_(*where)] = pixels[np.ix_(*which)]
+    placed[where[0], where[1]] = pixels[which[0]][:, which[1]]
     return placed
+
+
+def _as_slice(index: NDArray[np.intp]) -> _Indices:
+    """Return indices that ascend or descend by one as a slice, which copies faster than a list of them."""
+    for step in (1, -1):
+        if len(index) and (np.diff(index) == step).all():
+            last = int(index[-1]) + step
+            return slice(int(index[0]), last if last >= 0 else None, step)
+    return index
 
 
 def _is_parallel(segmentation: Segmentation, target: VolumeGeometry) -> bool:
