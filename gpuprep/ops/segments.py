@@ -185,7 +185,7 @@ def _place(source: _Source, target: VolumeGeometry, grid: SliceGrid) -> RoiMask:
     normal = target.normal
     acquired = grid.plane_offsets_lps_mm
     image_mm = np.sort((_origins(grid.geometry) if acquired is None else np.asarray(acquired)) @ normal)
-    slice_mm = float(np.median(np.diff(image_mm))) if len(image_mm) > 1 else float(target.index_to_lps[:3, 0] @ normal)
+    slice_mm = float(np.median(np.diff(image_mm)) if len(image_mm) > 1 else grid.geometry.spacing_dhw_mm[0])
     planes = _find_planes(segmentation, normal, image_mm, slice_mm)
     offsets_mm = np.array([p.offset_mm for p in planes])
 
@@ -277,8 +277,10 @@ def _pixels_on_slice(
 
 def _as_slice(index: NDArray[np.intp]) -> _Indices:
     """Return indices that ascend or descend by one as a slice, which copies faster than a list of them."""
+    if not len(index):
+        return slice(0, 0)
     for step in (1, -1):
-        if len(index) and (np.diff(index) == step).all():
+        if (np.diff(index) == step).all():
             last = int(index[-1]) + step
             return slice(int(index[0]), last if last >= 0 else None, step)
     return index

@@ -11,7 +11,9 @@ import SimpleITK
 from gpuprep.backends import select
 from gpuprep.codecs.segframes import decode_segmentation_frames
 from gpuprep.dicom import synth
+from gpuprep.dicom.header import read_headers
 from gpuprep.dicom.seg import read_segmentation
+from gpuprep.dicom.stack import build_stacks
 from gpuprep.errors import ConfigError, RoiError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.ops.rasterize import SliceGrid
@@ -31,19 +33,10 @@ LIVER_ENCODINGS = [
 
 
 def image_geometry(folder: Path) -> VolumeGeometry:
-    """Grid of a regular axial series."""
-    headers = [pydicom.dcmread(p, stop_before_pixels=True) for p in sorted(folder.iterdir()) if p.is_file()]
-    headers.sort(key=lambda h: h.ImagePositionPatient[2])
-    positions = np.array([h.ImagePositionPatient for h in headers], float)
-    spacing_mm = np.diff(positions[:, 2]).mean() if len(headers) > 1 else float(headers[0].SliceThickness)
-    assert [float(v) for v in headers[0].ImageOrientationPatient] == [1, 0, 0, 0, 1, 0]
-    return VolumeGeometry.from_axes(
-        (len(headers), headers[0].Rows, headers[0].Columns),
-        origin_lps_mm=positions[0],
-        directions_dhw=np.eye(3)[::-1],
-        spacing_dhw_mm=(spacing_mm, *(float(v) for v in headers[0].PixelSpacing)),
-        frame_of_reference_uid=str(headers[0].get("FrameOfReferenceUID", "")),
-    )
+    """Grid of a regular series."""
+    (stack,) = build_stacks(read_headers([str(p) for p in folder.iterdir() if p.is_file()]))
+    assert not stack.is_irregular
+    return stack.geometry
 
 
 def embed(path, image, *, planes=None, backend="cpu", **options):
@@ -324,6 +317,15 @@ def test_order_of_frames_does_not_matter_and_absent_ones_are_empty(tmp_path, kin
     assert not problems
     masks[:, [1, 2, 5]] = False
     assert np.array_equal([mask.binary(n) for n in range(3)], masks)
+
+
+@pytest.mark.parametrize("start", [(0, 9, 0), (0, 0, -7), (0, -9, 7)])
+def test_frames_beside_the_image_leave_nothing(tmp_path, start):
+    image = make_grid()
+    seg_grid = image.crop(start, image.shape)
+    path, target = write(tmp_path, image, make_masks(seg_grid.shape), seg_grid)
+    mask, _ = embed(path, target)
+    assert mask.voxel_counts.tolist() == [0, 0, 0]
 
 
 def test_many_segments_numbers_labels_and_empty_ones_keep_their_place(tmp_path):
