@@ -306,18 +306,19 @@ def read_index(path: Path) -> Index:
     import pyarrow.parquet
 
     try:
-        with path.open("rb") as stream:
-            table = pa.parquet.read_table(stream)
-    except pa.ArrowException as error:
-        raise _not_an_index(path, "it is no Parquet file, or a damaged one") from error
+        content = path.read_bytes()
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         raise InputNotFoundError(
-            f"the index cannot be read: {error.strerror or error}",
+            f"the index cannot be read: {error.strerror}",
             code="path-missing" if missing else "index-unreadable",
             subject=str(path),
             hint="gpuprep index SRC -o INDEX writes one",
         ) from error
+    try:
+        table = pa.parquet.read_table(pa.BufferReader(content))
+    except (pa.ArrowException, OSError) as error:  # an OSError is what pyarrow raises on damaged pages
+        raise _not_an_index(path, "it is no Parquet file, or a damaged one") from error
     version = (table.schema.metadata or {}).get(_VERSION_KEY)
     if version is None:
         raise _not_an_index(path, "it is Parquet, but no index of gpuprep")
