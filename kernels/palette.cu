@@ -32,6 +32,38 @@ DEVICE u32 find_slot(const u32* planes, i64 pixels, i32 words, i64 i, u32* slots
     return 0;
 }
 
+// The code of pixel i; that of pixel `last` (none: -1) is known.
+DEVICE u32 code_of(const u32* planes, i64 pixels, i32 words, i64 i, u32* slots, u32 capacity, i64& last, u32& code) {
+    if (last < 0 || !words_equal(planes, pixels, words, i, last)) {
+        code = find_slot(planes, pixels, words, i, slots, capacity);
+        last = i;
+    }
+    return code;
+}
+
+// Codes of the N pixels from i on: at once where they are equal, else in quarters.
+template <int N, class T>
+DEVICE void encode(const u32* planes, i64 pixels, i32 words, i64 i, u32* slots, u32 capacity, T* out, i64& last,
+                   u32& code) {
+    u32 any = 0, varies = 0;
+    for (i32 p = 0; p < words; ++p) {
+        const u32* w = planes + p * pixels + i;
+        for (int l = 0; l < N; ++l) {
+            any |= w[l];
+            varies |= w[l] ^ w[0];
+        }
+    }
+    if (any == 0) return;
+    if (varies == 0) {
+        const T all = (T)code_of(planes, pixels, words, i, slots, capacity, last, code);
+        for (int l = 0; l < N; ++l) out[l] = all;
+    } else if constexpr (N > 4) {
+        for (int l = 0; l < N; l += N / 4)
+            encode<N / 4>(planes, pixels, words, i + l, slots, capacity, out + l, last, code);
+    } else
+        for (int l = 0; l < N; ++l) out[l] = (T)code_of(planes, pixels, words, i + l, slots, capacity, last, code);
+}
+
 // Thread (x, y, z): LANES pixels of row y of slice z.
 #define PALETTE_ENCODE(NAME, T)                                                                                        \
     KERNEL NAME(const u32* __restrict__ planes, u32* __restrict__ slots, T* __restrict__ codes,                        \
@@ -41,49 +73,43 @@ DEVICE u32 find_slot(const u32* planes, i64 pixels, i32 words, i64 i, u32* slots
         if (x >= columns || y >= rows) return;                                                                         \
         const i64 pixels = (i64)depth * rows * columns, i = ((i64)blockIdx.z * rows + y) * columns + x;                \
         T* out = codes + ((i64)slice_of[blockIdx.z] * height + y0 + y) * width + x0 + x;                               \
-        if (x + LANES <= columns) {                                                                                    \
-            u32 any = 0, differs[LANES], varies = 0;                                                                   \
-            for (int l = 0; l < LANES; ++l) differs[l] = 0;                                                            \
-            for (i32 p = 0; p < words; ++p) {                                                                          \
-                const u32* w = planes + p * pixels + i;                                                                \
-                for (int l = 0; l < LANES; ++l) any |= w[l];                                                           \
-                for (int l = 1; l < LANES; ++l) differs[l] |= w[l] ^ w[l - 1];                                         \
-            }                                                                                                          \
-            if (any == 0) return;                                                                                      \
-            for (int l = 1; l < LANES; ++l) varies |= differs[l];                                                      \
-            T code = (T)find_slot(planes, pixels, words, i, slots, capacity);                                          \
-            if (varies == 0) {                                                                                         \
-                for (int l = 0; l < LANES; ++l) out[l] = code;                                                         \
-            } else                                                                                                     \
-                for (int l = 0; l < LANES; ++l) {                                                                      \
-                    if (differs[l]) code = (T)find_slot(planes, pixels, words, i + l, slots, capacity);                \
-                    out[l] = code;                                                                                     \
-                }                                                                                                      \
-        } else                                                                                                         \
+        i64 last = -1;                                                                                                 \
+        u32 code = 0;                                                                                                  \
+        if (x + LANES <= columns)                                                                                      \
+            encode<LANES>(planes, pixels, words, i, slots, capacity, out, last, code);                                 \
+        else                                                                                                           \
             for (i32 l = 0; x + l < columns; ++l)                                                                      \
-                out[l] = (T)find_slot(planes, pixels, words, i + l, slots, capacity);                                  \
+                encode<1>(planes, pixels, words, i + l, slots, capacity, out + l, last, code);                         \
     }
 PALETTE_ENCODE(palette_encode_u8, u8)
 PALETTE_ENCODE(palette_encode_u16, u16)
 PALETTE_ENCODE(palette_encode_u32, u32)
 
-// codes = lut[codes] in a box of the volume; lut[0] is 0.
+// p = lut[p] for N codes: at once where they are equal, else in quarters; lut[0] is 0.
+template <int N, class T>
+DEVICE void relabel(T* p, const T* lut) {
+    T varies = 0;
+    for (int l = 0; l < N; ++l) varies |= p[l] ^ p[0];
+    if (varies == 0) {
+        const T code = p[0];
+        if (code == 0) return;
+        for (int l = 0; l < N; ++l) p[l] = lut[code];
+    } else if constexpr (N > 4) {
+        for (int l = 0; l < N; l += N / 4) relabel<N / 4>(p + l, lut);
+    } else
+        for (int l = 0; l < N; ++l) p[l] = lut[p[l]];
+}
+
+// codes = lut[codes] in a box of the volume.
 #define PALETTE_RELABEL(NAME, T)                                                                                       \
     KERNEL NAME(T* __restrict__ codes, const T* __restrict__ lut, const i32* __restrict__ slice_of, i32 rows,          \
                 i32 columns, i32 height, i32 width, i32 y0, i32 x0) {                                                  \
         const i32 x = (i32)(blockIdx.x * blockDim.x + threadIdx.x) * LANES, y = blockIdx.y * blockDim.y + threadIdx.y; \
         if (x >= columns || y >= rows) return;                                                                         \
         T* p = codes + ((i64)slice_of[blockIdx.z] * height + y0 + y) * width + x0 + x;                                 \
-        if (x + LANES <= columns) {                                                                                    \
-            T varies = 0;                                                                                              \
-            for (int l = 0; l < LANES; ++l) varies |= p[l] ^ p[0];                                                     \
-            if (varies == 0) {                                                                                         \
-                const T code = p[0];                                                                                   \
-                if (code == 0) return;                                                                                 \
-                for (int l = 0; l < LANES; ++l) p[l] = lut[code];                                                      \
-            } else                                                                                                     \
-                for (int l = 0; l < LANES; ++l) p[l] = lut[p[l]];                                                      \
-        } else                                                                                                         \
+        if (x + LANES <= columns)                                                                                      \
+            relabel<LANES>(p, lut);                                                                                    \
+        else                                                                                                           \
             for (i32 l = 0; x + l < columns; ++l) p[l] = lut[p[l]];                                                    \
     }
 PALETTE_RELABEL(palette_relabel_u8, u8)

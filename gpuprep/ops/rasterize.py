@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +36,8 @@ Q16 = 1 << 16
 SLAB_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}
 #: Box columns are widened to multiples of this, so that rows of bit planes begin on cache lines.
 COLUMN_STEP = 64
+#: Threads that share the edges of a contour.
+CONTOUR_THREADS = 64
 #: Threads of a block along columns and rows, where a thread handles LANES columns.
 BOX_BLOCK = (16, 16)
 
@@ -154,7 +157,7 @@ def rasterize(
     """
     out = grid.geometry if target is None else target
     planes = _PlaneMap.between(grid, out)
-    contours, problems = _place_contours(rois, planes, overlap)
+    contours, problems = _place_contours(rois, planes, overlap, backend)
     every_roi = tuple(r.roi for r in rois)
     draw = _draw_by_kernels if backend.has_kernels else _draw_reference
     return RasterResult(draw(contours, planes, every_roi, out, backend), problems)
@@ -215,23 +218,23 @@ def _nearest(ascending: Float, values: Float) -> Int:
 class _PlacedContours:
     """The contours that can be drawn, sorted by plane.
 
-    vertices: (n, 2) int32, x and y in Q16 pixels; ends: end vertex of each contour; plane, layer: of each contour;
-    roi_of_layer: index of the ROI that a layer is part of.
+    points: (n, 3) LPS mm, of all contours of the file; ranges: first and end point of each contour, (m, 2);
+    transform: what `_project` takes; shifts: rows and columns to add, (m, 2); boxes: first row and column and those
+    after the last, (m, 4); plane, layer: of each contour; roi_of_layer: index of the ROI that a layer is part of.
     """
 
-    vertices: NDArray[np.int32]
-    ends: Int
+    points: Float
+    ranges: Int
+    transform: Float
+    shifts: Float
+    boxes: Int
     plane: Int
     layer: Int
     roi_of_layer: Int
 
-    @property
-    def starts(self) -> Int:
-        return np.append(0, self.ends[:-1])
-
 
 def _place_contours(
-    rois: Sequence[RoiContours], planes: _PlaneMap, overlap: Overlap
+    rois: Sequence[RoiContours], planes: _PlaneMap, overlap: Overlap, backend: Backend
 ) -> tuple[_PlacedContours, tuple[RoiProblem, ...]]:
     refused: dict[tuple[int, str], list[tuple[int, float]]] = {}
     arrays, roi_of, contour_of, is_xor = [], [], [], []
@@ -250,21 +253,22 @@ def _place_contours(
                 continue
             refused.setdefault((r, code), []).append((c, 0.0))
 
-    points = np.concatenate(arrays) if arrays else np.zeros((0, 3))
-    sizes = np.array([len(a) for a in arrays], np.int64)
-    ends = np.cumsum(sizes)
+    points = np.concatenate([np.zeros((0, 3)), *arrays])
+    bounds = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
+    transform = np.concatenate([planes.anchor, planes.to_pixel.reshape(-1)])
+    measure = _measure_by_kernel if backend.has_kernels else _measure_reference
+    low, high, is_finite = measure(points, bounds, transform, backend)
     with np.errstate(invalid="ignore", over="ignore"):  # the next lines sort out what is not finite or far away
-        pixels = np.einsum("ij,nj->ni", planes.to_pixel, points - planes.anchor)  # no BLAS: it wakes other threads
-        low, high = _extremes(pixels, ends - sizes)
         spread = high[:, 0] - low[:, 0]
         middle = low[:, 0] + spread / 2
         plane = _nearest(planes.positions_mm, middle)
         off = np.abs(middle - planes.positions_mm[plane])
-        shift = planes.row_column[plane]
-        reaches = np.maximum(np.abs(low[:, 1:] + shift), np.abs(high[:, 1:] + shift)).max(axis=1, initial=0)
+        shifts = planes.row_column[plane]
+        corners = np.concatenate([low[:, 1:] + shifts, high[:, 1:] + shifts], axis=1)
+        reaches = np.abs(corners).max(axis=1, initial=0)
     is_left = np.ones(len(arrays), np.bool_)
     for code, is_bad, amount in (
-        ("contour-not-finite", ~np.isfinite(low + high).all(axis=1), spread),
+        ("contour-not-finite", ~is_finite, spread),
         ("contour-not-planar", spread > PLANAR_TOLERANCE_MM, spread),
         ("contour-off-slices", off > planes.reach_mm[plane] + SAME_GRID_TOLERANCE_MM, off),
         ("contour-out-of-range", reaches > VERTEX_LIMIT_PX, reaches),
@@ -275,29 +279,58 @@ def _place_contours(
 
     kept = np.flatnonzero(is_left & (planes.first_slice[plane] >= 0))
     kept = kept[np.argsort(plane[kept], kind="stable")]
-    new_ends = np.cumsum(sizes[kept])
-    of_vertex = np.repeat(np.arange(len(kept)), sizes[kept])
-    source = np.arange(len(of_vertex)) + (ends[kept] - new_ends)[of_vertex]
-    vertices = np.rint((pixels[source, :0:-1] + shift[kept][of_vertex, ::-1]) * Q16).astype(np.int32)
-
+    boxes = -(-_to_q16(corners[kept]).astype(np.int64) // Q16)
     roi = np.array(roi_of, np.int64)[kept]
     part = np.zeros(len(kept), np.int64)
     if overlap == "union":
-        boxes = np.concatenate([low[kept, 1:], high[kept, 1:]], axis=1)
         _separate(part, plane[kept], roi, np.array(is_xor, np.bool_)[kept], boxes)
     layers, layer = np.unique(np.stack([roi, part]), axis=1, return_inverse=True)
-    placed = _PlacedContours(vertices, new_ends, plane[kept], layer.reshape(-1), layers[0])
+    placed = _PlacedContours(
+        points=points,
+        ranges=np.stack([bounds[kept], bounds[kept + 1]], axis=1),
+        transform=transform,
+        shifts=shifts[kept],
+        boxes=boxes,
+        plane=plane[kept],
+        layer=layer.reshape(-1),
+        roi_of_layer=layers[0],
+    )
     return placed, tuple(_problem(rois[r].roi, code, found) for (r, code), found in refused.items())
 
 
-def _extremes(values: Float, starts: Int) -> tuple[Float, Float]:
-    """Return lowest and highest row of each contour's values (n, 3)."""
-    if not len(starts):
-        return np.zeros((0, 3)), np.zeros((0, 3))
-    return np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
+_Extremes = tuple[Float, Float, NDArray[np.bool_]]
 
 
-def _separate(part: Int, plane: Int, roi: Int, is_xor: NDArray[np.bool_], boxes: Float) -> None:
+def _measure_by_kernel(points: Float, bounds: Int, transform: Float, backend: Backend) -> _Extremes:
+    """Return lowest and highest (mm along the normal, row, column) of each contour, and whether all are finite."""
+    count = len(bounds) - 1
+    extremes = backend.xp.empty((count, 7), np.float64)
+    arrays = (*map(backend.upload, (points, bounds, transform)), extremes)
+    backend.launch("roi_measure", (max(1, -(-count // BLOCK_THREADS)),), (BLOCK_THREADS,), (*arrays, np.int32(count)))
+    found = backend.download(extremes)
+    return found[:, :3], found[:, 3:6], found[:, 6] == 0
+
+
+def _measure_reference(points: Float, bounds: Int, transform: Float, backend: Backend) -> _Extremes:
+    with np.errstate(invalid="ignore", over="ignore"):
+        values = _project(points, transform)
+    pieces = [values[start:end] for start, end in pairwise(bounds)]
+    low = np.array([v.min(axis=0) for v in pieces]).reshape(-1, 3)
+    high = np.array([v.max(axis=0) for v in pieces]).reshape(-1, 3)
+    return low, high, np.array([np.isfinite(v).all() for v in pieces], np.bool_)
+
+
+def _project(points: Float, transform: Float) -> Float:
+    """Return (mm along the normal, row, column) of points (n, 3), in the order of operations of kernels/roi.cu."""
+    x, y, z = (points - transform[:3]).T
+    return np.stack([x * a + y * b + z * c for a, b, c in transform[3:].reshape(3, 3)], axis=1)
+
+
+def _to_q16(pixels: Float) -> NDArray[np.int32]:
+    return np.floor(pixels * Q16 + 0.5).astype(np.int32)
+
+
+def _separate(part: Int, plane: Int, roi: Int, is_xor: NDArray[np.bool_], boxes: Int) -> None:
     """Put contours of one ROI and plane whose boxes overlap into different parts, for a union; XORed ones into one.
 
     The parts are drawn as layers of their own and OR-ed: an exact union.
@@ -318,7 +351,7 @@ def _separate(part: Int, plane: Int, roi: Int, is_xor: NDArray[np.bool_], boxes:
             part[i] = at
 
 
-def _boxes_meet(a: Float, b: Float) -> bool:
+def _boxes_meet(a: Int, b: Int) -> bool:
     return bool(a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3])
 
 
@@ -367,14 +400,12 @@ def _cut_slabs(contours: _PlacedContours, out: VolumeGeometry, slab_bytes: int) 
     for at in range(0, len(used), depth):
         begin = int(first[at])
         end = int(first[at + depth]) if at + depth < len(used) else len(contours.plane)
-        vertices = contours.vertices[contours.starts[begin] : contours.ends[end - 1]]
-        low, high = (-(-v.astype(np.int64) // Q16) for v in (vertices.min(axis=0), vertices.max(axis=0)))
-        low[0] -= low[0] % COLUMN_STEP
-        high[0] += -high[0] % COLUMN_STEP
-        (x0, y0), (x1, y1) = (np.clip(v, 0, (width, height)).tolist() for v in (low, high))
+        y0, x0 = np.maximum(contours.boxes[begin:end, :2].min(axis=0), 0).tolist()
+        y1, x1 = np.minimum(contours.boxes[begin:end, 2:].max(axis=0), (height, width)).tolist()
         if x0 < x1 and y0 < y1:
             layers = np.unique(contours.layer[begin:end])
-            yield _Slab(begin, end, used[at : at + depth], layers, (y0, y1), (x0, x1))
+            columns = (x0 // COLUMN_STEP * COLUMN_STEP, min(width, -(-x1 // COLUMN_STEP) * COLUMN_STEP))
+            yield _Slab(begin, end, used[at : at + depth], layers, (y0, y1), columns)
 
 
 def _draw_by_kernels(
@@ -385,13 +416,16 @@ def _draw_by_kernels(
     codes = xp.empty(out.shape, np.uint8)
     codes.fill(0)  # not zeros: that comes in small pages, each a fault when it is first written
     buffer = xp.empty(max((int(np.prod(slab.shape)) for slab in slabs), default=0), np.uint32)
-    vertices = backend.upload(contours.vertices)
-    owners = backend.upload(np.repeat(np.arange(len(contours.plane), dtype=np.int32), contours.ends - contours.starts))
+    records = np.column_stack([contours.ranges, contours.plane, contours.layer]).astype(np.int32)
+    vertices = xp.empty((len(contours.points), 2), np.int32)
+    if len(records):
+        arrays = map(backend.upload, (contours.points, contours.transform, records, contours.shifts))
+        backend.launch("roi_vertices", (len(records),), (CONTOUR_THREADS,), (*arrays, vertices))
     capacity = 1 << 8
     found: list[tuple[NDArray[np.intp], NDArray[np.uint32]]] = []
     for slab in slabs:
         words = buffer[: int(np.prod(slab.shape))].reshape(slab.shape)
-        _fill_planes(words, slab, contours, vertices, owners, backend)
+        _fill_planes(words, slab, records[slab.first : slab.end], vertices, backend)
         while True:
             slots = xp.zeros(capacity, np.uint32)
             _launch_on_box(f"palette_encode_u{8 * codes.itemsize}", slab, planes, out, backend,
@@ -423,23 +457,16 @@ def _draw_by_kernels(
     return RoiMask(backend.download(codes), table, rois, out)
 
 
-def _fill_planes(
-    words: Any, slab: _Slab, contours: _PlacedContours, vertices: Any, owners: Any, backend: Backend
-) -> None:
-    """Draw the contours of a slab into its bit planes (words, depth, rows, columns)."""
+def _fill_planes(words: Any, slab: _Slab, contours: NDArray[np.int32], vertices: Any, backend: Backend) -> None:
+    """Draw contours (first point, end point, plane, layer) into bit planes (words, depth, rows, columns) of a slab."""
     _, depth, rows, columns = slab.shape
-    part = slice(slab.first, slab.end)
-    table = np.zeros((len(contours.plane), 4), np.int32)
-    table[part, 0], table[part, 1] = contours.starts[part], contours.ends[part]
-    table[part, 2] = np.searchsorted(slab.planes, contours.plane[part])
-    table[part, 3] = np.searchsorted(slab.layers, contours.layer[part])
-    first, end = contours.starts[slab.first], contours.ends[slab.end - 1]
+    local = contours.copy()
+    local[:, 2] = np.searchsorted(slab.planes, contours[:, 2])
+    local[:, 3] = np.searchsorted(slab.layers, contours[:, 3])
     words.fill(0)
     sizes = (depth, rows, columns, slab.rows[0], slab.columns[0])
-    backend.launch(
-        "roi_toggle", (-(-int(end - first) // BLOCK_THREADS),), (BLOCK_THREADS,),
-        (vertices, owners, backend.upload(table), words, np.int64(first), np.int64(end), *map(np.int32, sizes)),
-    )  # fmt: skip
+    arrays = (vertices, backend.upload(local), words)
+    backend.launch("roi_toggle", (len(local),), (CONTOUR_THREADS,), (*arrays, *map(np.int32, sizes)))
     threads = -(-columns // max(1, backend.lanes // 4))
     block = min(threads, BLOCK_THREADS)
     grid = (-(-threads // block), len(words) * depth)
@@ -473,9 +500,9 @@ def _draw_reference(
     def draw(plane: int) -> NDArray[np.uint32]:
         layers = np.zeros((len(contours.roi_of_layer), *out.shape[1:]), np.bool_)
         for i in np.flatnonzero(contours.plane == plane):
-            layers[contours.layer[i]] ^= fill_contour(
-                contours.vertices[contours.starts[i] : contours.ends[i]], out.shape[1:]
-            )
+            points = _project(contours.points[slice(*contours.ranges[i])], contours.transform)
+            vertices = _to_q16(points[:, 1:] + contours.shifts[i])
+            layers[contours.layer[i]] ^= fill_contour(vertices[:, ::-1], out.shape[1:])
         members = np.zeros((len(rois), *out.shape[1:]), np.bool_)
         np.logical_or.at(members, contours.roi_of_layer, layers)
         words = pack_bits(members.reshape(len(rois), -1).T).T
