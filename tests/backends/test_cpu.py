@@ -53,7 +53,7 @@ def test_threads_share_the_pool(backend, source):
     if os.path.isdir("/proc/self/task"):  # noqa: PTH112
         before = len(os.listdir("/proc/self/task"))  # noqa: PTH208
         clamp(backend, source)
-        assert len(os.listdir("/proc/self/task")) == before  # noqa: PTH208
+        assert len(os.listdir("/proc/self/task")) <= before  # noqa: PTH208
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

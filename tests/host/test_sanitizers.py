@@ -18,6 +18,7 @@ DRIVER = Path(__file__).with_name("sanitized.py")
 TESTS = ["tests/ops", "tests/backends/test_cpu.py"]
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux" or shutil.which("g++") is None, reason="needs Linux and g++"),
     pytest.mark.skipif(shutil.which("cmake") is None, reason="needs CMake"),
 ]
