@@ -130,7 +130,8 @@ def _convert(
             del image
         with clock.stage("intensity"):
             volume = window_channel(volume, plan, transforms, backend)
-            volume = reorient(volume, transforms.orientation, backend)
+            if transforms.orientation != "keep":
+                volume = reorient(volume, transforms.orientation, backend)
         with clock.stage("write"):
             outputs.append(writer.write_image(plan.case, number, volume))
         record.setdefault("steps", []).append([{"step": s.name, **s.parameters} for s in volume.steps])

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
+from gpuprep.errors import JobError
+
 Task = TypeVar("Task")
 
 #: Seconds a worker gets to end by itself before it is killed.
@@ -61,7 +63,8 @@ def map_isolated(
     Parameters
     ----------
     work : callable
-        Called in a worker with one task. An exception that escapes is a `Crash` with its traceback.
+        Called in a worker with one task. A `JobError` ends the whole map; any other exception that escapes is a
+        `Crash` with its traceback.
     tasks : sequence
     workers : int
         Processes at most; never more than tasks.
@@ -106,6 +109,8 @@ def map_isolated(
                     if waiting:
                         start()
                     continue
+                if isinstance(outcome, JobError):
+                    raise outcome
                 feed(worker)
                 yield task, outcome
     finally:
@@ -130,6 +135,8 @@ def _serve(work: Callable[[Any], Any], pipe: Connection, inherited: Sequence[Con
             return
         try:
             outcome = work(task)
+        except JobError as error:
+            outcome = error
         except Exception as error:  # the boundary: whatever a case raises must become its row
             outcome = Crash(f"{type(error).__name__}: {error}", traceback.format_exc())
         pipe.send(outcome)

@@ -177,10 +177,9 @@ def draw(
             masks.append(drawn.mask)
         else:
             numbers = [source.rois[i].number for i in used]
-            frames = decode_segmentation_frames(source.content)
             mask, found = embed_segmentation(
                 source.content,
-                frames,
+                decode_segmentation_frames(source.content),
                 grid,
                 backend=backend,
                 target=target,

@@ -77,7 +77,7 @@ def ras_order(geometry):
 def test_label_image_refuses_overlap_and_names_it(gpuprep, studies, tmp_path):
     result = convert(gpuprep, studies[0], tmp_path, strategy="label_image")
     assert result.status == ExitStatus.CASES_FAILED
-    rows = list(csv.DictReader((tmp_path / "gpuprep" / "Dataset001_Synth" / "report.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "gpuprep" / "Dataset001_Synth" / "report.csv").read_text().splitlines()))
     assert {r["code"] for r in rows} == {"labels-overlap"}
     assert all("GTV" in r["message"] and "CTV" in r["message"] for r in rows)
     assert not list((tmp_path / "nnUNet_raw").rglob("*.nii.gz"))
@@ -171,9 +171,10 @@ def test_test_cases_by_list(gpuprep, studies, tmp_path):
 
 def test_new_studies_join_the_data_set_and_shift_the_codes_of_all(gpuprep, tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
-    write_study(source, patients=1)
-    convert(gpuprep, source, out)
     write_study(source, patients=2)
+    (source / "SYNTH-002").rename(tmp_path / "later")
+    convert(gpuprep, source, out)
+    (tmp_path / "later").rename(source / "SYNTH-002")
     result = convert(gpuprep, source, out)
     assert "1 cases are done already" in result.stderr
     fresh = tmp_path / "fresh"

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from gpuprep.errors import ConfigError
 from gpuprep.run.local import Crash, map_isolated
 
 
@@ -17,6 +18,8 @@ def misbehave(x):
             os.kill(os.getpid(), signal.SIGSEGV)
         case "exit":
             os._exit(3)
+        case "job":
+            raise ConfigError("all of it", code="wrong")
         case "raise":
             raise ValueError("told to")
     return x
@@ -47,3 +50,8 @@ def test_closing_early_ends_the_workers():
     start = time.monotonic()
     running.close()
     assert time.monotonic() - start < 10
+
+
+def test_a_job_error_ends_the_map():
+    with pytest.raises(ConfigError, match="all of it"):
+        list(map_isolated(misbehave, ["a", "job", *"bcdefgh"], workers=1))
