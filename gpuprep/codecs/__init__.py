@@ -13,8 +13,6 @@ DECODERS = Registry(
         "imagecodecs-jpegls": "gpuprep.codecs.cpu:JPEGLS",
         "imagecodecs-jpeg2k": "gpuprep.codecs.cpu:JPEG2K",
         "pydicom-gdcm": "gpuprep.codecs.cpu:GDCM",
-        "pydicom-pylibjpeg": "gpuprep.codecs.cpu:PYLIBJPEG",
-        "pydicom-pyjpegls": "gpuprep.codecs.cpu:PYJPEGLS",
     },
 )
 

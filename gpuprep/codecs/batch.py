@@ -22,7 +22,7 @@ from gpuprep.codecs.base import (
     empty_images,
     image_shape,
 )
-from gpuprep.codecs.cpu import choose_decoder
+from gpuprep.codecs.cpu import choose_decoder, decoders_for
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.stack import FrameSpec, Stack
 from gpuprep.errors import DecodeError
@@ -125,8 +125,10 @@ def decode_instance(header: InstanceHeader, spec: FrameSpec, *, workers: int = 1
     DecodeError
         As `decode_stack`.
     """
-    if header.is_native:
-        native.frame_extent(header, spec, spec.number_of_frames - 1)  # before memory is taken for all of them
+    if header.is_native:  # before memory is taken for all frames
+        native.frame_extent(header, spec, spec.number_of_frames - 1)
+    else:
+        encapsulated.check_size(header, spec)
     array = empty_images(spec.number_of_frames, spec, container_dtype(spec))
     sources = [_Source(header, spec, index, index) for index in range(spec.number_of_frames)]
     decoded = _decode(sources, array, spec, workers)
@@ -200,6 +202,14 @@ class _ChosenDecoders:
         """Whether the decoder of this transfer syntax is chosen, or none is needed."""
         return spec.transfer_syntax_uid in NATIVE_SYNTAXES or spec.transfer_syntax_uid in self._chosen
 
+    def require(self, header: InstanceHeader) -> None:
+        """Refuse a transfer syntax that nobody decodes, before its frames are looked for."""
+        if header.transfer_syntax_uid not in self._chosen:
+            try:
+                decoders_for(header.transfer_syntax_uid)
+            except DecodeError as error:
+                raise DecodeError(error.message, code=error.code, subject=header.path, hint=error.hint) from error
+
     def decode(self, data: bytes, spec: FrameSpec, out: Image) -> None:
         decoder = self._chosen.get(spec.transfer_syntax_uid)
         if decoder is not None:
@@ -215,6 +225,7 @@ def _fillers(sources: Sequence[_Source], decoders: _ChosenDecoders) -> Iterator[
         first, *others = group
         header, spec = first.header, first.spec
         if spec.transfer_syntax_uid not in NATIVE_SYNTAXES:
+            decoders.require(header)
             codestreams = encapsulated.read_frames(header, spec)
             for source in (first, *others):
                 yield source, partial(decoders.decode, codestreams[source.index], spec)

@@ -107,21 +107,23 @@ def read_jpeg2000(data: bytes) -> Codestream:
     )
 
 
-def check_size(stream: Codestream, spec: FrameSpec) -> None:
-    """Refuse a codestream that is not the image that the header announces, before memory is taken for it.
+def check_codestream(stream: Codestream, spec: FrameSpec) -> None:
+    """Refuse a codestream that is cut off or is not the image that the header announces, before memory is taken for it.
+
+    JPEG decoders fill what is missing with grey and do not complain.
 
     Raises
     ------
     DecodeError
-        ``frame-size-mismatch``.
+        ``corrupt-frame``, ``frame-size-mismatch``.
     """
+    if not stream.is_complete:
+        raise DecodeError("a JPEG frame without its end", code="corrupt-frame")
     found = (stream.rows, stream.columns, stream.samples)
     expected = (spec.rows, spec.columns, spec.samples_per_pixel)
     if found != expected or stream.precision > max(8, spec.bits_allocated):
         raise DecodeError(
-            "a frame of {} × {} × {} samples".format(*found)
-            + f" of {stream.precision} bits, expected "
-            + "{} × {} × {}".format(*expected)
-            + f" of at most {spec.bits_allocated} bits",
+            f"a frame of {' × '.join(map(str, found))} samples of {stream.precision} bits, "
+            f"expected {' × '.join(map(str, expected))} of at most {spec.bits_allocated}",
             code="frame-size-mismatch",
         )

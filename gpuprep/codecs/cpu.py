@@ -18,7 +18,7 @@ import numpy as np
 from gpuprep import hostlib
 from gpuprep.codecs import DECODERS
 from gpuprep.codecs.base import Decoder, Image, clean_bits, container_dtype, image_shape, shift_bits
-from gpuprep.codecs.codestream import Codestream, check_size, read_jpeg, read_jpeg2000
+from gpuprep.codecs.codestream import Codestream, check_codestream, read_jpeg, read_jpeg2000
 from gpuprep.codecs.colour import check_photometric, convert_to_rgb, is_ybr
 from gpuprep.codecs.native import frame_bits, unpack_frame
 from gpuprep.dicom.stack import FrameSpec
@@ -43,9 +43,25 @@ _RLE_FAILURES = {
 
 
 def decoders_for(transfer_syntax_uid: str) -> tuple[Decoder, ...]:
-    """Return the decoders of a transfer syntax that work on this machine, best first."""
-    decoders = (DECODERS.load(name) for name in DECODERS)
-    return tuple(d for d in decoders if transfer_syntax_uid in d.syntaxes())
+    """Return the decoders of a transfer syntax that work on this machine, best first.
+
+    Raises
+    ------
+    DecodeError
+        ``no-decoder``: there is none; the hint says what to do.
+    """
+    decoders = tuple(d for d in map(DECODERS.load, DECODERS) if transfer_syntax_uid in d.syntaxes())
+    if decoders:
+        return decoders
+    from pydicom.uid import UID
+
+    if transfer_syntax_uid in _SUPPORTED:
+        hint = "install imagecodecs, or GDCM: pip install 'gpuprep[gdcm]'"
+    else:
+        hint = "convert the files to explicit VR little endian first, for example with gdcmconv --raw"
+    raise DecodeError(
+        f"no decoder for transfer syntax {UID(transfer_syntax_uid).name or '(none)'}", code="no-decoder", hint=hint
+    )
 
 
 def choose_decoder(data: bytes, spec: FrameSpec, out: Image) -> Decoder:
@@ -59,14 +75,11 @@ def choose_decoder(data: bytes, spec: FrameSpec, out: Image) -> Decoder:
     Raises
     ------
     DecodeError
-        ``no-decoder``: there is none for this transfer syntax; ``corrupt-frame``: all of them fail;
-        ``frame-size-mismatch``, ``unsupported-pixels``: as `Decoder.decode_frame`.
+        ``no-decoder``: as `decoders_for`. ``corrupt-frame``: all of them fail. ``frame-size-mismatch``,
+        ``unsupported-pixels``: as `Decoder.decode_frame`.
     """
-    decoders = decoders_for(spec.transfer_syntax_uid)
-    if not decoders:
-        raise _no_decoder(spec.transfer_syntax_uid)
     failures = []
-    for decoder in decoders:
+    for decoder in decoders_for(spec.transfer_syntax_uid):
         try:
             decoder.decode_frame(data, spec, out)
         except DecodeError as error:
@@ -76,18 +89,6 @@ def choose_decoder(data: bytes, spec: FrameSpec, out: Image) -> Decoder:
         else:
             return decoder
     raise DecodeError("; ".join(failures), code="corrupt-frame")
-
-
-def _no_decoder(transfer_syntax_uid: str) -> DecodeError:
-    from pydicom.uid import UID
-
-    if transfer_syntax_uid in _SUPPORTED:
-        hint = "install imagecodecs, or GDCM: pip install 'gpuprep[gdcm]'"
-    else:
-        hint = "convert the files to explicit VR little endian first, for example with gdcmconv --raw"
-    return DecodeError(
-        f"no decoder for transfer syntax {UID(transfer_syntax_uid).name or '(none)'}", code="no-decoder", hint=hint
-    )
 
 
 class ImagecodecsDecoder:
@@ -123,9 +124,7 @@ class ImagecodecsDecoder:
 
         check_photometric(spec)
         stream = self._read(data)
-        check_size(stream, spec)
-        if not stream.is_complete:
-            raise DecodeError("a JPEG frame without its end", code="corrupt-frame")
+        check_codestream(stream, spec)
         decode = getattr(imagecodecs, f"{self._codec}_decode")
         options: dict[str, Any] = {}
         if self._codec == "jpeg8" and stream.samples == 3:  # samples as they are: colour is converted below
@@ -244,10 +243,8 @@ class PydicomDecoder:
         from pydicom.pixels import get_decoder
 
         check_photometric(spec)
-        if spec.transfer_syntax_uid in _JPEG_LOSSY | _JPEG_LOSSLESS | _JPEG_LS:
-            check_size(read_jpeg(data), spec)
-        elif spec.transfer_syntax_uid in _JPEG_2000 | _HTJ2K:
-            check_size(read_jpeg2000(data), spec)
+        read = read_jpeg2000 if spec.transfer_syntax_uid in _JPEG_2000 | _HTJ2K else read_jpeg
+        check_codestream(read(data), spec)
         try:
             pixels, _ = get_decoder(spec.transfer_syntax_uid).as_array(
                 encapsulate([data], has_bot=False),
@@ -286,5 +283,3 @@ LJPEG = ImagecodecsDecoder("ljpeg", _JPEG_LOSSLESS, read_jpeg)
 JPEGLS = ImagecodecsDecoder("jpegls", _JPEG_LS, read_jpeg)
 JPEG2K = ImagecodecsDecoder("jpeg2k", _JPEG_2000 | _HTJ2K, read_jpeg2000)
 GDCM = PydicomDecoder("gdcm")
-PYLIBJPEG = PydicomDecoder("pylibjpeg")
-PYJPEGLS = PydicomDecoder("pyjpegls")

@@ -13,6 +13,22 @@ from gpuprep.errors import DecodeError
 _ITEM_HEADER_BYTES = 8
 
 
+def check_size(header: InstanceHeader, spec: FrameSpec) -> None:
+    """Refuse more frames than the file has room for.
+
+    Raises
+    ------
+    DecodeError
+        ``pixel-data-truncated``.
+    """
+    if spec.number_of_frames * _ITEM_HEADER_BYTES > header.size:
+        raise DecodeError(
+            f"{spec.number_of_frames} frames in a file of {header.size} bytes",
+            code="pixel-data-truncated",
+            subject=header.path,
+        )
+
+
 def read_frames(header: InstanceHeader, spec: FrameSpec) -> list[bytes]:
     """Read the codestreams of all frames of an instance.
 
@@ -36,8 +52,6 @@ def read_frames(header: InstanceHeader, spec: FrameSpec) -> list[bytes]:
     def error(message: str, code: str) -> DecodeError:
         return DecodeError(message, code=code, subject=header.path)
 
-    if spec.number_of_frames * _ITEM_HEADER_BYTES > header.size:
-        raise error(f"{spec.number_of_frames} frames in a file of {header.size} bytes", "pixel-data-truncated")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # irregular headers; what matters is checked below

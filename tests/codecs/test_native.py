@@ -1,0 +1,141 @@
+"""The native reader on files made by hand, and its refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpuprep.codecs.batch import decode_instance
+from gpuprep.codecs.native import Extent, read_extents
+from gpuprep.dicom.header import InstanceHeader
+from gpuprep.dicom.stack import FrameSpec
+from gpuprep.errors import DecodeError
+
+EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+
+
+def make_file(path: Path, pixels: bytes, *, before: int = 128) -> InstanceHeader:
+    """Write a file whose pixel data begins after `before` bytes, and return what a header would say of it."""
+    path.write_bytes(b"h" * before + pixels)
+    return InstanceHeader(
+        path=str(path),
+        size=before + len(pixels),
+        pixel_offset=before,
+        pixel_length=len(pixels),
+        transfer_syntax_uid=EXPLICIT_LITTLE_ENDIAN,
+    )
+
+
+def make_spec(bits: int, **changes: Any) -> FrameSpec:
+    spec = FrameSpec(EXPLICIT_LITTLE_ENDIAN, 3, 5, bits, bits, bits - 1, is_signed=False)
+    return replace(spec, **changes)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_reads_many_parts_of_many_files_into_place(workers: int, tmp_path: Path) -> None:
+    contents = [np.random.default_rng(n).bytes(1000 + n) for n in range(40)]
+    for n, content in enumerate(contents):
+        (tmp_path / f"file ü {n}").write_bytes(content)
+    order = np.random.default_rng(7).permutation(80)
+    extents = [
+        Extent(str(tmp_path / f"file ü {part // 2}"), 10 + 400 * (part % 2), 300, 300 * slot)
+        for slot, part in enumerate(order)
+    ]
+    buffer = np.full(80 * 300 + 1, 77, np.uint8)
+    read_extents(extents, buffer, workers=workers)
+    expected = b"".join(contents[part // 2][10 + 400 * (part % 2) :][:300] for part in order)
+    assert buffer.tobytes() == expected + b"M"
+
+
+def test_refuses_a_file_that_ends_too_early(tmp_path: Path) -> None:
+    header = make_file(tmp_path / "short", bytes(20))
+    with pytest.raises(DecodeError) as caught:
+        read_extents([Extent(header.path, 128, 20, 0), Extent(header.path, 140, 20, 0)], np.empty(40, "u1"), workers=1)
+    assert caught.value.code == "pixel-data-truncated"
+    assert caught.value.subject == header.path
+
+
+def test_refuses_a_file_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(DecodeError) as caught:
+        read_extents([Extent(str(tmp_path / "gone"), 0, 1, 0)], np.empty(1, "u1"), workers=1)
+    assert caught.value.code == "unreadable"
+    assert "No such file" in caught.value.message
+
+
+def test_refuses_to_write_beyond_the_buffer(tmp_path: Path) -> None:
+    header = make_file(tmp_path / "file", bytes(64))
+    for length, destination in ((9, 0), (4, 5), (1, -1), (-1, 0), (1, 2**63 - 1)):
+        with pytest.raises(ValueError, match="does not fit into 8 bytes"):
+            read_extents([Extent(header.path, 0, length, destination)], np.empty(8, "u1"), workers=1)
+    with pytest.raises(ValueError, match="not contiguous"):
+        read_extents([], np.empty((8, 2), "u1")[:, 0], workers=1)
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32, 64])
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_integers_of_any_width(bits: int, is_signed: bool, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(bits).integers(0, 256, (2, 3, 5 * bits // 8), np.uint8)
+    pixels = pixels.view(f"<{'i' if is_signed else 'u'}{bits // 8}")
+    header = make_file(tmp_path / "file", pixels.tobytes())
+    decoded = decode_instance(header, make_spec(bits, is_signed=is_signed, number_of_frames=2))
+    assert decoded.dtype == pixels.dtype
+    np.testing.assert_array_equal(decoded, pixels)
+
+
+def test_packed_bits_whose_frames_begin_within_a_byte(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 2, (5, 3, 5), np.uint8)
+    header = make_file(tmp_path / "file", np.packbits(pixels, bitorder="little").tobytes())
+    np.testing.assert_array_equal(decode_instance(header, make_spec(1, number_of_frames=5)), pixels)
+
+
+@pytest.mark.parametrize("planar_configuration", [0, 1])
+def test_colour_by_pixel_and_by_plane(planar_configuration: int, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (2, 3, 5, 3), np.uint8)
+    stored = pixels if planar_configuration == 0 else np.moveaxis(pixels, -1, 1)
+    header = make_file(tmp_path / "file", stored.tobytes())
+    spec = make_spec(8, samples_per_pixel=3, photometric_interpretation="RGB", number_of_frames=2)
+    decoded = decode_instance(header, replace(spec, planar_configuration=planar_configuration))
+    np.testing.assert_array_equal(decoded, pixels)
+
+
+def test_ybr_full_becomes_rgb_as_bt_601_says(tmp_path: Path) -> None:
+    # Luma, blue and red difference of the primaries, ITU-T T.871 section 7
+    ybr = {
+        (76, 85, 255): (254, 0, 0),
+        (150, 44, 21): (0, 255, 1),
+        (29, 255, 107): (0, 0, 254),
+        (90, 128, 128): (90,) * 3,
+    }
+    header = make_file(tmp_path / "file", bytes(value for colour in ybr for value in colour))
+    spec = make_spec(8, rows=1, columns=4, samples_per_pixel=3, photometric_interpretation="YBR_FULL")
+    assert decode_instance(header, spec)[0, 0].tolist() == [list(rgb) for rgb in ybr.values()]
+
+
+def test_ybr_full_422_shares_its_colour_between_two_pixels(tmp_path: Path) -> None:
+    header = make_file(tmp_path / "file", bytes([10, 20, 128, 128, 30, 40, 128, 128]))
+    spec = make_spec(8, rows=1, columns=4, samples_per_pixel=3, photometric_interpretation="YBR_FULL_422")
+    assert decode_instance(header, spec)[0, 0].tolist() == [[10] * 3, [20] * 3, [30] * 3, [40] * 3]
+    full = make_file(tmp_path / "full", bytes(12))
+    with pytest.raises(DecodeError) as caught:
+        decode_instance(full, spec)
+    assert caught.value.code == "frame-size-mismatch"
+
+
+def test_refuses_ybr_of_16_bits(tmp_path: Path) -> None:
+    header = make_file(tmp_path / "file", bytes(90))
+    with pytest.raises(DecodeError) as caught:
+        decode_instance(header, make_spec(16, samples_per_pixel=3, photometric_interpretation="YBR_FULL"))
+    assert caught.value.code == "unsupported-pixels"
+    assert caught.value.subject == header.path
+
+
+@pytest.mark.parametrize("frames", [2, 1_000_000])
+def test_refuses_fewer_bytes_than_frames_before_taking_memory(frames: int, tmp_path: Path) -> None:
+    header = make_file(tmp_path / "file", bytes(59))
+    with pytest.raises(DecodeError) as caught:
+        decode_instance(header, make_spec(16, number_of_frames=frames))
+    assert caught.value.code == "pixel-data-truncated"
