@@ -6,9 +6,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpuprep.dicom.crawl import CrawlProblem, FoundFile, crawl
 from gpuprep.dicom.header import LABELMAP_SEG_UID, RTSTRUCT_UID, SEG_UID, InstanceHeader, read_headers
@@ -329,21 +329,35 @@ def read_index(path: Path) -> Index:
             subject=str(path),
             hint="delete it and index again",
         )
-    columns = {name: table[name].to_pylist() for name in table.schema.names}
+    columns = {name: _list_values(table[name].combine_chunks()) for name in table.schema.names}
     paths = columns.pop(_PATH_BYTES)
     columns["path"] = [os.fsdecode(raw) if raw else text for text, raw in zip(columns["path"], paths, strict=True)]
-    for name in _LIST_COLUMNS:
-        columns[name] = map(tuple, columns[name])
-    names = tuple(columns)
-    rows = (InstanceHeader(**dict(zip(names, values, strict=True))) for values in zip(*columns.values(), strict=True))
-    return Index(tuple(rows))
+    rows = tuple(InstanceHeader.__new__(InstanceHeader) for _ in range(table.num_rows))
+    for name, values in columns.items():  # by column and past __init__, which would take most of the time
+        set_slot = getattr(InstanceHeader, name).__set__
+        for row, value in zip(rows, values, strict=True):
+            set_slot(row, value)
+    return Index(rows)
+
+
+def _list_values(array: pa.Array) -> list[Any]:
+    """Return the values of a column as Python objects, lists as tuples; equal texts are one object."""
+    import pyarrow as pa
+
+    if pa.types.is_list(array.type):
+        values, bounds = _list_values(array.values), array.offsets.to_pylist()
+        return [tuple(values[begin:end]) for begin, end in pairwise(bounds)]
+    if pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
+        numbers = array.fill_null(0).to_numpy().tolist()
+        absent = array.is_null().to_numpy(zero_copy_only=False).tolist()
+        return [None if is_absent else number for number, is_absent in zip(numbers, absent, strict=True)]
+    encoded = array.dictionary_encode()
+    texts = [*encoded.dictionary.to_pylist(), None]
+    return [texts[i] for i in encoded.indices.fill_null(-1).to_numpy().tolist()]
 
 
 def _not_an_index(path: Path, reason: str) -> ConfigError:
     return ConfigError(reason, code="not-an-index", subject=str(path), hint="gpuprep index SRC -o INDEX writes one")
-
-
-_LIST_COLUMNS = tuple(f.name for f in fields(InstanceHeader) if f.metadata.get("kind") in ("floats", "uids"))
 
 
 def _build_schema() -> pa.Schema:
