@@ -14,6 +14,8 @@ Float = NDArray[np.float64]
 
 #: Two grids are the same when their voxel centres differ by no more than this, in mm.
 SAME_GRID_TOLERANCE_MM = 1e-3
+#: Counts of voxels ignore this fraction of a voxel, which is rounding.
+GRID_ROUNDING = 1e-6
 #: Unit vectors whose dot product with their ideal differs by less than this count as exact (about 0.03 degrees).
 DIRECTION_TOLERANCE = 5e-4
 
@@ -132,13 +134,15 @@ class VolumeGeometry:
     def with_spacing(self, spacing_dhw_mm: Sequence[float]) -> VolumeGeometry:
         """Return a grid over the same extent with another spacing; 0 keeps an axis as it is.
 
-        The first voxel centre stays where it is and an axis gets ``round(n * old / new)`` voxels, at least one:
-        the convention of ITK's resampling and of med-imagetools.
+        The first voxel centre stays where it is and an axis gets ``round(n * old / new)`` voxels, at least one: the
+        convention of ITK's resampling and of med-imagetools. One voxel less where the last centre would lie outside
+        the volume, beyond the face of its outermost voxel, where there is nothing to sample.
         """
         old = self.spacing_dhw_mm
         new = np.where(np.asarray(spacing_dhw_mm, np.float64) > 0, spacing_dhw_mm, old)
-        sizes = zip(self.shape, old, new, strict=True)
-        depth, height, width = (max(1, int(np.floor(n * a / b + 0.5))) for n, a, b in sizes)
+        count = np.array(self.shape)
+        inside = np.ceil((count - 0.5) * old / new - GRID_ROUNDING)
+        depth, height, width = np.maximum(1, np.minimum(np.floor(count * old / new + 0.5), inside)).astype(int).tolist()
         affine = self.index_to_lps.copy()
         affine[:3, :3] *= new / old
         return replace(self, shape=(depth, height, width), index_to_lps=affine)

@@ -67,11 +67,21 @@ def test_cropping_moves_the_origin_to_the_first_voxel_of_the_box():
     assert box.shape == (2, 2, 2)
 
 
-def test_new_spacing_has_the_size_that_itk_users_compute():
+def test_new_spacing_keeps_the_first_voxel_and_the_extent():
     geometry = rotated(0).with_spacing((1.0, 0.0, 4.0))
-    assert geometry.shape == (12, 6, 4)
+    assert geometry.shape == (11, 6, 4)
     assert np.allclose(geometry.spacing_dhw_mm, (1.0, 0.5, 4.0))
     assert np.allclose(geometry.origin_lps_mm, rotated(0).origin_lps_mm)
+
+
+def test_no_voxel_of_a_new_spacing_lies_outside():
+    grid = VolumeGeometry((200, 8, 8), np.diag([2.5, 1.0, 1.0, 1.0]))
+    assert grid.with_spacing((1, 0, 0)).shape == (
+        499,
+        8,
+        8,
+    )  # ITK's 500th centre is 499 mm up, the volume ends at 498.75
+    assert grid.with_spacing((5, 0, 3)).shape == (100, 8, 3)
 
 
 def test_grids_differ_by_shape_or_by_a_corner():

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import RoiMask
 from gpuprep.ops.crop import Box, crop_or_pad, foreground_box, with_margin
 from gpuprep.ops.intensity import Window, apply_window, to_modality
-from gpuprep.ops.orient import plan_orientation, reorient
+from gpuprep.ops.orient import plan_orientation, reorient, reorient_array
 from gpuprep.ops.rasterize import SliceGrid
 from gpuprep.ops.resample import regularize, resample_to_grid, resample_volume
 from gpuprep.run.ledger import CaseRow
@@ -116,7 +116,7 @@ def _convert(
     if rois is not None and options.rois is not None:
         with clock.stage("rasterize"):
             mask = draw(rois, grid, target, options.rois, backend, record)
-            mask = orient_mask(mask, transforms.orientation)
+            mask = orient_mask(mask, transforms.orientation, backend)
         with clock.stage("write"):
             outputs.append(writer.write_mask(plan.case, mask, record))
         del mask
@@ -227,17 +227,16 @@ def onto_grid(image: Volume, target: VolumeGeometry, box: Box, transforms: Trans
     if cut.same_grid(target):
         return crop_or_pad(image, *box, 0, backend)
     fill = float(image.array.min())
-    if np.allclose(image.geometry.directions_dhw, target.directions_dhw, atol=1e-6):
-        return resample_volume(
-            image,
-            target,
-            interpolation=transforms.interpolation,
-            antialias=transforms.antialias,
-            fill=fill,
-            backend=backend,
-        )
-    interpolation: Literal["nearest", "linear"] = "nearest" if transforms.interpolation == "nearest" else "linear"
-    return resample_to_grid(image, target, interpolation=interpolation, fill=fill, backend=backend)
+    if transforms.interpolation in ("linear", "nearest") and not transforms.antialias:
+        return resample_to_grid(image, target, interpolation=transforms.interpolation, fill=fill, backend=backend)
+    return resample_volume(
+        image,
+        target,
+        interpolation=transforms.interpolation,
+        antialias=transforms.antialias,
+        fill=fill,
+        backend=backend,
+    )
 
 
 def window_channel(volume: Volume, plan: CasePlan, transforms: Transforms, backend: Backend) -> Volume:
@@ -250,12 +249,12 @@ def window_channel(volume: Volume, plan: CasePlan, transforms: Transforms, backe
     return apply_window(volume, window, backend)
 
 
-def orient_mask(mask: RoiMask, orientation: str) -> RoiMask:
+def orient_mask(mask: RoiMask, orientation: str, backend: Backend) -> RoiMask:
     """Reorient a mask as `reorient` does volumes."""
     if orientation == "keep":
         return mask
     axes, flips = plan_orientation(mask.geometry, orientation)
-    codes = np.ascontiguousarray(np.flip(mask.codes.transpose(axes), tuple(a for a in range(3) if flips[a])))
+    codes = backend.download(reorient_array(backend.upload(mask.codes), axes, flips, backend))
     return RoiMask(codes, mask.table, mask.rois, mask.geometry.reoriented(axes, flips))
 
 

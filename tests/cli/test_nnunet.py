@@ -114,7 +114,7 @@ def test_a_changed_option_makes_the_cases_anew(gpuprep, studies, tmp_path):
     result = convert(gpuprep, studies[0], tmp_path, "--spacing", "2,2,5")
     assert "done already" not in result.stderr
     shapes = {nibabel.load(p).shape for p in (tmp_path / "nnUNet_raw").rglob("*.nii.gz")}
-    assert shapes == {(128, 128, 24)}
+    assert shapes == {(127, 127, 24)}
 
 
 def test_on_existing_fail_stops_before_work(gpuprep, studies, tmp_path):
