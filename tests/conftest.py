@@ -37,7 +37,7 @@ def gpuprep() -> Callable[..., CommandResult]:
     """Run the command line in a process of its own and return its exit status and what it printed."""
 
     def run(*arguments: object) -> CommandResult:
-        command = [sys.executable, "-m", "gpuprep", *map(str, arguments)]
+        command = [sys.executable, "-P", "-m", "gpuprep", *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         return CommandResult(done.returncode, done.stdout, done.stderr)
 

@@ -185,6 +185,9 @@ def _plan(
 
 
 def _channel(series: Series) -> Channel:
+    for finding in series.findings:
+        if finding.code == "conflicting-patient-ids":
+            raise LinkError(finding.message, code=finding.code, subject=series.series_instance_uid)
     return Channel(series.modality, series.series_instance_uid, series.instances)
 
 
