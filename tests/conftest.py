@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+#: Child processes import the installed package, as the tests do, never the source tree that happens to be the folder.
+os.environ["PYTHONSAFEPATH"] = "1"
+
 DATA_VARIABLE = "GPUPREP_TEST_DATA"
 DATA_BESIDE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -37,7 +40,7 @@ def gpuprep() -> Callable[..., CommandResult]:
     """Run the command line in a process of its own and return its exit status and what it printed."""
 
     def run(*arguments: object) -> CommandResult:
-        command = [sys.executable, "-P", "-m", "gpuprep", *map(str, arguments)]
+        command = [sys.executable, "-m", "gpuprep", *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         return CommandResult(done.returncode, done.stdout, done.stderr)
 

@@ -130,7 +130,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(gpuprep, studies, tmp_path, dela
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     convert(gpuprep, source, whole)
     command = [
-        sys.executable, "-P", "-m", "gpuprep", "nnunet", "-m", "CT,RTSTRUCT", "-ryaml", str(source / "roi_patterns.yaml"),
+        sys.executable, "-m", "gpuprep", "nnunet", "-m", "CT,RTSTRUCT", "-ryaml", str(source / "roi_patterns.yaml"),
         "-ms", "region_mask", "--dataset-name", "Synth", "-j", "1", str(source), str(broken),
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
