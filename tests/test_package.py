@@ -14,9 +14,7 @@ HEAVY = ("numpy", "pydicom", "pyarrow", "imagecodecs", "scipy", "cupy", "SimpleI
 
 
 def loaded_by(*command: str) -> set[str]:
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", *command], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-X", "importtime", *command], capture_output=True, text=True, check=True)
     return {line.rsplit("|", 1)[1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
 
 

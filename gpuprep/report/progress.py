@@ -60,5 +60,8 @@ class Progress:
 
 def _line(row: CaseRow) -> str:
     if row.status == "done":
-        return f"{row.case} done in {row.seconds:.2f} s"
+        warnings = len(row.details.get("warnings", ()))
+        return f"{row.case} done in {row.seconds:.2f} s" + (
+            f", {warnings} warnings: see the report" if warnings else ""
+        )
     return f"{row.case} failed: {row.message} [{row.code}]"

@@ -15,7 +15,7 @@ from gpuprep.run.ledger import CaseRow, FileProblem
 from gpuprep.writers.atomic import write_text
 
 _CSV_COLUMNS = ("case", "patient", "status", "code", "stage", "subject", "message", "hint", "decoder", "backend",
-                "input_bytes", "seconds", "labels", "unmatched_rois", "outputs")  # fmt: skip
+                "input_bytes", "seconds", "labels", "unmatched_rois", "warnings", "outputs")  # fmt: skip
 
 
 def format_summary(rows: Sequence[CaseRow], problems: Sequence[FileProblem], unlabelled: int) -> str:
@@ -28,6 +28,9 @@ def format_summary(rows: Sequence[CaseRow], problems: Sequence[FileProblem], unl
         lines.append(f"  failed {count:5d}  {code:24s} e.g. {example.case}: {example.message}")
         if example.hint:
             lines.append(f"{'':15s}hint: {example.hint}")
+    warned = [row for row in rows if row.status == "done" and row.details.get("warnings")]
+    if warned:
+        lines.append(f"  warnings in {len(warned)} cases, e.g. {warned[0].case}: {warned[0].details['warnings'][0]}")
     if unlabelled:
         lines.append(f"{unlabelled} image series without a segmentation were left out")
     for code, count in sorted(Counter(p.code for p in problems).items()):
@@ -53,6 +56,7 @@ def write_reports(folder: Path, rows: Sequence[CaseRow], problems: Sequence[File
                 **{c: getattr(row, c) for c in _CSV_COLUMNS if hasattr(row, c)},
                 "labels": "; ".join(f"{m['name']} <- {', '.join(m['rois']) or 'absent'}" for m in labels),
                 "unmatched_rois": "; ".join(row.details.get("unmatched_rois", ())),
+                "warnings": "; ".join(row.details.get("warnings", ())),
                 "outputs": "; ".join(o.path for o in row.outputs),
             }
         )

@@ -68,7 +68,7 @@ def process_case(plan: CasePlan, options: CaseOptions, backend: Backend, writer:
         Threads this case may use for reading and decoding.
     """
     clock = Stopwatch()
-    record: dict[str, Any] = {}
+    record: dict[str, Any] = {"warnings": []}
     start = time.perf_counter()
     row = CaseRow(
         case=plan.case,
@@ -211,7 +211,7 @@ def find_box(image: Volume, grid: SliceGrid, rois: SelectedRois | None, options:
     else:
         found = None
         if rois is not None and options.rois is not None:
-            mask = draw(rois, grid, image.geometry, options.rois, backend, {})
+            mask = draw(rois, grid, image.geometry, options.rois, backend, {"warnings": []})
             found = foreground_box(mask.codes, 0, backend)
         subject = "a ROI voxel"
     if found is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuprep.backends.base import Backend
 from gpuprep.codecs.segframes import decode_segmentation_frames
-from gpuprep.config import MultipleSegmentations, RoiOptions
+from gpuprep.config import MultipleSegmentations, OnMissing, RoiOptions
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.roi_names import RoiMatch, match_rois
 from gpuprep.dicom.rtstruct import StructureSet, read_structure_set
@@ -74,8 +74,8 @@ def select_segmentations(
     Parameters
     ----------
     record : dict
-        Gets ``segmentations`` (what was used, and how it was linked), ``labels`` (which ROI matched which pattern)
-        and ``unmatched_rois``.
+        Gets ``segmentations`` (what was used, and how it was linked), ``labels`` (which ROI matched which pattern),
+        ``unmatched_rois``, and ``warnings`` of missing labels.
 
     Raises
     ------
@@ -104,6 +104,8 @@ def select_segmentations(
         {"name": m.name, "rois": [names[i] for i in m.rois], "patterns": list(m.patterns)} for m in match.labels
     ]
     record["unmatched_rois"] = [names[i] for i in match.unmatched]
+    if options.on_missing is OnMissing.WARN:
+        record["warnings"] += [f"no ROI for the label {name!r}" for name in match.missing]
     return SelectedRois(tuple(sources), match)
 
 
@@ -153,7 +155,7 @@ def draw(
     target : VolumeGeometry
         Output grid, its axes parallel to those of `grid`.
     record : dict
-        Gets ``roi_problems`` and ``voxels`` by label.
+        Gets ``voxels`` by label, and ``warnings`` of what could not be drawn.
 
     Returns
     -------
@@ -191,7 +193,7 @@ def draw(
     labels = merge_to_labels(
         join_masks(masks), members, [Roi(n, m.name) for n, m in enumerate(selected.match.labels, 1)]
     )
-    record["roi_problems"] = problems
+    record["warnings"] += problems
     record["voxels"] = dict(zip((r.name for r in labels.rois), labels.voxel_counts.tolist(), strict=True))
     return labels
 

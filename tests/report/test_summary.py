@@ -1,0 +1,37 @@
+import csv
+import json
+
+from gpuprep.errors import GeometryError
+from gpuprep.report.summary import format_summary, write_reports
+from gpuprep.run.ledger import CaseRow, FileProblem
+
+LABELS = {"labels": [{"name": "GTV", "rois": ["gtv1"], "patterns": ["gtv.*"]}, {"name": "Cord", "rois": []}]}
+DONE = CaseRow(
+    "a", "k", "c", "p", "done", details={**LABELS, "unmatched_rois": ["Skin"], "warnings": ["no ROI for 'Cord'"]}
+)
+FAILED = CaseRow("b", "k", "c", "p", "failed").failed(
+    GeometryError("1 slice missing", code="missing-slice", hint="find it")
+)
+PROBLEMS = [FileProblem("x.txt", "not-dicom", ""), FileProblem("y.txt", "not-dicom", "")]
+
+
+def test_the_summary_counts_by_code_and_gives_an_example_and_a_hint():
+    assert format_summary([DONE, FAILED, FAILED], PROBLEMS, 2).splitlines() == [
+        "1 of 3 cases done",
+        "  failed     2  missing-slice            e.g. b: 1 slice missing",
+        "               hint: find it",
+        "  warnings in 1 cases, e.g. a: no ROI for 'Cord'",
+        "2 image series without a segmentation were left out",
+        "  unusable files     2  not-dicom          e.g. x.txt",
+    ]
+
+
+def test_the_reports_hold_every_case(tmp_path):
+    json_path, csv_path = write_reports(tmp_path, [DONE, FAILED], PROBLEMS)
+    report = json.loads(json_path.read_text())
+    assert [c["status"] for c in report["cases"]] == ["done", "failed"]
+    assert report["unusable_files"][0] == {"path": "x.txt", "code": "not-dicom", "detail": ""}
+    first, second = csv.DictReader(csv_path.read_text().splitlines())
+    assert first["labels"] == "GTV <- gtv1; Cord <- absent"
+    assert (first["unmatched_rois"], first["warnings"]) == ("Skin", "no ROI for 'Cord'")
+    assert (second["code"], second["stage"], second["hint"]) == ("missing-slice", "stack", "find it")
