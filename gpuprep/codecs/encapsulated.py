@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
+import io
 import struct
 import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from gpuprep import hostlib
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import DecodeError
 
 #: Each fragment has an item tag and a length.
 _ITEM_HEADER_BYTES = 8
+
+#: A stream at the first item of the pixel data, or None; values of the extended offset table and of its lengths.
+_Found = tuple[io.BytesIO | None, tuple[bytes, bytes] | None]
 
 
 def check_size(header: InstanceHeader, spec: FrameSpec) -> None:
@@ -46,35 +57,55 @@ def read_frames(header: InstanceHeader, spec: FrameSpec) -> list[bytes]:
         ``unreadable``: the file cannot be read. ``pixel-data-missing``: it has no pixel data, or not encapsulated.
         ``pixel-data-truncated``: there are fewer frames than the header says.
     """
-    import pydicom
-    from pydicom.encaps import generate_frames
-
-    def error(message: str, code: str) -> DecodeError:
-        return DecodeError(message, code=code, subject=header.path)
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # irregular headers; what matters is checked below
-            dataset = pydicom.dcmread(
-                header.path,
-                force=True,
-                specific_tags=["PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"],
-            )
-            data = dataset.get("PixelData")
-            if not data:
-                raise error("there is no pixel data", "pixel-data-missing")
-            offsets = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
-            frames = list(
-                generate_frames(
-                    data,
-                    number_of_frames=spec.number_of_frames,
-                    extended_offsets=(offsets[0], offsets[1]) if all(offsets) else None,
-                )
-            )
-    except OSError as cause:
-        raise error(f"cannot be read: {cause}", "unreadable") from cause
-    except (ValueError, TypeError, AttributeError, NotImplementedError, EOFError, struct.error) as cause:
-        raise error(f"the fragments of the pixel data are garbled: {cause}", "pixel-data-truncated") from cause
+        data = Path(header.path).read_bytes()
+        value, offsets = _find_by_host(data) or _find_by_pydicom(data)
+        if value is None:
+            raise DecodeError("there is no encapsulated pixel data", code="pixel-data-missing", subject=header.path)
+        from pydicom.encaps import generate_frames
+
+        frames = list(generate_frames(value, number_of_frames=spec.number_of_frames, extended_offsets=offsets))
+    except OSError as error:
+        raise DecodeError(f"cannot be read: {error}", code="unreadable", subject=header.path) from error
+    except (ValueError, TypeError, AttributeError, NotImplementedError, EOFError, struct.error) as error:
+        raise DecodeError(
+            f"the fragments of the pixel data are garbled: {error}", code="pixel-data-truncated", subject=header.path
+        ) from error
     if len(frames) < spec.number_of_frames:
-        raise error(f"{len(frames)} frames, expected {spec.number_of_frames}", "pixel-data-truncated")
+        raise DecodeError(
+            f"{len(frames)} frames, expected {spec.number_of_frames}", code="pixel-data-truncated", subject=header.path
+        )
     return frames[: spec.number_of_frames]
+
+
+def _find_by_host(data: bytes) -> _Found | None:
+    """Find the pixel data by the host library's walker, or return None for a file that it leaves to pydicom."""
+    places = np.empty((3, 2), np.int64)
+    if _find_function()(data, len(data), places.ctypes.data):
+        return None
+    (start, _), *tables = places.tolist()
+    if start < 0:
+        return None, None
+    value = io.BytesIO(data)
+    value.seek(start)
+    offsets, lengths = (data[place : place + length] if place >= 0 else b"" for place, length in tables)
+    return value, (offsets, lengths) if offsets and lengths else None
+
+
+@cache
+def _find_function() -> Any:
+    function = hostlib.load()[0].gp_find_encapsulated
+    function.restype = ctypes.c_int
+    function.argtypes = [ctypes.c_char_p, ctypes.c_int64, ctypes.c_void_p]
+    return function
+
+
+def _find_by_pydicom(data: bytes) -> _Found:
+    import pydicom
+
+    names = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # irregular headers; what matters is checked by the caller
+        dataset = pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=list(names))
+        value, offsets, lengths = (dataset.get(name) for name in names)
+    return io.BytesIO(value) if value else None, (offsets, lengths) if offsets and lengths else None
