@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 
-def encode_rle(words: np.ndarray[Any, Any]) -> bytes:
-    """Encode little-endian words without runs, as PS3.5 annex G says."""
-    planes = words.reshape(-1).view(np.uint8).reshape(-1, words.itemsize)[:, ::-1].T
+def encode_rle(words: np.ndarray[Any, Any], samples: int = 1) -> bytes:
+    """Encode little-endian words, samples last, without runs: PS3.5 annex G."""
+    planes = words.reshape(-1, samples, 1).view(np.uint8)[..., ::-1]
     segments = []
-    for plane in planes:
+    for sample, byte in np.ndindex(planes.shape[1:]):
+        plane = planes[:, sample, byte]
         blocks = [plane[i : i + 128].tobytes() for i in range(0, plane.size, 128)]
         segments.append(b"".join(bytes([len(block) - 1]) + block for block in blocks))
     starts = np.zeros(16, "<u4")

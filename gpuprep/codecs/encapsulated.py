@@ -57,17 +57,19 @@ def read_frames(header: InstanceHeader, spec: FrameSpec) -> list[bytes]:
         ``unreadable``: the file cannot be read. ``pixel-data-missing``: it has no pixel data, or not encapsulated.
         ``pixel-data-truncated``: there are fewer frames than the header says.
     """
-    try:
-        data = Path(header.path).read_bytes()
-        value, offsets = _find_by_host(data) or _find_by_pydicom(data)
-        if value is None:
-            raise DecodeError("there is no encapsulated pixel data", code="pixel-data-missing", subject=header.path)
-        from pydicom.encaps import generate_frames
+    from pydicom.encaps import generate_frames
 
-        frames = list(generate_frames(value, number_of_frames=spec.number_of_frames, extended_offsets=offsets))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # irregular files; what matters is checked here
+            data = Path(header.path).read_bytes()
+            value, offsets = _find_by_host(data) or _find_by_pydicom(data)
+            if value is None:
+                raise DecodeError("there is no encapsulated pixel data", code="pixel-data-missing", subject=header.path)
+            frames = list(generate_frames(value, number_of_frames=spec.number_of_frames, extended_offsets=offsets))
     except OSError as error:
         raise DecodeError(f"cannot be read: {error}", code="unreadable", subject=header.path) from error
-    except (ValueError, TypeError, AttributeError, NotImplementedError, EOFError, struct.error) as error:
+    except (ValueError, TypeError, AttributeError, NotImplementedError, EOFError, OverflowError, struct.error) as error:
         raise DecodeError(
             f"the fragments of the pixel data are garbled: {error}", code="pixel-data-truncated", subject=header.path
         ) from error
@@ -104,8 +106,6 @@ def _find_by_pydicom(data: bytes) -> _Found:
     import pydicom
 
     names = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # irregular headers; what matters is checked by the caller
-        dataset = pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=list(names))
-        value, offsets, lengths = (dataset.get(name) for name in names)
+    dataset = pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=list(names))
+    value, offsets, lengths = (dataset.get(name) for name in names)
     return io.BytesIO(value) if value else None, (offsets, lengths) if offsets and lengths else None
