@@ -46,8 +46,9 @@ GPUPREP_EXPORT int gp_decode_rle(const std::uint8_t* data, std::int64_t size, st
                                  std::uint8_t* out) try {
     const std::int64_t segments = std::int64_t{samples} * width;
     if (size < kHeaderSize || segments < 1 || segments > kMostSegments || load_u32(data) != segments) return kBadHeader;
-    std::vector<std::uint8_t> planes;
-    if (segments > 1) planes.resize(static_cast<std::size_t>(pixels * segments));
+    thread_local std::vector<std::uint8_t> planes;  // kept: touching fresh pages would cost more than decoding
+    if (segments > 1 && planes.size() < static_cast<std::size_t>(pixels * segments))
+        planes.resize(static_cast<std::size_t>(pixels * segments));
     std::uint8_t* const unpacked = segments > 1 ? planes.data() : out;
     for (std::int64_t s = 0; s < segments; ++s) {
         const std::int64_t begin = load_u32(data + 4 * (s + 1));
