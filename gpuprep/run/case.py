@@ -184,7 +184,7 @@ def load_volume(channel: Channel, stack: Stack, backend: Backend, workers: int) 
         )
     array = to_modality(
         backend.upload(decoded.array),
-        stack.spec,
+        decoded.spec,
         np.array([f.slope for f in stack.frames]),
         np.array([f.intercept for f in stack.frames]),
         backend=backend,
