@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
@@ -90,7 +91,8 @@ def map_isolated(
             pool.remove(worker)
             worker.process.join(_GRACE_S)
         else:
-            worker.pipe.send(worker.task)
+            with suppress(BrokenPipeError):  # it died while idle: the next read from its pipe tells
+                worker.pipe.send(worker.task)
 
     try:
         for _ in range(min(workers, len(tasks))):

@@ -114,9 +114,13 @@ def convert_to_nnunet(
         segmentations=options.segmentations,
         multiple=case_options.multiple,
     )
+    unlinked = {error.subject: error for error in sources.links.problems}
     plans += [
-        FailedPlan(f"unlinked_{error.subject or number}", "", error)
-        for number, error in enumerate(sources.links.problems)
+        FailedPlan(f"unlinked_{instance.path}", instance.patient_id, unlinked[instance.path])
+        for one in sources.series
+        if one.modality in options.segmentations
+        for instance in one.instances
+        if instance.path in unlinked
     ]
     folder.raw.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(folder.sidecars / "ledger.sqlite")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,6 +161,11 @@ def draw(
     -------
     RoiMask
         Its ROIs are the labels, in the order of the options.
+
+    Raises
+    ------
+    RoiError
+        ``label-empty``: with `OnMissing.ERROR`, the ROIs of a label that is not optional hold no voxel.
     """
     wanted = {i for label in selected.match.labels for i in label.rois}
     problems: list[str] = []
@@ -173,7 +178,7 @@ def draw(
         first += len(source.rois)
         if isinstance(source.content, StructureSet):
             rois = [source.content.rois[i] for i in used]
-            problems += [str(p) for r in rois for p in r.problems]
+            problems += [str(p) for p in (*source.content.problems, *(p for r in rois for p in r.problems))]
             drawn = rasterize(rois, grid, overlap=options.contour_overlap, backend=backend, target=target)
             problems += [str(p) for p in drawn.problems]
             masks.append(drawn.mask)
@@ -193,9 +198,23 @@ def draw(
     labels = merge_to_labels(
         join_masks(masks), members, [Roi(n, m.name) for n, m in enumerate(selected.match.labels, 1)]
     )
-    record["warnings"] += problems
     record["voxels"] = dict(zip((r.name for r in labels.rois), labels.voxel_counts.tolist(), strict=True))
+    record["warnings"] += problems + _find_empty_labels(selected.match, record["voxels"], options)
     return labels
+
+
+def _find_empty_labels(match: RoiMatch, voxels: Mapping[str, int], options: RoiOptions) -> list[str]:
+    """Return a warning for each label that has ROIs but no voxel; raise where it may not be missing."""
+    empty = [label.name for label in match.labels if label.rois and not voxels[label.name]]
+    optional = {label.name for label in options.labels if label.optional}
+    required = [name for name in empty if name not in optional]
+    if options.on_missing is OnMissing.ERROR and required:
+        raise RoiError(
+            f"the ROIs of the label {', '.join(map(repr, required))} hold no voxel",
+            code="label-empty",
+            hint="look whether they were drawn, mark the label optional in the ROI map, or use --on-missing warn",
+        )
+    return [f"the ROIs of the label {name!r} hold no voxel" for name in empty]
 
 
 def _positions(mask: RoiMask, numbers: Sequence[int]) -> list[int]:

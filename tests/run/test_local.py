@@ -1,5 +1,6 @@
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -42,6 +43,23 @@ def test_a_crash_costs_its_task_alone(workers):
     assert results["exit"].by_signal
     assert results["raise"].reason == "ValueError: told to"
     assert "told to" in results["raise"].details
+
+
+def answer_and_die(x):
+    if x == "mortal":
+        threading.Timer(0.05, os._exit, [1]).start()
+    return x
+
+
+def test_a_worker_that_dies_between_tasks_costs_one_of_them():
+    results = {}
+    for task, outcome in map_isolated(answer_and_die, ["a", "mortal", *"bcde"], workers=2):
+        results[task] = outcome
+        time.sleep(0.2)
+    crashed = [task for task, outcome in results.items() if isinstance(outcome, Crash)]
+    assert len(results) == 6
+    assert len(crashed) <= 1
+    assert "mortal" not in crashed
 
 
 def test_closing_early_ends_the_workers():
