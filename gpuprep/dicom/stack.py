@@ -508,7 +508,13 @@ def _stack_volume(
             shape = (depth, first.rows + rows, first.columns + columns)
             origin = origin + before * first.pixel_spacing_mm @ axes[1:]
             if math.prod(shape) > MOST_GRID_GROWTH * len(planes) * first.rows * first.columns:
-                raise _irregular(first, label, problems, f"; the grid they imply has {shape} voxels")
+                raise _irregular(
+                    first,
+                    label,
+                    problems,
+                    also=f"; the grid they imply has {shape} voxels, too many for {len(planes)} slices",
+                    hint="find the missing files, or convert the slices on either side of the gap by themselves",
+                )
         spacing_mm = float(offsets_mm[-1, 0]) / (shape[0] - 1)
         findings = findings + (problems or _measure_deviations(offsets_mm, spacing_mm))
     elif spacing_mm is None:
@@ -582,13 +588,19 @@ def _measure_deviations(offsets_mm: Float, spacing_mm: float) -> list[Finding]:
     ]
 
 
-def _irregular(plane: Plane, label: str, problems: Sequence[Finding], also: str = "") -> GeometryError:
+def _irregular(
+    plane: Plane,
+    label: str,
+    problems: Sequence[Finding],
+    also: str = "",
+    hint: str = "find the missing files, or use --on-irregular resample",
+) -> GeometryError:
     where = f"volume {label}: " if label else ""
     return GeometryError(
         where + "; ".join(p.message for p in problems) + also,
         code=problems[0].code,
         subject=plane.instance.series_instance_uid,
-        hint="find the missing files, or use --on-irregular resample",
+        hint=hint,
     )
 
 
