@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
 import click
 
 from gpuprep.run.ledger import CaseRow
-from gpuprep.run.plan import CasePlan
 
 
 class Progress:
@@ -25,16 +23,16 @@ class Progress:
         self._total = self._finished = self._failed = self._bytes = 0
         self._start = time.monotonic()
 
-    def start(self, plans: Sequence[CasePlan], skipped: int) -> None:
-        """Begin with the cases that will run."""
-        self._total = len(plans)
+    def start(self, total: int, skipped: int) -> None:
+        """Begin with the number of cases to do, and of those that are done already."""
+        self._total = total
         self._start = time.monotonic()
         if skipped:
             click.echo(f"{skipped} cases are done already", err=True)
-        if sys.stderr.isatty() and plans:
+        if sys.stderr.isatty() and total:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=len(plans), unit="case", dynamic_ncols=True)
+            self._bar = tqdm(total=total, unit="case", dynamic_ncols=True)
 
     def add(self, row: CaseRow) -> None:
         """Count a finished case."""
@@ -48,7 +46,7 @@ class Progress:
             if row.status == "failed":
                 self._bar.write(_line(row), file=sys.stderr)
         else:
-            click.echo(f"[{self._finished}/{max(self._total, self._finished)}] {_line(row)}", err=True)
+            click.echo(f"[{self._finished}/{self._total}] {_line(row)}", err=True)
 
     def __enter__(self) -> Progress:
         return self

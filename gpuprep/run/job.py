@@ -19,6 +19,9 @@ from gpuprep.run.plan import CasePlan, FailedPlan
 from gpuprep.writers.atomic import remove_parts
 from gpuprep.writers.base import CaseWriter, Output
 
+#: Told how many cases there are to do, those that cannot even be planned included, and how many are done already.
+OnStart = Callable[[int, int], None]
+#: Told each new row.
 OnRow = Callable[[CaseRow], None]
 
 
@@ -59,7 +62,7 @@ def run_cases(
     backend: str,
     workers: int,
     threads: int,
-    on_start: Callable[[Sequence[CasePlan], int], None],
+    on_start: OnStart,
     on_row: OnRow,
 ) -> None:
     """Run the cases that are not done yet; their rows go to the ledger and to `on_row`.
@@ -78,10 +81,7 @@ def run_cases(
         As for `backends.select`.
     workers, threads : int
         Processes, and threads in each.
-    on_start : callable
-        Told which cases will run, and how many are skipped.
-    on_row : callable
-        Told each new row.
+    on_start, on_row : callable
 
     Raises
     ------
@@ -91,12 +91,10 @@ def run_cases(
     config = digest(options, writer.config)
     known = ledger.rows()
     remove_parts(root)
-    todo, done = [], 0
+    todo, unplanned, done = [], [], 0
     for plan in plans:
         if isinstance(plan, FailedPlan):
-            failed = CaseRow(plan.case, key="", config=config, patient=plan.patient, status="failed").failed(plan.error)
-            ledger.put(failed)
-            on_row(failed)
+            unplanned.append(plan)
             continue
         row = known.get(plan.case)
         if row is not None and row.status == "done" and on_existing is OnExisting.FAIL:
@@ -110,7 +108,12 @@ def run_cases(
             done += 1
         else:
             todo.append(plan)
-    on_start(todo, done)
+    on_start(len(todo) + len(unplanned), done)
+    for impossible in unplanned:
+        row = CaseRow(impossible.case, key="", config=config, patient=impossible.patient, status="failed")
+        writer.discard(impossible.case)
+        ledger.put(row.failed(impossible.error))
+        on_row(row.failed(impossible.error))
     work = CaseWork(options, writer, backend, threads)
     try:
         for plan, outcome in map_isolated(work, todo, workers=workers):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from gpuprep.config import OnExisting
 from gpuprep.errors import WriteError
 from gpuprep.masks import RoiMask
 from gpuprep.run.case import CaseOptions
-from gpuprep.run.job import OnRow, run_cases, share_cores
+from gpuprep.run.job import OnRow, OnStart, run_cases, share_cores
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
-from gpuprep.run.plan import CasePlan, plan_image_cases
+from gpuprep.run.plan import plan_image_cases
 from gpuprep.run.sources import Sources
 from gpuprep.volume import Volume
 from gpuprep.writers.base import Output
@@ -60,7 +60,7 @@ def convert_to_nifti(
     on_existing: OnExisting,
     backend: str,
     workers: int | None,
-    on_start: Callable[[Sequence[CasePlan], int], None],
+    on_start: OnStart,
     on_row: OnRow,
 ) -> tuple[tuple[CaseRow, ...], tuple[FileProblem, ...]]:
     """Convert all image volumes of the given modalities, resuming what an earlier run left; return rows and problems.

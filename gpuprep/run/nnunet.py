@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gpuprep.config import MaskStrategy, OnExisting, digest
 from gpuprep.errors import ConfigError, OutputError
 from gpuprep.run.case import CaseOptions
-from gpuprep.run.job import OnRow, files_present, run_cases, share_cores
+from gpuprep.run.job import OnRow, OnStart, files_present, run_cases, share_cores
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.local import Crash, map_isolated
 from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
@@ -91,7 +91,7 @@ def convert_to_nnunet(
     on_existing: OnExisting,
     backend: str,
     workers: int | None,
-    on_start: Callable[[Sequence[CasePlan], int], None],
+    on_start: OnStart,
     on_row: OnRow,
 ) -> JobResult:
     """Convert all labelled cases of the sources into a data set, resuming what an earlier run left.
@@ -109,19 +109,11 @@ def convert_to_nnunet(
     check_strategy(options.strategy, labels, options.region_codes)
     plans = plan_segmented_cases(
         sources.series,
-        sources.links.links,
+        sources.links,
         images=options.images,
         segmentations=options.segmentations,
         multiple=case_options.multiple,
     )
-    unlinked = {error.subject: error for error in sources.links.problems}
-    plans += [
-        FailedPlan(f"unlinked_{instance.path}", instance.patient_id, unlinked[instance.path])
-        for one in sources.series
-        if one.modality in options.segmentations
-        for instance in one.instances
-        if instance.path in unlinked
-    ]
     folder.raw.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(folder.sidecars / "ledger.sqlite")
     try:

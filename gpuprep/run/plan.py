@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gpuprep.config import MultipleSegmentations, Stacking, digest
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.index import Series
-from gpuprep.dicom.link import Link
+from gpuprep.dicom.link import Link, LinkResult
 from gpuprep.dicom.stack import build_stacks
 from gpuprep.errors import CaseError, ConfigError, LinkError
 from gpuprep.writers.names import safe_name, text_digest
@@ -96,7 +97,7 @@ def parse_modalities(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def plan_segmented_cases(
     series: Sequence[Series],
-    links: Iterable[Link],
+    links: LinkResult,
     *,
     images: Sequence[str],
     segmentations: Sequence[str],
@@ -105,8 +106,9 @@ def plan_segmented_cases(
     """Make one case for each image series of the first modality that has segmentations.
 
     Further modalities become further channels: of the same study, in the same frame of reference, exactly one.
-    With `MultipleSegmentations.ALL` each segmentation is a case of its own; otherwise a case gets all of its image
-    and the worker, who reads their ROI names, decides.
+    With `MultipleSegmentations.ALL` each segmentation is a case of its own (two files that say to be the same
+    instance, and differ, are two); otherwise a case gets all of its image and the worker, who reads their ROI names,
+    decides. A segmentation without image is a failed case.
 
     Raises
     ------
@@ -121,17 +123,28 @@ def plan_segmented_cases(
         )
     by_uid = {s.series_instance_uid: s for s in series if s.is_image}
     linked: dict[str, list[Link]] = {}
-    for link in links:
+    for link in links.links:
         image = by_uid[link.image_series_uid]
         if image.modality == images[0] and link.segmentation.modality in segmentations:
             linked.setdefault(link.image_series_uid, []).append(link)
     plans: list[CasePlan | FailedPlan] = []
     for uid, found in sorted(linked.items()):
         found.sort(key=lambda link: (link.segmentation.sop_instance_uid, link.segmentation.path))
-        groups = [[link] for link in found] if multiple is MultipleSegmentations.ALL else [found]
-        for group in groups:
-            identity = (uid, *(link.segmentation.sop_instance_uid for link in group)) if len(groups) > 1 else (uid,)
-            plans.append(_plan(by_uid[uid], identity, group, images[1:], series))
+        if multiple is not MultipleSegmentations.ALL:
+            plans.append(_plan(by_uid[uid], (uid,), found, images[1:], series))
+            continue
+        seen: Counter[str] = Counter()
+        for link in found:
+            segmentation_uid = link.segmentation.sop_instance_uid
+            identity = (uid, segmentation_uid, *("again" for _ in range(seen[segmentation_uid])))
+            seen[segmentation_uid] += 1
+            plans.append(_plan(by_uid[uid], identity, [link], images[1:], series))
+    headers = {i.path: i for s in series for i in s.instances}
+    for error in links.problems:
+        segmentation = headers[error.subject]
+        if segmentation.modality in segmentations:
+            case = f"{safe_name(segmentation.patient_id, 'anonymous')}_unlinked_{text_digest(error.subject)}"
+            plans.append(FailedPlan(case, segmentation.patient_id or segmentation.study_instance_uid, error))
     return plans
 
 

@@ -36,9 +36,9 @@ class SourceSegmentation:
 
     @property
     def label(self) -> str:
-        """How messages name it: its label when it has one, and its UID."""
+        """How messages name it: its label when it has one, and its path, for two files may say one UID."""
         name = self.header.structure_set_label or self.header.series_description
-        return f"{name!r} ({self.header.sop_instance_uid})" if name else self.header.sop_instance_uid
+        return f"{name!r} in {self.header.path}" if name else self.header.path
 
     @property
     def date(self) -> tuple[str, str, str]:
@@ -88,13 +88,13 @@ def select_segmentations(
     if multiple is not MultipleSegmentations.MERGE and len(sources) > 1:
         sources = [_choose(sources, options, multiple)]
     names = [roi.name for source in sources for roi in source.rois]
-    linked = dict(zip((s.sop_instance_uid for s in segmentations), evidence, strict=True))
+    linked = dict(zip((s.path for s in segmentations), evidence, strict=True))
     record["segmentations"] = [
         {
             "modality": s.header.modality,
             "sop_instance_uid": s.header.sop_instance_uid,
             "label": s.header.structure_set_label,
-            "linked_by": linked[s.header.sop_instance_uid],
+            "linked_by": linked[s.header.path],
         }
         for s in sources
     ]

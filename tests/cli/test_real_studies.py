@@ -30,8 +30,11 @@ def convert(gpuprep, tmp_path, rois: str, sources, *extra, modalities="CT,SEG", 
 
 
 def read_series(folder: Path) -> sitk.Image:
-    """Grid of a series by GDCM through SimpleITK, with stored value × slope + intercept by pydicom, in float64."""
-    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))
+    return read_series_of(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
+
+
+def read_series_of(names) -> sitk.Image:
+    """Grid of sorted slices by GDCM through SimpleITK, with stored value × slope + intercept by pydicom, in float64."""
     slices = [pydicom.dcmread(name) for name in names]
     image = sitk.GetImageFromArray(np.stack([modality_values(s) for s in slices]))
     image.CopyInformation(sitk.ReadImage(names))
@@ -307,3 +310,52 @@ def test_a_coronal_multi_frame_image_with_its_segmentation(gpuprep, data_dir, tm
     for image, name in [(case.image, "image/phantom"), (case.label, "mask/mask")]:
         reference = sitk.ReadImage(folder / f"nifti/{name}.nii.gz")  # the same voxels, said to be axial and of 2 mm
         assert np.array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(reference).transpose(1, 0, 2))
+
+
+@pytest.fixture(scope="module")
+def three_structure_sets(data_dir):
+    """Two slices and three RTSTRUCT; two of them are different files with one SOP Instance UID."""
+    return data_dir / "ct-rtstruct/rt_utils_mock/mock_data"
+
+
+def test_several_structure_sets_are_refused_by_name(gpuprep, three_structure_sets, tmp_path):
+    (tmp_path / "rois.yaml").write_text("ROI: roi.*")
+    command = ("nnunet", "-m", "CT,RTSTRUCT", "-ryaml", tmp_path / "rois.yaml", three_structure_sets, tmp_path / "out")
+    result = gpuprep(*command)
+    assert result.status == ExitStatus.CASES_FAILED
+    assert "[several-segmentations]" in result.stderr
+    for path in three_structure_sets.glob("*rt.dcm"):
+        assert path.name in result.stderr
+
+
+def test_several_structure_sets_become_as_many_cases(gpuprep, three_structure_sets, tmp_path):
+    sources = [three_structure_sets]
+    extra = ("--multiple-segmentations", "all")
+    dataset = convert(gpuprep, tmp_path, "ROI: roi.*", sources, *extra, modalities="CT,RTSTRUCT")
+    assert len(dataset.cases) == 3
+    series = read_series_of([three_structure_sets / "ct_1.dcm", three_structure_sets / "ct_2.dcm"])
+    for case in dataset.cases.values():
+        assert_same_grid(case.image, series)
+        assert np.array_equal(sitk.GetArrayFromImage(case.image), sitk.GetArrayFromImage(series))
+
+
+def test_the_latest_structure_set_is_one_case(gpuprep, three_structure_sets, tmp_path):
+    extra = ("--multiple-segmentations", "latest")
+    dataset = convert(gpuprep, tmp_path, "ROI: roi.*", [three_structure_sets], *extra, modalities="CT,RTSTRUCT")
+    (used,) = dataset.only_case.details["segmentations"]
+    structure_sets = [pydicom.dcmread(p) for p in three_structure_sets.glob("*rt.dcm")]
+    latest = max(structure_sets, key=lambda s: (s.StructureSetDate, s.StructureSetTime))
+    assert used["sop_instance_uid"] == latest.SOPInstanceUID
+
+
+def test_segmentations_without_their_image_fail_by_code(gpuprep, data_dir, tmp_path):
+    folder = data_dir / "ct-seg/generated_on_sts_002_CT"
+    (tmp_path / "rois.yaml").write_text("GTV: gtv_mass")
+    command = ("-ryaml", tmp_path / "rois.yaml", "--dataset-name", "Lone", folder, tmp_path / "out")
+    result = gpuprep("nnunet", "-m", "CT,SEG", *command)
+    assert result.status == ExitStatus.CASES_FAILED
+    report = json.loads((tmp_path / "out/gpuprep/Dataset001_Lone/report.json").read_text())
+    assert [row["code"] for row in report["cases"]] == ["dangling-reference"] * 8
+    assert all(row["patient"] == "STS_002" and "/" not in row["case"] for row in report["cases"])
+    result = gpuprep("nnunet", "-m", "CT,RTSTRUCT", *command)
+    assert result.status == ExitStatus.NO_INPUT
