@@ -10,6 +10,7 @@ from gpuprep.backends.base import Backend
 from gpuprep.codecs.segframes import decode_segmentation_frames
 from gpuprep.config import MultipleSegmentations, OnMissing, RoiOptions
 from gpuprep.dicom.header import InstanceHeader
+from gpuprep.dicom.index import list_some
 from gpuprep.dicom.roi_names import RoiMatch, match_rois
 from gpuprep.dicom.rtstruct import StructureSet, read_structure_set
 from gpuprep.dicom.seg import Segmentation, read_segmentation
@@ -210,7 +211,7 @@ def _find_empty_labels(match: RoiMatch, voxels: Mapping[str, int], options: RoiO
     required = [name for name in empty if name not in optional]
     if options.on_missing is OnMissing.ERROR and required:
         raise RoiError(
-            f"the ROIs of the label {', '.join(map(repr, required))} hold no voxel",
+            f"the ROIs of the label {list_some([repr(name) for name in required])} hold no voxel",
             code="label-empty",
             hint="look whether they were drawn, mark the label optional in the ROI map, or use --on-missing warn",
         )

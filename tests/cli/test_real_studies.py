@@ -127,7 +127,8 @@ def totalsegmentator(gpuprep, data_dir, tmp_path_factory):
     assert len(names) == 104
     rois = "\n".join(f"{name}: {name}" for name in names)
     output = tmp_path_factory.mktemp("totalsegmentator")
-    return convert(gpuprep, output, rois, sources, "--on-irregular", "resample", modalities="CT,RTSTRUCT")
+    extra = ("--on-irregular", "resample", "--on-missing", "warn")
+    return convert(gpuprep, output, rois, sources, *extra, modalities="CT,RTSTRUCT")
 
 
 def totalsegmentator_sources(data_dir):
@@ -148,6 +149,7 @@ def test_104_rois_equal_their_masks_on_every_acquired_slice(totalsegmentator, da
     for label in totalsegmentator.labels:
         mask = totalsegmentator.mask(case, label)
         assert mask.any() == (label in references)
+        assert any(f"{label!r} hold no voxel" in warning for warning in case.details["warnings"]) != mask.any()
         if label in references:
             assert np.array_equal(mask[acquired], read_mask(references[label])), label
 
