@@ -8,39 +8,21 @@ from typing import Any
 import click
 
 from gpuprep.cli import options
-from gpuprep.config import MaskStrategy, MultipleSegmentations, OnExisting, OnMissing, RoiOptions, RoiStrategy
+from gpuprep.config import MaskStrategy, OnExisting
 from gpuprep.errors import ConfigError
 
 
 @click.command(short_help="Studies with RTSTRUCT or SEG → an nnU-Net data set.")
 @click.argument("source", type=options.PATH, nargs=-1, required=True)
 @click.argument("output", type=options.PATH)
+@options.label_options
 @options.apply(
-    click.option("-m", "--modalities", required=True, metavar="CT,RTSTRUCT",
-                 help="Images (CT, MR, PT), in channel order, and segmentations (RTSTRUCT, SEG). The first image "
-                      "modality carries the segmentations; others are resampled onto its grid."),
-    click.option("-ryaml", "--roi-match-yaml", type=options.PATH, required=True, metavar="FILE",
-                 help="YAML map from labels to regular expressions of ROI names, in label order."),
     click.option("-ms", "--mask-saving-strategy", "strategy", type=click.Choice([m.value for m in MaskStrategy]),
                  default="label_image", show_default=True,
                  help="label_image refuses overlap; sparse_mask: the last label wins; region_mask keeps all, "
                       "as nnU-Net regions."),
     click.option("--region-codes", type=click.Choice(["compact", "bitmask"]), default="compact", show_default=True,
                  help="Codes of region_mask: those that occur, numbered; or 2^i sums, at most 15 labels."),
-    click.option("--roi-strategy", type=click.Choice(["merge", "keep_first"], case_sensitive=False),
-                 default="merge", show_default=True, help="What several ROIs that match one label become."),
-    click.option("--roi-ignore-case/--roi-case-sensitive", default=True, show_default=True),
-    click.option("--roi-allow-multi-matches/--roi-disallow-multi-matches", default=True, show_default=True,
-                 help="Whether a ROI may belong to several labels."),
-    click.option("--on-missing", type=click.Choice([m.value for m in OnMissing]), default="error", show_default=True,
-                 help="A label without a ROI: fail the case, or leave the label empty, with or without a warning. "
-                      "Labels marked optional in the map may always be absent."),
-    click.option("--multiple-segmentations", type=click.Choice([m.value for m in MultipleSegmentations]),
-                 default="error", show_default=True, help="Several segmentations of one image match the labels."),
-    click.option("--contour-overlap", type=click.Choice(["xor", "union"]), default="xor", show_default=True,
-                 help="Overlapping contours of one ROI on a slice: a hole, or their union."),
-    click.option("--fractional-threshold", type=float, default=0.5, show_default=True,
-                 help="FRACTIONAL SEG: foreground is above this fraction of the maximum."),
     click.option("--dataset-id", type=click.IntRange(1, 999), help="nnU-Net data set id; by default that of the "
                  "data set of this name, or the smallest free one."),
     click.option("--dataset-name", metavar="NAME", help="By default the name of the source folder."),
@@ -56,28 +38,18 @@ def nnunet(
     source: tuple[Path, ...],
     output: Path,
     modalities: str,
-    roi_match_yaml: Path,
     strategy: str,
     region_codes: str,
-    roi_strategy: str,
-    roi_ignore_case: bool,
-    roi_allow_multi_matches: bool,
-    on_missing: str,
-    multiple_segmentations: str,
-    contour_overlap: str,
-    fractional_threshold: float,
     dataset_id: int | None,
     dataset_name: str | None,
     test_set_ratio: float,
     test_cases: Path | None,
     random_seed: int,
-    on_irregular: str,
-    spacing_tolerance: float,
     on_existing: str,
     index_path: Path | None,
     backend: str,
     workers: int | None,
-    **transforms: Any,
+    **shared: Any,
 ) -> int:
     """Convert CT or MR studies with RTSTRUCT or SEG into an nnU-Net v2 data set.
 
@@ -94,30 +66,15 @@ def nnunet(
     Run the same command again to resume, or to add new studies.
     """
     from gpuprep.cli.jobs import finish
-    from gpuprep.dicom.roi_names import load_roi_patterns
     from gpuprep.hostlib import usable_cores
     from gpuprep.report.progress import Progress
-    from gpuprep.run.case import CaseOptions
     from gpuprep.run.nnunet import NnunetOptions, convert_to_nnunet
     from gpuprep.run.plan import parse_modalities
     from gpuprep.run.sources import open_sources
     from gpuprep.writers.nnunet import find_dataset
 
     images, segmentations = parse_modalities(modalities)
-    case_options = CaseOptions(
-        transforms=options.parse_transforms(**transforms),
-        stacking=options.parse_stacking(on_irregular, spacing_tolerance),
-        rois=RoiOptions(
-            labels=load_roi_patterns(roi_match_yaml),
-            ignore_case=roi_ignore_case,
-            strategy=RoiStrategy(roi_strategy.lower()),
-            allow_multiple_matches=roi_allow_multi_matches,
-            on_missing=OnMissing(on_missing),
-            contour_overlap=contour_overlap,  # type: ignore[arg-type]
-            fractional_threshold=fractional_threshold,
-        ),
-        multiple=MultipleSegmentations(multiple_segmentations),
-    )
+    case_options = options.parse_case_options(**shared)
     job = NnunetOptions(
         images=images,
         segmentations=segmentations,

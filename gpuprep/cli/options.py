@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from gpuprep.config import Crop, OnExisting, Stacking, Transforms
+from gpuprep.config import (
+    Crop,
+    MultipleSegmentations,
+    OnExisting,
+    OnMissing,
+    RoiOptions,
+    RoiStrategy,
+    Stacking,
+    Transforms,
+)
 from gpuprep.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gpuprep.run.case import CaseOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -26,6 +38,32 @@ def apply(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
         return command
 
     return decorate
+
+
+def label_options(command: Command) -> Command:
+    """Add the options of every command that makes labels: modalities, and those of `RoiOptions`."""
+    return apply(
+        click.option("-m", "--modalities", required=True, metavar="CT,RTSTRUCT",
+                     help="Images (CT, MR, PT), in channel order, and segmentations (RTSTRUCT, SEG). The first image "
+                          "modality carries the segmentations; others are resampled onto its grid."),
+        click.option("-ryaml", "--roi-match-yaml", type=PATH, required=True, metavar="FILE",
+                     help="YAML map from labels to regular expressions of ROI names, in label order."),
+        click.option("--roi-strategy", type=click.Choice(["merge", "keep_first"], case_sensitive=False),
+                     default="merge", show_default=True, help="What several ROIs that match one label become."),
+        click.option("--roi-ignore-case/--roi-case-sensitive", default=True, show_default=True),
+        click.option("--roi-allow-multi-matches/--roi-disallow-multi-matches", default=True, show_default=True,
+                     help="Whether a ROI may belong to several labels."),
+        click.option("--on-missing", type=click.Choice([m.value for m in OnMissing]), default="error",
+                     show_default=True,
+                     help="A label without a ROI: fail the case, or leave the label empty, with or without a warning. "
+                          "Labels marked optional in the map may always be absent."),
+        click.option("--multiple-segmentations", type=click.Choice([m.value for m in MultipleSegmentations]),
+                     default="error", show_default=True, help="Several segmentations of one image match the labels."),
+        click.option("--contour-overlap", type=click.Choice(["xor", "union"]), default="xor", show_default=True,
+                     help="Overlapping contours of one ROI on a slice: a hole, or their union."),
+        click.option("--fractional-threshold", type=float, default=0.5, show_default=True,
+                     help="FRACTIONAL SEG: foreground is above this fraction of the maximum."),
+    )(command)  # fmt: skip
 
 
 def transform_options(command: Command) -> Command:
@@ -64,6 +102,46 @@ def run_options(command: Command) -> Command:
         click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N",
                      help="Processes; all cores by default."),
     )(command)  # fmt: skip
+
+
+def parse_case_options(
+    *,
+    roi_match_yaml: Path,
+    roi_strategy: str,
+    roi_ignore_case: bool,
+    roi_allow_multi_matches: bool,
+    on_missing: str,
+    multiple_segmentations: str,
+    contour_overlap: str,
+    fractional_threshold: float,
+    on_irregular: str,
+    spacing_tolerance: float,
+    **transforms: Any,
+) -> CaseOptions:
+    """Build `CaseOptions` from the values of `label_options`, without the modalities, and `transform_options`.
+
+    Raises
+    ------
+    ConfigError
+        Those of `load_roi_patterns`, `RoiOptions`, `parse_stacking` and `parse_transforms`.
+    """
+    from gpuprep.dicom.roi_names import load_roi_patterns
+    from gpuprep.run.case import CaseOptions
+
+    return CaseOptions(
+        transforms=parse_transforms(**transforms),
+        stacking=parse_stacking(on_irregular, spacing_tolerance),
+        rois=RoiOptions(
+            labels=load_roi_patterns(roi_match_yaml),
+            ignore_case=roi_ignore_case,
+            strategy=RoiStrategy(roi_strategy.lower()),
+            allow_multiple_matches=roi_allow_multi_matches,
+            on_missing=OnMissing(on_missing),
+            contour_overlap=contour_overlap,  # type: ignore[arg-type]
+            fractional_threshold=fractional_threshold,
+        ),
+        multiple=MultipleSegmentations(multiple_segmentations),
+    )
 
 
 def parse_transforms(

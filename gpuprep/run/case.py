@@ -99,7 +99,7 @@ def _convert(
     record: dict[str, Any],
 ) -> tuple[list[Output], str]:
     transforms = options.transforms
-    outputs = []
+    outputs: list[Output] = []
     with clock.stage("headers"):
         stack = choose_stack(plan.channels[0], plan, options.stacking)
         record["volume"] = stack.label
@@ -118,7 +118,7 @@ def _convert(
             mask = draw(rois, grid, target, options.rois, backend, record)
             mask = orient_mask(mask, transforms.orientation, backend)
         with clock.stage("write"):
-            outputs.append(writer.write_mask(plan.case, mask, record))
+            outputs += writer.write_mask(plan.case, mask, record)
         del mask
     for number, channel in enumerate(plan.channels):
         if number:
@@ -133,7 +133,7 @@ def _convert(
             if transforms.orientation != "keep":
                 volume = reorient(volume, transforms.orientation, backend)
         with clock.stage("write"):
-            outputs.append(writer.write_image(plan.case, number, volume))
+            outputs += writer.write_image(plan.case, number, volume)
         record.setdefault("steps", []).append([{"step": s.name, **s.parameters} for s in volume.steps])
         record["grid"] = describe_grid(volume.geometry)
         del volume

@@ -33,12 +33,13 @@ class NiftiWriter:
         """The suffix."""
         return self.suffix
 
-    def write_image(self, case: str, channel: int, volume: Volume) -> Output:
+    def write_image(self, case: str, channel: int, volume: Volume) -> tuple[Output]:
         """Write the only channel."""
         path = self._path(case)
-        return write_nifti(path, volume.array, volume.geometry, level=IMAGE_LEVEL, threads=self.threads, root=self.root)
+        array, geometry = volume.array, volume.geometry
+        return (write_nifti(path, array, geometry, level=IMAGE_LEVEL, threads=self.threads, root=self.root),)
 
-    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> Output:
+    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> tuple[Output]:
         """Refuse: this layout holds images."""
         raise WriteError("this layout holds images only", code="no-masks", subject=case)
 

@@ -196,9 +196,11 @@ def draw(
             problems += [str(p) for p in found]
             masks.append(merge_to_labels(mask, [(n,) for n in _positions(mask, numbers)]))
     members = [tuple(columns[i] for i in label.rois) for label in selected.match.labels]
-    labels = merge_to_labels(
-        join_masks(masks), members, [Roi(n, m.name) for n, m in enumerate(selected.match.labels, 1)]
-    )
+    rgb = [roi.rgb for source in selected.sources for roi in source.rois]
+    names = [
+        Roi(n, m.name, next((rgb[i] for i in m.rois if rgb[i]), None)) for n, m in enumerate(selected.match.labels, 1)
+    ]
+    labels = merge_to_labels(join_masks(masks), members, names)
     record["voxels"] = dict(zip((r.name for r in labels.rois), labels.voxel_counts.tolist(), strict=True))
     record["warnings"] += problems + _find_empty_labels(selected.match, record["voxels"], options)
     return labels

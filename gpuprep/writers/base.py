@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,14 +32,15 @@ class Output:
 class CaseWriter(Protocol):
     """Where a case's volumes go; picklable, for it travels to workers.
 
-    Each method writes complete files or none.
+    Each method returns the files that it completed; what it leaves unfinished, for the next call to complete, is named
+    so that `remove_parts` finds it. The mask is written before the images.
     """
 
     @property
     def config(self) -> str:
         """What of the writer's own options changes its files; part of the key under which a case counts as done."""
 
-    def write_image(self, case: str, channel: int, volume: Volume) -> Output:
+    def write_image(self, case: str, channel: int, volume: Volume) -> Sequence[Output]:
         """Write one channel of a case.
 
         Raises
@@ -46,7 +48,7 @@ class CaseWriter(Protocol):
         WriteError
         """
 
-    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> Output:
+    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> Sequence[Output]:
         """Write the labels of a case, which are the ROIs of `mask`; add what was noticed to `record`.
 
         Raises

@@ -256,12 +256,12 @@ class NnunetWriter:
         """The mask strategy."""
         return self.strategy.value
 
-    def write_image(self, case: str, channel: int, volume: Volume) -> Output:
+    def write_image(self, case: str, channel: int, volume: Volume) -> tuple[Output]:
         """Write ``images??/case_000N.nii.gz``."""
         path = self.folder.image(case, channel, self.splits[case])
-        return self._write(path, volume.array, volume.geometry, IMAGE_LEVEL)
+        return (self._write(path, volume.array, volume.geometry, IMAGE_LEVEL),)
 
-    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> Output:
+    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> tuple[Output]:
         """Write ``labels??/case.nii.gz``, or the palette from which it will be made.
 
         `record` gets ``overlaps``, and with sparse masks ``lost_voxels`` by label.
@@ -270,13 +270,13 @@ class NnunetWriter:
         record["overlaps"] = [[names[i], names[j], voxels] for i, j, voxels in mask.overlaps()]
         match self.strategy:
             case MaskStrategy.REGION_MASK:
-                return write_palette(self.folder.palette(case), mask, self.folder.root)
+                return (write_palette(self.folder.palette(case), mask, self.folder.root),)
             case MaskStrategy.LABEL_IMAGE:
                 labels = to_label_image(mask)
             case MaskStrategy.SPARSE_MASK:
                 labels, lost = to_sparse(mask)
                 record["lost_voxels"] = dict(zip(names, lost.tolist(), strict=True))
-        return self._write(self.folder.label(case, self.splits[case]), labels, mask.geometry, LABEL_LEVEL)
+        return (self._write(self.folder.label(case, self.splits[case]), labels, mask.geometry, LABEL_LEVEL),)
 
     def write_region_labels(self, case: str, regions: RegionTable) -> Output:
         """Write ``labels??/case.nii.gz`` from the case's palette, in the codes of the data set."""
