@@ -20,6 +20,12 @@ GRID_ROUNDING = 1e-6
 DIRECTION_TOLERANCE = 5e-4
 
 
+def median(values: Float) -> float:
+    """Return the median of a vector; NumPy's own takes long to start, for it imports masked arrays."""
+    ordered = np.sort(values)
+    return float(ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class VolumeGeometry:
     """A regular voxel grid in the patient coordinate system.

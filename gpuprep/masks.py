@@ -7,14 +7,16 @@ Bit planes are ``uint32[P, D, H, W]``: ROI ``i`` is bit ``i % 32`` of plane ``i 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuprep import hostlib
 from gpuprep.errors import GeometryError, OverlapError, RoiError
 from gpuprep.geometry import VolumeGeometry
 
@@ -88,10 +90,16 @@ class RoiMask:
     @cached_property
     def code_counts(self) -> NDArray[np.int64]:
         """Voxels of each code, shape (K,)."""
+        codes = np.ascontiguousarray(self.codes)
         counts = np.zeros(len(self.table), np.int64)
-        for plane in self.codes:  # slice by slice: bincount widens what it is given
-            counts += np.bincount(plane.reshape(-1), minlength=len(self.table))
-        return counts
+        are_valid = hostlib.load()[0].gp_count_codes(
+            ctypes.c_void_p(codes.ctypes.data),
+            codes.itemsize,
+            ctypes.c_int64(codes.size),
+            ctypes.c_void_p(counts.ctypes.data),
+            ctypes.c_int64(len(counts)),
+        )
+        return counts if are_valid else _refuse_codes(len(counts))
 
     @property
     def voxel_counts(self) -> NDArray[np.int64]:
@@ -303,13 +311,37 @@ def to_region_codes(mask: RoiMask, regions: NDArray[np.uint32]) -> NDArray[np.un
 
 
 def apply_lut(lut: NDArray[_Scalar], codes: NDArray[np.unsignedinteger]) -> NDArray[_Scalar]:
-    """Return ``lut[codes]`` for codes (D, H, W) that are all within the table."""
+    """Return ``lut[codes]``, or `codes` itself when the table changes nothing: not to be written to.
+
+    Parameters
+    ----------
+    lut : array of shape (K,)
+        Values of 1, 2 or 4 bytes.
+    codes : array of any shape, uint8, uint16 or uint32
+
+    Raises
+    ------
+    GeometryError
+        ``code-unknown``: a code is not in the table.
+    """
+    if lut.dtype == codes.dtype and bool((lut == np.arange(len(lut))).all()):
+        return codes  # type: ignore[return-value]
+    lut, codes = np.ascontiguousarray(lut), np.ascontiguousarray(codes)
     out = np.empty(codes.shape, lut.dtype)
-    index = np.empty(codes.shape[1:], np.intp)  # one slice of what `take` would make of all codes
-    for source, result in zip(codes, out, strict=True):
-        index[...] = source
-        np.take(lut, index, out=result, mode="clip")
-    return out
+    are_valid = hostlib.load()[0].gp_look_up_codes(
+        ctypes.c_void_p(codes.ctypes.data),
+        codes.itemsize,
+        ctypes.c_int64(codes.size),
+        ctypes.c_void_p(lut.ctypes.data),
+        lut.itemsize,
+        ctypes.c_int64(len(lut)),
+        ctypes.c_void_p(out.ctypes.data),
+    )
+    return out if are_valid else _refuse_codes(len(lut))
+
+
+def _refuse_codes(size: int) -> NoReturn:
+    raise GeometryError(f"a volume of codes holds some beyond its table of {size}", code="code-unknown")
 
 
 def _runs(words: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -12,6 +12,7 @@ from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import (
     Roi,
     RoiMask,
+    apply_lut,
     canonical_order,
     from_planes,
     join_masks,
@@ -189,3 +190,32 @@ def test_a_palette_on_another_grid_is_refused():
     with pytest.raises(GeometryError) as caught:
         RoiMask(np.zeros((1, 1, 1), np.uint8), np.zeros((1, 1), np.uint32), (), geometry())
     assert caught.value.code == "shape-mismatch"
+
+
+@pytest.mark.parametrize("code", [np.uint8, np.uint16, np.uint32])
+@pytest.mark.parametrize("value", [np.uint8, np.uint16, np.uint32])
+def test_codes_are_counted_and_looked_up(code, value):
+    rng = np.random.default_rng(4)
+    runs = np.repeat(rng.integers(0, 200, 90), rng.integers(1, 300, 90))
+    codes = np.concatenate([runs, rng.integers(0, 200, 100)])[-7777:].reshape(1, 1, -1).astype(code)
+    table = rng.permutation(200).astype(value)
+    assert np.array_equal(apply_lut(table, codes), table[codes])
+    assert np.array_equal(apply_lut(table, codes[..., ::3]), table[codes[..., ::3]])
+    mask = RoiMask(codes, np.zeros((200, 1), np.uint32), (), geometry(codes.shape))
+    assert np.array_equal(mask.code_counts, np.bincount(codes.reshape(-1), minlength=200))
+
+
+def test_a_table_that_changes_nothing_costs_nothing():
+    codes = np.arange(5, dtype=np.uint8)
+    assert apply_lut(np.arange(9, dtype=np.uint8), codes) is codes
+
+
+@pytest.mark.parametrize("at", [0, 70])
+def test_codes_beyond_their_table_are_refused(at):
+    codes = np.zeros((1, 1, 75), np.uint8)
+    codes[..., at : at + 64] = 5
+    with pytest.raises(GeometryError) as error:
+        apply_lut(np.ones(5, np.uint8), codes)
+    assert error.value.code == "code-unknown"
+    with pytest.raises(GeometryError, match="beyond its table"):
+        _ = RoiMask(codes, np.zeros((5, 1), np.uint32), (), geometry(codes.shape)).code_counts

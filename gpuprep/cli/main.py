@@ -6,6 +6,7 @@ Only click is imported here; a command imports what it needs when it runs, so th
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -58,6 +59,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; errors become a message, a hint and an exit status."""
+    # NumPy's BLAS would start a thread a core, which spin for work; the matrices here are 4 × 4.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         status = cli.main(prog_name="gpuprep", standalone_mode=False)
     except GpuprepError as error:

@@ -14,7 +14,7 @@ from gpuprep.dicom.planes import Plane
 from gpuprep.dicom.rtstruct import read_structure_set
 from gpuprep.dicom.stack import UNKNOWN_SPACING_MM, Finding, planes_of
 from gpuprep.errors import GeometryError, HeaderError, LinkError
-from gpuprep.geometry import Float
+from gpuprep.geometry import Float, median
 
 Evidence = Literal["series-uid", "sop-instance-uids", "frame-of-reference"]
 
@@ -271,7 +271,7 @@ def _measure_misfit(outlines: Sequence[Float], image: Series) -> float | None:
     normal = np.cross(planes[0].orientation[:3], planes[0].orientation[3:])
     places = np.unique(np.round([np.dot(normal, plane.position_lps_mm) for plane in planes], 3))
     if len(places) > 1:
-        half_mm = float(np.median(np.diff(places))) / 2
+        half_mm = median(np.diff(places)) / 2
     else:
         half_mm = (planes[0].slice_spacing_mm or UNKNOWN_SPACING_MM) / 2
     misfit_mm = 0.0

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gpuprep.backends.base import BLOCK_THREADS, Backend
 from gpuprep.dicom.rtstruct import RoiContours
 from gpuprep.errors import GeometryError
-from gpuprep.geometry import DIRECTION_TOLERANCE, SAME_GRID_TOLERANCE_MM, VolumeGeometry
+from gpuprep.geometry import DIRECTION_TOLERANCE, SAME_GRID_TOLERANCE_MM, VolumeGeometry, median
 from gpuprep.masks import PLANE_BITS, Roi, RoiMask, canonical_rows, code_dtype, from_slices, pack_bits, unpack_bits
 
 Overlap = Literal["xor", "union"]
@@ -188,7 +188,7 @@ class _PlaneMap:
         positions = grid.positions_mm()
         gaps = np.diff(positions) if len(positions) > 1 else np.array([grid.geometry.spacing_dhw_mm[0]])
         before, after = np.append(gaps[0], gaps), np.append(gaps, gaps[-1])
-        reach = np.minimum(np.minimum(before, after)[: len(positions)], np.median(gaps)) / 2
+        reach = np.minimum(np.minimum(before, after)[: len(positions)], median(gaps)) / 2
 
         anchor = out.origin_lps_mm
         to_pixel = np.linalg.inv(np.column_stack([normal, out.index_to_lps[:3, 1], out.index_to_lps[:3, 2]]))
@@ -403,7 +403,7 @@ def _cut_slabs(contours: _PlacedContours, out: VolumeGeometry, slab_bytes: int) 
         y0, x0 = np.maximum(contours.boxes[begin:end, :2].min(axis=0), 0).tolist()
         y1, x1 = np.minimum(contours.boxes[begin:end, 2:].max(axis=0), (height, width)).tolist()
         if x0 < x1 and y0 < y1:
-            layers = np.unique(contours.layer[begin:end])
+            layers = np.flatnonzero(np.bincount(contours.layer[begin:end]))
             columns = (x0 // COLUMN_STEP * COLUMN_STEP, min(width, -(-x1 // COLUMN_STEP) * COLUMN_STEP))
             yield _Slab(begin, end, used[at : at + depth], layers, (y0, y1), columns)
 
@@ -413,8 +413,7 @@ def _draw_by_kernels(
 ) -> RoiMask:
     xp = backend.xp
     slabs = list(_cut_slabs(contours, out, SLAB_BYTES[backend.name]))
-    codes = xp.empty(out.shape, np.uint8)
-    codes.fill(0)  # not zeros: that comes in small pages, each a fault when it is first written
+    codes = xp.zeros(out.shape, np.uint8)
     buffer = xp.empty(max((int(np.prod(slab.shape)) for slab in slabs), default=0), np.uint32)
     records = np.column_stack([contours.ranges, contours.plane, contours.layer]).astype(np.int32)
     vertices = xp.empty((len(contours.points), 2), np.int32)

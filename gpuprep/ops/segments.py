@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpuprep.backends.base import Backend
 from gpuprep.dicom.seg import BACKGROUND, Segmentation, SegmentFrame
 from gpuprep.errors import ConfigError, RoiError
-from gpuprep.geometry import Float, VolumeGeometry
+from gpuprep.geometry import Float, VolumeGeometry, median
 from gpuprep.masks import PLANE_BITS, RoiMask, from_slices, recode
 from gpuprep.ops.rasterize import SliceGrid
 from gpuprep.ops.resample import resample_labels
@@ -185,7 +185,7 @@ def _place(source: _Source, target: VolumeGeometry, grid: SliceGrid) -> RoiMask:
     normal = target.normal
     acquired = grid.plane_offsets_lps_mm
     image_mm = np.sort((_origins(grid.geometry) if acquired is None else np.asarray(acquired)) @ normal)
-    slice_mm = float(np.median(np.diff(image_mm)) if len(image_mm) > 1 else grid.geometry.spacing_dhw_mm[0])
+    slice_mm = median(np.diff(image_mm)) if len(image_mm) > 1 else float(grid.geometry.spacing_dhw_mm[0])
     planes = _find_planes(segmentation, normal, image_mm, slice_mm)
     offsets_mm = np.array([p.offset_mm for p in planes])
 

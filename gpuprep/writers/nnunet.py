@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 from gpuprep.config import LabelPatterns, MaskStrategy
 from gpuprep.errors import ConfigError, OutputError
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.masks import RoiMask, canonical_order, code_dtype, pack_bits, to_label_image, to_sparse, unpack_bits
+from gpuprep.masks import (
+    RoiMask,
+    apply_lut,
+    canonical_order,
+    code_dtype,
+    pack_bits,
+    to_label_image,
+    to_sparse,
+    unpack_bits,
+)
 from gpuprep.volume import Volume
 from gpuprep.writers.atomic import replacing, write_text
 from gpuprep.writers.base import Output
@@ -281,7 +290,7 @@ class NnunetWriter:
     def write_region_labels(self, case: str, regions: RegionTable) -> Output:
         """Write ``labels??/case.nii.gz`` from the case's palette, in the codes of the data set."""
         table, codes, geometry = read_palette(self.folder.palette(case))
-        labels = np.take(regions.lut(table), codes)
+        labels = apply_lut(regions.lut(table), codes)
         return self._write(self.folder.label(case, self.splits[case]), labels, geometry, LABEL_LEVEL)
 
     def discard(self, case: str) -> None:
