@@ -1,4 +1,4 @@
-"""Small synthetic studies with known answers: CT series, structure sets and segmentations.
+"""Small synthetic studies with known answers: CT and PET series, doses, structure sets and segmentations.
 
 `write_study` makes what the demo converts. The other functions are its building blocks, and those of tests that need a
 series, a structure set or a segmentation with one peculiarity: `build_*` return a pydicom data set to be changed at
@@ -24,6 +24,8 @@ Float = NDArray[np.float64]
 SegmentationKind = Literal["BINARY", "FRACTIONAL", "LABELMAP"]
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
+PET_STORAGE = "1.2.840.10008.5.1.4.1.1.128"
+RTDOSE_STORAGE = "1.2.840.10008.5.1.4.1.1.481.2"
 RTSTRUCT_STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
 SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 LABELMAP_SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
@@ -31,6 +33,10 @@ EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
 #: Stored value 0 is this many HU.
 CT_INTERCEPT_HU = -1024
+#: What a synthetic patient weighs, and was given at `INJECTION_TIME`: 18F, whose half-life this is.
+WEIGHT_KG, DOSE_BQ, HALF_LIFE_S = 70.0, 3.5e8, 6586.2
+#: One hour before `TIME`.
+INJECTION_TIME = "091112"
 #: The largest Maximum Fractional Value, for which a fraction fills its byte.
 MAXIMUM_FRACTIONAL_VALUE = 255
 #: When all synthetic studies were made.
@@ -183,21 +189,13 @@ def build_ct_slice(series: ImageSeries, index: int, values_hu: ArrayLike) -> Any
     limits = np.iinfo(np.int16)
     if stored.min() < limits.min or stored.max() > limits.max:
         raise ConfigError(f"stored values {stored.min()} to {stored.max()}", code="value-range")
-    data = _start(series, CT_STORAGE, series.sop_instance_uids[index], "CT", series.series_instance_uid)
+    data = _start_slice(series, CT_STORAGE, "CT", index)
     data.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     data.SeriesNumber = 1
-    data.InstanceNumber = index + 1
-    data.SliceThickness = _ds(series.geometry.spacing_dhw_mm[0])
     data.KVP = "120"
-    data.FrameOfReferenceUID = series.geometry.frame_of_reference_uid
-    data.ImagePositionPatient = _ds_list(series.geometry.to_lps((index, 0, 0)))
-    data.ImageOrientationPatient = _orientation(series.geometry)
-    data.PixelSpacing = _ds_list(series.geometry.spacing_dhw_mm[1:])
     data.RescaleIntercept, data.RescaleSlope, data.RescaleType = str(CT_INTERCEPT_HU), "1", "HU"
     data.WindowCenter, data.WindowWidth = "40", "400"
-    _set_pixels(data, stored.shape, bits=16, is_signed=True)
-    data.PixelData = stored.astype("<i2").tobytes()
-    data["PixelData"].VR = "OW"
+    _set_words(data, stored, "<i2")
     return data
 
 
@@ -236,6 +234,90 @@ def write_ct_series(
     return ImageSeries(
         planned.patient_id, planned.study_instance_uid, planned.series_instance_uid, planned.geometry, seed, paths
     )
+
+
+def build_pet_slice(series: ImageSeries, index: int, activity_bqml: ArrayLike) -> Any:
+    """Return the PET Image data set of slice `index` with an activity of shape (H, W), Bq/ml, not negative.
+
+    The largest activity of the slice is stored as 32767, so that each slice has its own slope. Weight, dose, half-life
+    and times are those of the constants of this module; decay is corrected to the start of the scan.
+    """
+    from pydicom.dataset import Dataset
+
+    activity = np.asarray(activity_bqml, np.float64)
+    limit = np.iinfo(np.int16).max
+    slope = _ds(max(float(activity.max()), 1.0) / limit)
+    data = _start_slice(series, PET_STORAGE, "PT", index)
+    data.ImageType = ["ORIGINAL", "PRIMARY"]
+    data.SeriesNumber = 4
+    data.AcquisitionDate, data.AcquisitionTime = DATE, TIME
+    data.PatientWeight = _ds(WEIGHT_KG)
+    dose = Dataset()
+    dose.RadiopharmaceuticalStartTime = INJECTION_TIME
+    dose.RadionuclideTotalDose = _ds(DOSE_BQ)
+    dose.RadionuclideHalfLife = _ds(HALF_LIFE_S)
+    data.RadiopharmaceuticalInformationSequence = [dose]
+    data.Units, data.DecayCorrection = "BQML", "START"
+    data.CorrectedImage = ["ATTN", "DECY", "SCAT"]
+    data.RescaleIntercept, data.RescaleSlope = "0", slope
+    _set_words(data, np.clip(np.rint(activity / float(slope)), 0, limit), "<i2")
+    return data
+
+
+def write_pet_series(
+    folder: Path,
+    geometry: VolumeGeometry,
+    activity_bqml: ArrayLike,
+    *,
+    patient_id: str = "SYNTH-001",
+    series: str = "PT",
+    seed: int = 0,
+) -> ImageSeries:
+    """Write a PET series of `build_pet_slice`, as `write_ct_series` does; the array is Bq/ml, shape (D, H, W)."""
+    planned = plan_series(geometry, patient_id=patient_id, series=series, seed=seed)
+    paths = tuple(folder / f"PT{d + 1:04d}.dcm" for d in range(geometry.shape[0]))
+    for d, (path, values) in enumerate(zip(paths, np.asarray(activity_bqml), strict=True)):
+        write_dataset(build_pet_slice(planned, d, values), path)
+    return ImageSeries(
+        planned.patient_id, planned.study_instance_uid, planned.series_instance_uid, planned.geometry, seed, paths
+    )
+
+
+def build_dose(series: ImageSeries, geometry: VolumeGeometry, dose_gy: ArrayLike) -> Any:
+    """Return an RT Dose in the study and frame of reference of `series`.
+
+    Parameters
+    ----------
+    series : ImageSeries
+        The image it belongs to.
+    geometry : VolumeGeometry
+        Its own grid.
+    dose_gy : array of shape (D, H, W)
+        Gy, not negative; stored in 32 bits, the largest as 2^31.
+    """
+    dose = np.asarray(dose_gy, np.float64)
+    scaling = _ds(max(float(dose.max()), 1e-3) / 2**31)
+    series_uid = derive_uid(series.series_instance_uid, "RTDOSE")
+    data = _start(series, RTDOSE_STORAGE, derive_uid(series_uid, "instance"), "RTDOSE", series_uid)
+    data.SeriesNumber = 5
+    data.InstanceNumber = 1
+    _set_plane(data, geometry, 0)
+    data.FrameOfReferenceUID = series.geometry.frame_of_reference_uid
+    data.DoseUnits, data.DoseType, data.DoseSummationType = "GY", "PHYSICAL", "PLAN"
+    data.DoseGridScaling = scaling
+    data.FrameIncrementPointer = 0x3004000C
+    data.GridFrameOffsetVector = _ds_list(np.arange(geometry.shape[0]) * geometry.spacing_dhw_mm[0])
+    _set_pixels(data, dose.shape[1:], bits=32, is_signed=False)
+    data.NumberOfFrames = len(dose)
+    data.PixelData = np.rint(dose / float(scaling)).astype("<u4").tobytes()
+    data["PixelData"].VR = "OW"
+    return data
+
+
+def write_rtdose(path: Path, series: ImageSeries, geometry: VolumeGeometry, dose_gy: ArrayLike) -> Path:
+    """Write the RT Dose of `build_dose` and return its path."""
+    write_dataset(build_dose(series, geometry, dose_gy), path)
+    return path
 
 
 def build_structure_set(
@@ -629,6 +711,27 @@ def _start(series: ImageSeries, sop_class: str, sop_instance_uid: str, modality:
     data.StudyInstanceUID, data.SeriesInstanceUID = series.study_instance_uid, series_uid
     data.StudyID = "1"
     return data
+
+
+def _start_slice(series: ImageSeries, sop_class: str, modality: str, index: int) -> Any:
+    data = _start(series, sop_class, series.sop_instance_uids[index], modality, series.series_instance_uid)
+    data.InstanceNumber = index + 1
+    _set_plane(data, series.geometry, index)
+    return data
+
+
+def _set_plane(data: Any, geometry: VolumeGeometry, index: int) -> None:
+    data.SliceThickness = _ds(geometry.spacing_dhw_mm[0])
+    data.FrameOfReferenceUID = geometry.frame_of_reference_uid
+    data.ImagePositionPatient = _ds_list(geometry.to_lps((index, 0, 0)))
+    data.ImageOrientationPatient = _orientation(geometry)
+    data.PixelSpacing = _ds_list(geometry.spacing_dhw_mm[1:])
+
+
+def _set_words(data: Any, stored: NDArray[Any], dtype: str) -> None:
+    _set_pixels(data, stored.shape, bits=16, is_signed=np.dtype(dtype).kind == "i")
+    data.PixelData = stored.astype(dtype).tobytes()
+    data["PixelData"].VR = "OW"
 
 
 def _set_pixels(data: Any, shape: Sequence[int], *, bits: int, is_signed: bool) -> None:

@@ -1,0 +1,193 @@
+"""SUVbw factors against values computed by hand, branch by branch."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+
+from gpuprep.dicom.header import read_headers
+from gpuprep.dicom.pet import PetHeader, compute_suv_scale, parse_datetime, parse_time, read_suv_scale
+from gpuprep.dicom.synth import axial_geometry, build_pet_slice, plan_series, write_dataset
+from gpuprep.errors import HeaderError
+
+#: Relative; the factors are float64, the decimal strings of a header have up to 16 characters.
+FACTOR_TOLERANCE = 1e-12
+
+SCAN = datetime(2024, 1, 2, 10, 0, 0)
+#: Two half-lives pass before the scan: 4e8 Bq become 1e8 Bq; 80 000 g / 1e8 Bq.
+ACTIVITY = PetHeader(
+    subject="1.2.3",
+    units="BQML",
+    decay_correction="START",
+    corrections=frozenset({"ATTN", "DECY"}),
+    weight_kg=80.0,
+    dose_bq=4e8,
+    half_life_s=3600.0,
+    injections=1,
+    injection_time=timedelta(hours=8),
+    series_at=SCAN,
+    first_acquired_at=SCAN,
+)
+DECAYED, UNDECAYED = 8e-4, 2e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "factor", "method", "findings"),
+    [
+        ({}, DECAYED, "activity", []),
+        ({"decay_correction": "ADMIN"}, UNDECAYED, "activity", []),
+        ({"decay_correction": "ADMIN", "injection_time": None, "half_life_s": None}, UNDECAYED, "activity", []),
+        ({"injected_at": datetime(2024, 1, 2, 9)}, 2 * UNDECAYED, "activity", []),
+        # the injection's date was shifted, its time was not
+        ({"injected_at": datetime(2024, 1, 3, 8)}, DECAYED, "activity", ["suv-injection-time"]),
+        ({"injected_at": datetime(2024, 1, 3, 9), "injection_time": None}, 2 * UNDECAYED, "activity",
+         ["suv-injection-time"]),
+        # 23:00 to 01:00
+        ({"injection_time": timedelta(hours=23), "series_at": datetime(2024, 1, 2, 1)}, DECAYED, "activity",
+         ["suv-injection-time"]),
+        # a series made at 15:00 of images acquired from 10:00 on
+        ({"series_at": datetime(2024, 1, 2, 15)}, DECAYED, "activity", ["suv-scan-time"]),
+        ({"series_at": None}, DECAYED, "activity", ["suv-scan-time"]),
+        ({"series_at": datetime(2024, 1, 2, 15), "ge_scanned_at": datetime(2024, 1, 2, 9)}, 2 * UNDECAYED, "activity",
+         ["suv-scan-time"]),
+        ({"first_acquired_at": None}, DECAYED, "activity", []),
+        ({"units": "GML", "weight_kg": None, "dose_bq": None}, 1.0, "suv", []),
+        ({"units": "GML", "suv_type": "BW"}, 1.0, "suv", []),
+        ({"units": "CNTS", "philips_suv_factor": 0.25, "philips_activity_factor": 3.0}, 0.25, "philips-suv-factor", []),
+        ({"units": "CNTS", "philips_activity_factor": 3.0}, 3 * DECAYED, "philips-activity-factor", []),
+        ({"units": "CNTS", "philips_suv_factor": 0.0, "philips_activity_factor": 3.0}, 3 * DECAYED,
+         "philips-activity-factor", []),
+    ],
+)  # fmt: skip
+def test_factor(changes, factor, method, findings):
+    scale = compute_suv_scale(replace(ACTIVITY, **changes))
+    assert scale.factor == pytest.approx(factor, rel=FACTOR_TOLERANCE)
+    assert scale.basis["method"] == method
+    assert [f.code for f in scale.findings] == findings
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"units": ""}, "suv-units-missing"),
+        ({"units": "PROPCPS"}, "suv-units-unknown"),
+        ({"units": "GML", "suv_type": "LBM"}, "suv-type-not-bw"),
+        ({"units": "CNTS"}, "suv-philips-factor-missing"),
+        ({"corrections": frozenset({"DECY"})}, "suv-not-corrected"),
+        ({"corrections": frozenset()}, "suv-not-corrected"),
+        ({"decay_correction": ""}, "suv-decay-correction-missing"),
+        ({"decay_correction": "NONE"}, "suv-not-decay-corrected"),
+        ({"weight_kg": None}, "suv-weight-missing"),
+        ({"weight_kg": 0.0}, "suv-weight-missing"),
+        ({"weight_kg": 80_000.0}, "suv-weight-invalid"),
+        ({"injections": 2}, "suv-several-injections"),
+        ({"injections": 0, "dose_bq": None}, "suv-dose-missing"),
+        ({"dose_bq": 0.0}, "suv-dose-missing"),
+        ({"dose_bq": 400.0}, "suv-dose-invalid"),
+        ({"half_life_s": None}, "suv-half-life-missing"),
+        ({"injection_time": None}, "suv-injection-time-missing"),
+        ({"series_at": None, "first_acquired_at": None}, "suv-scan-time-missing"),
+        ({"injection_time": timedelta(hours=11)}, "suv-implausible-decay"),
+        ({"half_life_s": 76.0}, "suv-implausible-decay"),
+    ],
+)
+def test_what_is_missing_is_named(changes, code):
+    with pytest.raises(HeaderError) as caught:
+        compute_suv_scale(replace(ACTIVITY, **changes))
+    assert caught.value.code == code
+    assert caught.value.subject == "1.2.3"
+    assert "--pet stored" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("101112", 36672), ("101112.5", 36672.5), ("1011", 36660), ("10", 36000), ("10:11:12", 36672), ("", None),
+     ("noon", None), ("251112", None)],
+)  # fmt: skip
+def test_times(text, seconds):
+    assert parse_time(text) == (None if seconds is None else timedelta(seconds=seconds))
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("20240102101112.25", datetime(2024, 1, 2, 10, 11, 12, 250_000)),
+        ("20240102101112+0200", datetime(2024, 1, 2, 10, 11, 12)),
+        ("20240102", None),
+        ("20241302101112", None),
+        ("", None),
+    ],
+)
+def test_dates_with_times(text, moment):
+    assert parse_datetime(text) == moment
+
+
+def headers_of(folder, change):
+    """Write two synthetic PET slices, changed by `change(data, index)`, and read their headers."""
+    series = plan_series(axial_geometry((2, 4, 4), spacing_xyz_mm=(4, 4, 4)))
+    paths = []
+    for index in range(2):
+        data = build_pet_slice(series, index, [[1000.0] * 4] * 4)
+        change(data, index)
+        paths.append(folder / f"{index}.dcm")
+        write_dataset(data, paths[-1])
+    return read_headers([str(p) for p in paths])
+
+
+def test_factor_from_files(tmp_path):
+    # 70 kg, 3.5e8 Bq of 18F one hour before the scan: 70 000 / (3.5e8 × 2^(-3600 / 6586.2)) = 2.92127e-4 ml⁻¹ g / Bq
+    scale = read_suv_scale(headers_of(tmp_path, lambda data, index: None))
+    assert scale.factor == pytest.approx(2.92127e-4, rel=1e-5)
+    assert scale.basis["decay_s"] == 3600
+    assert not scale.findings
+
+
+def test_the_earliest_acquisition_counts(tmp_path):
+    def change(data, index):
+        data.SeriesTime = "200000"
+        data.AcquisitionTime = ("102112", "101112")[index]
+
+    scale = read_suv_scale(headers_of(tmp_path, change))
+    assert scale.basis["scan_start"] == "2024-01-02T10:11:12"
+
+
+def test_private_factors_of_philips(tmp_path):
+    def change(data, index):
+        data.Units = "CNTS"
+        block = data.private_block(0x7053, "Philips PET Private Group", create=True)
+        block.add_new(0x00, "DS", "0.000551")
+
+    assert read_suv_scale(headers_of(tmp_path, change)).factor == pytest.approx(0.000551)
+
+
+def test_private_scan_time_of_ge(tmp_path):
+    def change(data, index):
+        data.SeriesTime = "200000"
+        block = data.private_block(0x0009, "GEMS_PETD_01", create=True)
+        block.add_new(0x0D, "DT", "20240102100112.00")
+
+    scale = read_suv_scale(headers_of(tmp_path, change))
+    assert scale.basis["scan_start"] == "2024-01-02T10:01:12"
+
+
+def test_mixed_units_are_refused(tmp_path):
+    def change(data, index):
+        data.Units = ("BQML", "GML")[index]
+
+    with pytest.raises(HeaderError) as caught:
+        read_suv_scale(headers_of(tmp_path, change))
+    assert caught.value.code == "suv-units-mixed"
+
+
+def test_a_vanished_file_is_unreadable(tmp_path):
+    headers = headers_of(tmp_path, lambda data, index: None)
+    (tmp_path / "0.dcm").unlink()
+    with pytest.raises(HeaderError) as caught:
+        read_suv_scale(headers)
+    assert caught.value.code == "unreadable"
+
+
+def test_real_series_in_suv(data_dir):
+    files = sorted((data_dir / "ct-rtstruct" / "ibsi_sts_002" / "dicom").glob("*/PET/image/*"))
+    scale = read_suv_scale(read_headers([str(p) for p in files]))
+    assert (scale.factor, scale.basis) == (1.0, {"method": "suv"})
