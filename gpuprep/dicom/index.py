@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -289,7 +290,8 @@ def write_index(index: Index, path: Path) -> None:
             f"the index cannot be written: {error.strerror or error}", code="index-not-written", subject=str(path)
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def read_index(path: Path) -> Index:

@@ -128,9 +128,23 @@ class Ledger:
         return {row[0]: _row(row) for row in cursor}
 
     def put(self, row: CaseRow) -> None:
-        """Insert or replace the row of a case."""
+        """Insert or replace the row of a case.
+
+        Raises
+        ------
+        OutputError
+            ``ledger-not-written``.
+        """
         values = [json.dumps(v, sort_keys=True) if c in _JSON_COLUMNS else v for c, v in asdict(row).items()]
-        self._db.execute(f"INSERT OR REPLACE INTO cases VALUES ({', '.join('?' * len(values))})", values)
+        try:
+            self._db.execute(f"INSERT OR REPLACE INTO cases VALUES ({', '.join('?' * len(values))})", values)
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"cannot write the ledger: {error}",
+                code="ledger-not-written",
+                subject=str(self.path),
+                hint="make room and run again: finished cases are kept",
+            ) from error
 
     def remove(self, cases: Iterable[str]) -> None:
         """Forget cases."""

@@ -13,6 +13,7 @@ from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.local import Crash, map_isolated
 from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
 from gpuprep.run.sources import Sources
+from gpuprep.writers.atomic import make_folder
 from gpuprep.writers.base import Output
 from gpuprep.writers.nnunet import (
     DatasetFolder,
@@ -101,7 +102,7 @@ def convert_to_nnunet(
     ConfigError
         ``bad-modalities``, ``bad-test-set``.
     OutputError
-        ``too-many-regions``, ``exists``, ``options-changed``, ``output-locked``.
+        ``too-many-regions``, ``exists``, ``options-changed``, ``output-locked``, ``not-writable``, ``disk-full``.
     """
     if case_options.rois is None:
         raise ConfigError("a labelled data set needs a ROI map", code="roi-map-missing")
@@ -114,7 +115,7 @@ def convert_to_nnunet(
         segmentations=options.segmentations,
         multiple=case_options.multiple,
     )
-    folder.raw.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.raw)
     ledger = Ledger(folder.sidecars / "ledger.sqlite")
     try:
         ledger.set_file_problems(sources.problems)
@@ -194,7 +195,7 @@ def _move_to_splits(folder: DatasetFolder, ledger: Ledger, splits: dict[str, Spl
             continue
         for old, new in zip(row.outputs, moved, strict=True):
             source, destination = folder.root / old.path, folder.root / new.path
-            destination.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(destination.parent)
             if source.exists():
                 source.replace(destination)
         ledger.put(replace(row, outputs=moved))

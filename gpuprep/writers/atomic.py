@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gpuprep.errors import WriteError
+from gpuprep.errors import OutputError, WriteError
 
 #: Files with this suffix are unfinished; a run removes those it finds.
 PART_SUFFIX = ".gpuprep-part"
@@ -18,7 +18,11 @@ _CODES = {
     errno.EDQUOT: "disk-full",
     errno.EACCES: "not-writable",
     errno.EROFS: "not-writable",
+    errno.EEXIST: "not-writable",
+    errno.ENOTDIR: "not-writable",
 }
+
+_HINT = "make room or choose another output folder, and run again: finished cases are kept"
 
 
 @contextmanager
@@ -39,14 +43,44 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        code = _CODES.get(error.errno or 0, "write-failed")
-        raise WriteError(f"cannot write: {error.strerror or error}", code=code, subject=str(path)) from error
+        raise WriteError(_message(error), code=_code(error), subject=str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file (UTF-8) through `replacing`."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+    """Write a text file of the whole job (UTF-8) through `replacing`.
+
+    Raises
+    ------
+    OutputError
+        The codes of `replacing`.
+    """
+    try:
+        with replacing(path) as part:
+            part.write_text(text, encoding="utf-8")
+    except WriteError as error:
+        raise OutputError(error.message, code=error.code, subject=error.subject, hint=_HINT) from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder of the job, and those above it, where there is none.
+
+    Raises
+    ------
+    OutputError
+        The codes of `replacing`.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(_message(error), code=_code(error), subject=str(path), hint=_HINT) from error
+
+
+def _message(error: OSError) -> str:
+    return f"cannot write: {error.strerror or error}"
+
+
+def _code(error: OSError) -> str:
+    return _CODES.get(error.errno or 0, "write-failed")
 
 
 def remove_parts(folder: Path) -> int:

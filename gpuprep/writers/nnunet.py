@@ -33,7 +33,7 @@ from gpuprep.masks import (
     unpack_bits,
 )
 from gpuprep.volume import Volume
-from gpuprep.writers.atomic import replacing, write_text
+from gpuprep.writers.atomic import make_folder, replacing, write_text
 from gpuprep.writers.base import Output
 from gpuprep.writers.names import safe_name
 from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, gzip_crc32, write_nifti
@@ -413,7 +413,7 @@ def write_scripts(folder: DatasetFolder, folds: int) -> None:
         write_text(path, exports + step)
         path.chmod(0o755)
     for name in ("nnUNet_preprocessed", "nnUNet_results"):
-        (folder.root / name).mkdir(exist_ok=True)
+        make_folder(folder.root / name)
 
 
 def check_strategy(strategy: MaskStrategy, labels: Sequence[LabelPatterns], coding: RegionCodes) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
-from gpuprep.errors import WriteError
-from gpuprep.writers.atomic import PART_SUFFIX, remove_parts, replacing
+from gpuprep.errors import OutputError, WriteError
+from gpuprep.writers.atomic import PART_SUFFIX, make_folder, remove_parts, replacing, write_text
 
 
 def test_an_interrupted_write_keeps_the_old_file(tmp_path):
@@ -27,6 +27,14 @@ def test_what_the_system_refuses_has_a_code(tmp_path, number, code):
     with pytest.raises(WriteError) as caught, replacing(tmp_path / "a"):
         raise OSError(number, "no")
     assert caught.value.code == code
+
+
+def test_files_and_folders_of_the_job_end_it(tmp_path):
+    (tmp_path / "file").touch()
+    for write in (lambda: make_folder(tmp_path / "file" / "x"), lambda: write_text(tmp_path / "file" / "x", "text")):
+        with pytest.raises(OutputError) as caught:
+            write()
+        assert caught.value.code == "not-writable"
 
 
 def test_what_a_killed_run_left_is_removed(tmp_path):

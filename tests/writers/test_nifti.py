@@ -112,4 +112,4 @@ def test_a_folder_that_cannot_be_made_is_a_write_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError) as caught:
         written(tmp_path / "file" / "a.nii", np.zeros((1, 1, 1), np.uint8), VolumeGeometry((1, 1, 1), np.eye(4)))
-    assert caught.value.code == "write-failed"
+    assert caught.value.code == "not-writable"
