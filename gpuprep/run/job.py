@@ -57,6 +57,7 @@ def run_cases(
     options: CaseOptions,
     writer: CaseWriter,
     root: Path,
+    own_folders: Sequence[Path],
     ledger: Ledger,
     on_existing: OnExisting,
     backend: str,
@@ -74,6 +75,8 @@ def run_cases(
         What is done to each case, and where it goes.
     root : Path
         Folder that output paths are relative to.
+    own_folders : sequence of Path
+        Where nobody but the holder of the ledger writes; what a killed run left unfinished there is removed.
     ledger : Ledger
     on_existing : OnExisting
         SKIP leaves finished cases alone; a changed input or option makes a case unfinished.
@@ -90,7 +93,7 @@ def run_cases(
     """
     config = digest(options, writer.config)
     known = ledger.rows()
-    remove_parts(root)
+    _clear(own_folders)
     todo, unplanned, done = [], [], 0
     for plan in plans:
         if isinstance(plan, FailedPlan):
@@ -123,7 +126,12 @@ def run_cases(
             ledger.put(outcome)
             on_row(outcome)
     finally:
-        remove_parts(root)
+        _clear(own_folders)
+
+
+def _clear(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        remove_parts(folder)
 
 
 def is_complete(row: CaseRow, key: str, config: str, root: Path) -> bool:

@@ -81,6 +81,7 @@ def convert_to_nifti(
             options=case_options,
             writer=NiftiWriter(root, suffix, threads),
             root=root,
+            own_folders=(root,),
             ledger=ledger,
             on_existing=on_existing,
             backend=backend,

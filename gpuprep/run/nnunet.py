@@ -130,6 +130,7 @@ def convert_to_nnunet(
             options=case_options,
             writer=writer,
             root=folder.root,
+            own_folders=(folder.raw, folder.sidecars),
             ledger=ledger,
             on_existing=on_existing,
             backend=backend,

@@ -29,6 +29,7 @@ from conversions import (
 
 from gpuprep.dicom.synth import RoiSpec, axial_geometry, build_ct_slice, plan_series, write_study
 from gpuprep.errors import ExitStatus
+from gpuprep.writers.atomic import PART_SUFFIX
 
 #: Longest wait for something that takes a fraction of a second on an idle machine.
 PATIENCE_S = 60.0
@@ -166,6 +167,20 @@ def test_a_killed_worker_costs_one_case(gpuprep, studies, undisturbed, tmp_path)
     assert not list(tmp_path.rglob(f"*{failed['case']}*"))
     assert not hidden_files(tmp_path)
     assert_completes(gpuprep, studies, tmp_path, undisturbed)
+
+
+def test_a_run_clears_up_after_a_killed_one_and_leaves_others_alone(gpuprep, tmp_path):
+    series = write_images(tmp_path / "in", "one")
+    write_structures(tmp_path / "in" / "rs", series, [RoiSpec(1, "gtv", contours_of(GTV_BOX))])
+    rois = write_map(tmp_path / "rois.yaml", {"GTV": "gtv"})
+    raw = tmp_path / "out" / "nnUNet_raw"
+    left, in_use = (raw / name / "imagesTr" / f".x.1{PART_SUFFIX}" for name in ("Dataset001_in", "Dataset002_Other"))
+    for part in (left, in_use):
+        part.parent.mkdir(parents=True)
+        part.touch()
+    result = gpuprep("nnunet", "-m", "CT,RTSTRUCT", "-ryaml", rois, tmp_path / "in", tmp_path / "out")
+    assert result.status == ExitStatus.DONE
+    assert hidden_files(tmp_path / "out") == [in_use]
 
 
 # --- Permissions -----------------------------------------------------------------------------------------------------
