@@ -66,15 +66,14 @@ class CpuBackend:
             ``unknown-kernel``, ``bad-argument``; ``kernel-failed``: out of memory in a row form.
         """
         check_arguments(kernel, args, np.ndarray)
+        held: list[Any] = []
         for position, arg in enumerate(args):
-            if isinstance(arg, np.ndarray) and not arg.flags.aligned:
+            if not isinstance(arg, np.ndarray):
+                held.append(ctypes.create_string_buffer(arg.tobytes(), arg.nbytes))
+            elif arg.flags.aligned:
+                held.append(ctypes.c_void_p(arg.ctypes.data))
+            else:
                 raise KernelError(f"{kernel}, argument {position}: array is not aligned", code="bad-argument")
-        held = [
-            ctypes.c_void_p(arg.ctypes.data)
-            if isinstance(arg, np.ndarray)
-            else ctypes.create_string_buffer(arg.tobytes(), arg.nbytes)
-            for arg in args
-        ]
         addresses = (ctypes.c_void_p * len(held))(*map(ctypes.addressof, held))
         dims = [(ctypes.c_uint * 3)(*three(d)) for d in (grid, block)]
         status = self._launch(kernel.encode(), *dims, addresses, self.workers, self._row_forms)

@@ -92,7 +92,6 @@ def check_arguments(kernel: str, args: Sequence[Any], array_type: type) -> None:
     if len(args) != len(parameters):
         raise KernelError(f"{kernel} takes {len(parameters)} arguments, got {len(args)}", code="bad-argument")
     for position, (arg, (is_pointer, dtype)) in enumerate(zip(args, parameters, strict=True)):
-        wanted = f"{'array' if is_pointer else 'scalar'} of {dtype if dtype is not None else 'records'}"
         wanted_type: Any = array_type if is_pointer else np.generic
         if not isinstance(arg, wanted_type):
             problem = type(arg).__name__
@@ -102,6 +101,7 @@ def check_arguments(kernel: str, args: Sequence[Any], array_type: type) -> None:
             problem = "an array that is not C contiguous"
         else:
             continue
+        wanted = f"{'array' if is_pointer else 'scalar'} of {'records' if dtype is None else dtype}"
         raise KernelError(f"{kernel}, argument {position}: expected {wanted}, got {problem}", code="bad-argument")
 
 

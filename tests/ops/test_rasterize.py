@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuprep.backends import select
+from gpuprep.backends.cpu import CpuBackend
 from gpuprep.dicom.rtstruct import Contour, RoiContours, read_structure_set
 from gpuprep.errors import GeometryError
 from gpuprep.geometry import VolumeGeometry
@@ -19,6 +20,8 @@ from gpuprep.ops import rasterize as module
 from gpuprep.ops.rasterize import SliceGrid, rasterize
 
 CPU, REFERENCE = select("cpu", workers=2), select("reference")
+#: Runs the kernels' own text where the host has a row form.
+KERNEL_TEXT = CpuBackend(row_forms=False)
 AXIAL = np.array([[0.0, 0, 1], [0, 1, 0], [1, 0, 0]])
 SHAPE = (5, 40, 50)
 
@@ -55,6 +58,7 @@ def drawn(rois, geometry, **more):
     """The only ROI's mask, after both backends agreed and found no problem."""
     result, plain = draw(rois, geometry, **more), draw(rois, geometry, REFERENCE, **more)
     check_equal(result.mask, plain.mask)
+    check_equal(draw(rois, geometry, KERNEL_TEXT, **more).mask, plain.mask)
     assert result.problems == plain.problems == ()
     return result.mask.binary(0)
 
