@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from enum import Enum, StrEnum
 from typing import Literal
@@ -135,7 +136,7 @@ class Transforms:
     Raises
     ------
     ConfigError
-        ``bad-spacing``, ``bad-window``, ``bad-orientation``.
+        ``bad-spacing``, ``antialias-nearest``, ``bad-window``, ``bad-orientation``.
     """
 
     spacing_xyz_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -153,6 +154,12 @@ class Transforms:
                 f"spacing {self.spacing_xyz_mm} mm is not usable",
                 code="bad-spacing",
                 hint=f"give three numbers from 0 (keep) to {MAX_SPACING_MM:g} mm, as in --spacing 1,1,3",
+            )
+        if self.antialias and self.interpolation == "nearest":
+            raise ConfigError(
+                "nearest takes one voxel and cannot average",
+                code="antialias-nearest",
+                hint="leave out --antialias, or use --interpolation linear",
             )
         if (self.window_level is None) != (self.window_width is None):
             raise ConfigError("a window needs its level and its width", code="bad-window")
@@ -175,6 +182,10 @@ class Transforms:
                 code="bad-orientation",
                 hint="write keep, or one of L/R, A/P and I/S in any order, as in RAS",
             )
+
+    def windows(self, modality: str, modalities: Collection[str]) -> bool:
+        """Whether the window applies to a channel: to CT, or to every channel of a case without CT."""
+        return self.window_level is not None and (modality == "CT" or "CT" not in modalities)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from gpuprep.errors import GeometryError
 
 Float = NDArray[np.float64]
 
+#: Points along each axis at which the overlap of two grids is looked at.
+LATTICE_POINTS = 32
 #: Two grids are the same when their voxel centres differ by no more than this, in mm.
 SAME_GRID_TOLERANCE_MM = 1e-3
 #: Counts of voxels ignore this fraction of a voxel, which is rounding.
@@ -129,6 +131,17 @@ class VolumeGeometry:
             return False
         corners = np.array([[d, h, w] for d in (0, 1) for h in (0, 1) for w in (0, 1)]) * (np.array(self.shape) - 1)
         return bool(np.abs(self.to_lps(corners) - other.to_lps(corners)).max() <= tolerance_mm)
+
+    def share_within(self, other: VolumeGeometry) -> float:
+        """Return the share of this grid's voxel centres in the extent of `other`, estimated from a coarse lattice.
+
+        The extent ends half a voxel beyond the outermost centres. Each axis is sampled at `LATTICE_POINTS` voxels at
+        most, both ends included.
+        """
+        axes = [np.unique(np.linspace(0, n - 1, LATTICE_POINTS).round()) for n in self.shape]
+        lattice = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+        index = other.to_index(self.to_lps(lattice))
+        return float(((index >= -0.5) & (index < np.array(other.shape) - 0.5)).all(axis=-1).mean())
 
     def crop(self, start_dhw: Sequence[int], shape: Sequence[int]) -> VolumeGeometry:
         """Return the grid of the box that starts at voxel `start_dhw` (may be negative: padding) with `shape`."""

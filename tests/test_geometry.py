@@ -104,3 +104,12 @@ def test_a_degenerate_grid_is_refused(shape, affine):
     with pytest.raises(GeometryError) as caught:
         VolumeGeometry(shape, affine)
     assert caught.value.code == "degenerate-grid"
+
+
+@pytest.mark.parametrize(("offset", "share"), [(0, 1), (5, 0.5), (9, 0.1), (10, 0), (-5, 0.5), (1000, 0)])
+def test_share_of_a_grid_within_another(offset, share):
+    affine = np.eye(4)[[2, 1, 0, 3]]
+    moved = affine.copy()
+    moved[0, 3] = offset
+    other = VolumeGeometry((4, 4, 10), affine)
+    assert VolumeGeometry((4, 4, 10), moved).share_within(other) == pytest.approx(share)

@@ -110,7 +110,7 @@ def resample_volume(
         raise GeometryError(
             "the target's axes do not run along the volume's",
             code="axes-not-parallel",
-            hint="use resample_to_grid, or reorient first",
+            hint="linear or nearest interpolation without antialiasing takes any orientation",
         )
     value = _fill_value(fill, _checked_dtype(volume.array, tuple(_ELEMENT)))
     axes = _axis_tables(to_source, source.shape, target.shape, interpolation, antialias)

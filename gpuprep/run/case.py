@@ -28,6 +28,9 @@ from gpuprep.run.segmentations import SelectedRois, draw, select_segmentations
 from gpuprep.volume import Step, Volume
 from gpuprep.writers.base import CaseWriter, Output
 
+#: A further channel that covers less than this share of the grid is warned of.
+LOW_COVERAGE = 0.9
+
 
 @dataclass(frozen=True, slots=True)
 class CaseOptions:
@@ -124,6 +127,8 @@ def _convert(
         if number:
             with clock.stage("decode"):
                 other = choose_stack(channel, plan, options.stacking)
+                record["findings"] += [f"{channel.modality}: {f.code}: {f.message}" for f in other.findings]
+                check_coverage(channel, other.geometry, target, record)
                 image, _ = load_volume(channel, other, backend, workers)
         with clock.stage("resample"):
             volume = onto_grid(image, target, box, transforms, backend)
@@ -198,6 +203,32 @@ def load_volume(channel: Channel, stack: Stack, backend: Backend, workers: int) 
     return Volume(array, stack.geometry, channel.modality, tuple(steps)), decoded.decoder
 
 
+def check_coverage(channel: Channel, source: VolumeGeometry, target: VolumeGeometry, record: dict[str, Any]) -> None:
+    """Note which share of the output grid a further channel covers; the rest gets the channel's lowest value.
+
+    Parameters
+    ----------
+    record : dict
+        Gets ``channel_coverage`` by modality, and a warning below `LOW_COVERAGE`.
+
+    Raises
+    ------
+    GeometryError
+        ``channel-elsewhere``: it covers nothing.
+    """
+    share = target.share_within(source)
+    record.setdefault("channel_coverage", {})[channel.modality] = round(share, 4)
+    if share == 0:
+        raise GeometryError(
+            f"the {channel.modality} series shows no part of what the output shows",
+            code="channel-elsewhere",
+            subject=channel.series_instance_uid,
+            hint=f"leave {channel.modality} out of --modalities, or look which series belong together: gpuprep show",
+        )
+    if share < LOW_COVERAGE:
+        record["warnings"].append(f"the {channel.modality} channel covers {share:.0%} of the grid")
+
+
 def find_box(image: Volume, grid: SliceGrid, rois: SelectedRois | None, options: CaseOptions, backend: Backend) -> Box:
     """Return the (start, shape) of the box that the output covers, in voxels of the image."""
     crop = options.transforms.crop
@@ -240,10 +271,10 @@ def onto_grid(image: Volume, target: VolumeGeometry, box: Box, transforms: Trans
 
 
 def window_channel(volume: Volume, plan: CasePlan, transforms: Transforms, backend: Backend) -> Volume:
-    """Apply the window: to CT channels, or to every channel of a case without CT. Never to masks."""
+    """Apply the window to the channels that `Transforms.windows` names. Never to masks."""
     if transforms.window_level is None or transforms.window_width is None:
         return volume
-    if volume.modality != "CT" and any(c.modality == "CT" for c in plan.channels):
+    if not transforms.windows(volume.modality, [c.modality for c in plan.channels]):
         return volume
     window = Window(transforms.window_level, transforms.window_width, transforms.rescale_intensity)
     return apply_window(volume, window, backend)

@@ -106,7 +106,7 @@ def convert_to_nnunet(
     """
     if case_options.rois is None:
         raise ConfigError("a labelled data set needs a ROI map", code="roi-map-missing")
-    labels = case_options.rois.labels
+    labels, transforms = case_options.rois.labels, case_options.transforms
     check_strategy(options.strategy, labels, options.region_codes)
     plans = plan_segmented_cases(
         sources.series,
@@ -145,11 +145,11 @@ def convert_to_nnunet(
             regions = _write_regions(writer, ledger, names, options.region_codes, processes)
         rows = ledger.rows()
         training = {c: r.patient for c, r in rows.items() if r.status == "done" and splits[c] == "Tr"}
-        rescaled = case_options.transforms.rescale_intensity is not None
+        rescaled = {m for m in options.images if transforms.rescale_intensity and transforms.windows(m, options.images)}
         write_dataset_json(
             folder,
             labels=labels,
-            channels=[channel_name(m, rescaled=rescaled) for m in options.images],
+            channels=[channel_name(m, rescaled=m in rescaled) for m in options.images],
             training_cases=len(training),
             regions=regions,
         )
