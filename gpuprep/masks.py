@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, NoReturn, TypeVar
 
@@ -29,6 +30,19 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
+class Code:
+    """A coded concept (PS3.3 8.8): Coding Scheme Designator, Code Value, Code Meaning."""
+
+    scheme: str
+    value: str
+    meaning: str
+
+
+#: What formats that demand a category and a type get where neither is known (CID 7150, CID 7151).
+TISSUE = Code("SCT", "85756007", "Tissue")
+
+
+@dataclass(frozen=True, slots=True)
 class Roi:
     """A ROI of an RTSTRUCT or a segment of a SEG, as its file names it.
 
@@ -40,11 +54,26 @@ class Roi:
         ROI Name or Segment Label, unfiltered; never used as a file name as it is.
     rgb : (int, int, int) or None
         Display colour, 0 to 255 each.
+    category, type, region : Code or None
+        Segmented Property Category and Type, Anatomic Region.
+    type_modifiers, region_modifiers : tuple of Code
+        Laterality and the like of `type` and `region`.
+    algorithm : str
+        Segment Algorithm Type: ``AUTOMATIC``, ``SEMIAUTOMATIC``, ``MANUAL``, or empty when unknown.
+    tracking_uid : str
+        Tracking UID (0062,0021): the same finding in other files; empty when unknown.
     """
 
     number: int
     name: str
     rgb: tuple[int, int, int] | None = None
+    category: Code | None = None
+    type: Code | None = None
+    type_modifiers: tuple[Code, ...] = ()
+    region: Code | None = None
+    region_modifiers: tuple[Code, ...] = ()
+    algorithm: str = ""
+    tracking_uid: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +189,57 @@ def from_slices(slices: Iterable[NDArray[np.uint32]], rois: Sequence[Roi], geome
     GeometryError
         ``shape-mismatch``: the planes do not fill `geometry`, or hold too few words for `rois`.
     """
-    words = max(1, -(-len(rois) // PLANE_BITS))
+    codes, table = _encode(slices, max(1, -(-len(rois) // PLANE_BITS)), geometry)
+    return RoiMask(codes, table, tuple(rois), geometry)
+
+
+def from_planes(planes: NDArray[np.uint32], rois: Sequence[Roi], geometry: VolumeGeometry) -> RoiMask:
+    """Build the palette of bit planes (P, D, H, W), uint32; see `from_slices`. Inverse of `RoiMask.to_planes`."""
+    return from_slices((planes[:, d] for d in range(planes.shape[1])), rois, geometry)
+
+
+def from_layers(
+    slices: Iterable[NDArray[np.unsignedinteger]],
+    places: Sequence[tuple[int, int]],
+    rois: Sequence[Roi],
+    geometry: VolumeGeometry,
+) -> RoiMask:
+    """Build the palette of label images that lie over each other.
+
+    Parameters
+    ----------
+    slices : iterable of arrays of shape (L, H, W)
+        Labels of each slice in L layers; 0 is nothing.
+    places : sequence of (int, int)
+        Layer and label of each ROI.
+    rois : sequence of Roi
+        What they are.
+    geometry : VolumeGeometry
+        Grid of the layers.
+
+    Raises
+    ------
+    RoiError
+        ``label-unknown``: a layer holds a label that is no ROI's.
+    GeometryError
+        ``shape-mismatch``: the slices do not fill `geometry`.
+    """
+    count = 1 + max((layer for layer, _ in places), default=0)
+    codes, combinations = _encode(slices, count, geometry)
+    for layer, labels in enumerate(combinations.T):
+        known = [label for of, label in places if of == layer]
+        if unknown := sorted(set(labels.tolist()) - {0, *known}):
+            raise RoiError(f"layer {layer} holds the labels {unknown}, which no ROI has", code="label-unknown")
+    members = [combinations[:, layer] == label for layer, label in places]
+    sets = pack_bits(np.stack(members, axis=1) if members else np.zeros((len(combinations), 0), np.bool_))
+    table, lut = canonical_rows(sets)
+    return RoiMask(apply_lut(lut.astype(code_dtype(len(table))), codes), table, tuple(rois), geometry)
+
+
+def _encode(
+    slices: Iterable[NDArray[np.unsignedinteger]], words: int, geometry: VolumeGeometry
+) -> tuple[NDArray[np.unsignedinteger], NDArray[np.uint32]]:
+    """Return codes (D, H, W) and the table (K, words), canonical, of slices (words, H, W)."""
     codes = np.zeros(geometry.shape, np.uint32)
     tables = [np.zeros((1, words), np.uint32)]
     known = 1
@@ -168,25 +247,20 @@ def from_slices(slices: Iterable[NDArray[np.uint32]], rois: Sequence[Roi], geome
     for count, planes in enumerate(slices, 1):
         if planes.shape != (words, *geometry.shape[1:]) or count > len(codes):
             raise GeometryError(
-                f"slice {count} of bit planes of shape {planes.shape} for {len(rois)} ROIs on a grid of shape "
+                f"slice {count} of shape {planes.shape}, not {(words, *geometry.shape[1:])}, on a grid of shape "
                 f"{geometry.shape}",
                 code="shape-mismatch",
             )
         flat = planes.reshape(words, -1)
         starts, lengths = _runs(flat)
-        table, place = canonical_rows(flat[:, starts].T)
+        table, place = canonical_rows(flat[:, starts].T.astype(np.uint32, copy=False))
         codes[count - 1] = np.repeat(place + known, lengths).reshape(planes.shape[1:])
         known += len(table)
         tables.append(table)
     if count != len(codes):
-        raise GeometryError(f"{count} slices of bit planes for a grid of {len(codes)}", code="shape-mismatch")
+        raise GeometryError(f"{count} slices for a grid of {len(codes)}", code="shape-mismatch")
     table, lut = canonical_rows(np.concatenate(tables))
-    return RoiMask(apply_lut(lut.astype(code_dtype(len(table))), codes), table, tuple(rois), geometry)
-
-
-def from_planes(planes: NDArray[np.uint32], rois: Sequence[Roi], geometry: VolumeGeometry) -> RoiMask:
-    """Build the palette of bit planes (P, D, H, W), uint32; see `from_slices`. Inverse of `RoiMask.to_planes`."""
-    return from_slices((planes[:, d] for d in range(planes.shape[1])), rois, geometry)
+    return apply_lut(lut.astype(code_dtype(len(table))), codes), table
 
 
 def recode(mask: RoiMask, table: NDArray[np.uint32], rois: Sequence[Roi]) -> RoiMask:
@@ -221,6 +295,74 @@ def merge_to_labels(mask: RoiMask, members: Sequence[Sequence[int]], labels: Seq
     columns = [mask.members[:, list(of)].any(axis=1) for of in members]
     table = pack_bits(np.stack(columns, axis=1) if columns else np.zeros((len(mask.table), 0), np.bool_))
     return recode(mask, table, labels)
+
+
+def select_rois(mask: RoiMask, patterns: Sequence[str]) -> RoiMask:
+    """Return the mask of the ROIs whose name fits a pattern: case ignored, ``*`` and ``?`` as in file names.
+
+    Each ROI once, in the order of the patterns, and of `mask` among those that fit the same one.
+
+    Raises
+    ------
+    RoiError
+        ``name-unmatched``: no ROI fits a pattern; the hint lists the names.
+    """
+    chosen: dict[int, None] = {}
+    for pattern in patterns:
+        # a bracket is part of the name
+        found = [
+            i for i, roi in enumerate(mask.rois)
+            if fnmatchcase(roi.name.casefold(), pattern.casefold().replace("[", "[[]"))
+        ]  # fmt: skip
+        if not found:
+            raise RoiError(
+                f"no ROI is named {pattern!r}",
+                code="name-unmatched",
+                hint=f"there are {', '.join(repr(roi.name) for roi in mask.rois)}",
+            )
+        chosen |= dict.fromkeys(found)
+    return merge_to_labels(mask, [(i,) for i in chosen])
+
+
+def assign_layers(mask: RoiMask, limit: int) -> list[tuple[int, int]]:
+    """Put ROIs into as few layers as first fit finds, so that those of a layer share no voxel.
+
+    Parameters
+    ----------
+    mask : RoiMask
+    limit : int
+        ROIs a layer may hold: the largest label.
+
+    Returns
+    -------
+    list of (int, int)
+        Layer and label of each ROI, in order; labels count from 1 within a layer.
+    """
+    members = mask.members.astype(np.float32)  # exact: sums are below 2^24 rows
+    overlaps = members.T @ members > 0
+    layers: list[list[int]] = []
+    places = []
+    for roi, clashes in enumerate(overlaps):
+        free = (n for n, layer in enumerate(layers) if len(layer) < limit and not clashes[layer].any())
+        at = next(free, len(layers))
+        if at == len(layers):
+            layers.append([])
+        layers[at].append(roi)
+        places.append((at, len(layers[at])))
+    return places
+
+
+def is_exclusive(mask: RoiMask) -> bool:
+    """Whether no voxel belongs to two ROIs."""
+    return not (mask.members.sum(axis=1) > 1).any()
+
+
+def let_last_win(mask: RoiMask) -> tuple[RoiMask, NDArray[np.int64]]:
+    """Return the mask in which a voxel belongs to the last of its ROIs alone, and the voxels each ROI (N,) lost."""
+    members = mask.members
+    later = np.cumsum(members[:, ::-1], axis=1)[:, ::-1]
+    exclusive = recode(mask, pack_bits(members & (later == 1)), mask.rois)
+    return exclusive, mask.voxel_counts - exclusive.voxel_counts
 
 
 def join_masks(masks: Sequence[RoiMask]) -> RoiMask:
@@ -264,7 +406,7 @@ def to_label_image(mask: RoiMask) -> NDArray[np.unsignedinteger]:
     OverlapError
         ``labels-overlap``: two ROIs share voxels; the message names the pairs and counts the voxels.
     """
-    if (mask.members.sum(axis=1) > 1).any():
+    if not is_exclusive(mask):
         pairs = mask.overlaps()
         worst = sorted(pairs, key=lambda pair: -pair[2])[:LISTED_PAIRS]
         names = [roi.name for roi in mask.rois]

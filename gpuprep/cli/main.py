@@ -19,6 +19,7 @@ from gpuprep.errors import ExitStatus, GpuprepError
 COMMANDS = {
     "nnunet": "gpuprep.cli.nnunet:nnunet",
     "nifti": "gpuprep.cli.nifti:nifti",
+    "masks": "gpuprep.cli.masks:masks",
     "index": "gpuprep.cli.index:index",
     "show": "gpuprep.cli.index:show",
     "synth": "gpuprep.cli.synth:synth",

@@ -15,7 +15,7 @@ import numpy as np
 from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import HeaderError
 from gpuprep.geometry import DIRECTION_TOLERANCE
-from gpuprep.masks import Roi
+from gpuprep.masks import Code, Roi
 
 SegmentationKind = Literal["BINARY", "FRACTIONAL", "LABELMAP"]
 Point = tuple[float, float, float]
@@ -25,6 +25,9 @@ SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 LABELMAP_SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 #: Segment number and stored value of "no segment" in a label map (PS3.3 C.8.20.2).
 BACKGROUND = 0
+
+#: Where gpuprep keeps its own description of a mask in the segmentations that it writes: group, creator, element.
+PRIVATE_GROUP, PRIVATE_CREATOR, PRIVATE_OFFSET = 0x0063, "gpuprep", 0x01
 
 #: What pydicom raises on broken data sets; the first two where a sequence is none.
 UNREADABLE = (
@@ -98,6 +101,8 @@ class Segmentation:
         Its UIDs.
     referenced_series_uids, referenced_sop_instance_uids : tuple of str
         The images it was made on, from the Referenced Series Sequence.
+    description : str
+        What gpuprep says of a mask that it wrote itself; empty in files of others.
     """
 
     path: Path
@@ -114,6 +119,7 @@ class Segmentation:
     series_instance_uid: str = ""
     referenced_series_uids: tuple[str, ...] = ()
     referenced_sop_instance_uids: tuple[str, ...] = ()
+    description: str = ""
 
     @property
     def rows(self) -> int:
@@ -176,6 +182,13 @@ def cielab_to_rgb(stored: Sequence[int]) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def _code(entry: Any) -> Code:
+    """Return a coded concept; its value has three places by length and kind (PS3.3 8.1)."""
+    values = (entry.get(keyword) for keyword in ("CodeValue", "LongCodeValue", "URNCodeValue"))
+    value = next((str(v) for v in values if v), "")
+    return Code(str(entry.get("CodingSchemeDesignator", "")), value, str(entry.get("CodeMeaning", "")))
+
+
 class _Reader:
     """Takes what is needed out of a data set; every complaint names the file."""
 
@@ -217,7 +230,15 @@ class _Reader:
             series_instance_uid=str(data.get("SeriesInstanceUID", "")),
             referenced_series_uids=tuple(str(s.get("SeriesInstanceUID", "")) for s in referenced),
             referenced_sop_instance_uids=tuple(str(i.get("ReferencedSOPInstanceUID", "")) for i in instances),
+            description=self.description(),
         )
+
+    def description(self) -> str:
+        try:
+            block = self.data.private_block(PRIVATE_GROUP, PRIVATE_CREATOR)
+            return str(block[PRIVATE_OFFSET].value)
+        except KeyError:
+            return ""
 
     def segments(self, background: set[int]) -> tuple[Roi, ...]:
         rois: list[Roi] = []
@@ -229,8 +250,31 @@ class _Reader:
                 raise self.invalid("SegmentNumber", f"{number} (negative, or used twice)")
             colour = item.get("RecommendedDisplayCIELabValue")
             rgb = cielab_to_rgb(self.numbers(item, "RecommendedDisplayCIELabValue", 3, of=int)) if colour else None
-            rois.append(Roi(number, str(item.get("SegmentLabel", "")), rgb))
+            rois.append(
+                Roi(
+                    number,
+                    str(item.get("SegmentLabel", "")),
+                    rgb,
+                    category=self.code(item, "SegmentedPropertyCategoryCodeSequence"),
+                    type=self.code(item, "SegmentedPropertyTypeCodeSequence"),
+                    type_modifiers=self.modifiers(
+                        item, "SegmentedPropertyTypeCodeSequence", "SegmentedPropertyTypeModifierCodeSequence"
+                    ),
+                    region=self.code(item, "AnatomicRegionSequence"),
+                    region_modifiers=self.modifiers(item, "AnatomicRegionSequence", "AnatomicRegionModifierSequence"),
+                    algorithm=str(item.get("SegmentAlgorithmType", "")),
+                    tracking_uid=str(item.get("TrackingUID", "")),
+                )
+            )
         return tuple(rois)
+
+    def modifiers(self, item: Any, keyword: str, modifier_keyword: str) -> tuple[Code, ...]:
+        coded = item.get(keyword) or [{}]
+        return tuple(_code(entry) for entry in coded[0].get(modifier_keyword) or ())
+
+    def code(self, item: Any, keyword: str) -> Code | None:
+        coded = item.get(keyword)
+        return _code(coded[0]) if coded else None
 
     def spec(self, *, is_binary: bool) -> FrameSpec:
         data = self.data

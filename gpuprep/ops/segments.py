@@ -92,7 +92,7 @@ def embed_segmentation(
     if _is_parallel(segmentation, target):
         mask = _place(source, target, grid)
     else:
-        own = _own_grid(segmentation, float(target.spacing_dhw_mm.min()))
+        own = own_grid(segmentation, float(target.spacing_dhw_mm.min()))
         mask = _sample(_place(source, own, SliceGrid(own)), target, backend)
     return mask, source.problems()
 
@@ -299,19 +299,35 @@ def _is_parallel(segmentation: Segmentation, target: VolumeGeometry) -> bool:
     return True
 
 
-def _own_grid(segmentation: Segmentation, default_spacing_mm: float) -> VolumeGeometry:
-    """Return the regular grid that the frames lie on; `default_spacing_mm` is for a lone plane of unknown thickness."""
+def own_grid(segmentation: Segmentation, default_spacing_mm: float | None = None) -> VolumeGeometry:
+    """Return the regular grid that the frames lie on.
+
+    Parameters
+    ----------
+    segmentation : Segmentation
+        The header.
+    default_spacing_mm : float, optional
+        For a lone plane of unknown thickness; the distance of its rows or columns, the lesser, when not given.
+
+    Raises
+    ------
+    RoiError
+        ``irregular-frames``: there is no such grid.
+    """
 
     def refuse(why: str) -> RoiError:
         return RoiError(
-            f"the frames are not parallel to the image's slices, and {why}",
+            f"the frames have to lie on a grid of their own, and {why}",
             code="irregular-frames",
             subject=segmentation.sop_instance_uid,
         )
 
+    if not segmentation.frames:
+        raise refuse("there are none")
     if len({(f.orientation, f.pixel_spacing_mm) for f in segmentation.frames}) > 1:
         raise refuse("differ in orientation or pixel spacing")
     first = segmentation.frames[0]
+    default_spacing_mm = default_spacing_mm or min(first.pixel_spacing_mm)
     along, down = np.array(first.orientation[:3]), np.array(first.orientation[3:])
     normal = np.cross(along, down)
     positions = np.array([f.position_lps_mm for f in segmentation.frames])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,19 +30,26 @@ _HINT = "make room or choose another output folder, and run again: finished case
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it becomes `path` by rename, on failure it is removed.
 
+    A folder made there takes the place of a folder: the old one is moved aside, and removed when the new one has its
+    name.
+
     Raises
     ------
     WriteError
         ``disk-full``, ``not-writable`` or ``write-failed``: the system refused.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")
+    old = path.with_name(f".{path.name}.{os.getpid()}-old{PART_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield part
+            if part.is_dir() and path.is_dir():
+                path.replace(old)
             part.replace(path)
         finally:
-            part.unlink(missing_ok=True)
+            for left in (part, old):
+                _remove(left)
     except OSError as error:
         raise WriteError(_message(error), code=_code(error), subject=str(path)) from error
 
@@ -84,8 +92,15 @@ def _code(error: OSError) -> str:
 
 
 def remove_parts(folder: Path) -> int:
-    """Remove what a killed run left unfinished below `folder`; return how many files that was."""
-    parts = [p for p in folder.rglob(f".*{PART_SUFFIX}") if p.is_file()]
+    """Remove what a killed run left unfinished below `folder`; return how many files and folders that was."""
+    parts = list(folder.rglob(f".*{PART_SUFFIX}"))
     for part in parts:
-        part.unlink(missing_ok=True)
+        _remove(part)
     return len(parts)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -7,8 +7,10 @@ series; nibabel and SimpleITK are what the tests read it with.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +28,28 @@ _SCANNER = 1
 _UNITS_MM = 2
 _HEADER_SIZE = 348
 _VOXEL_OFFSET = 352
+#: Extensions fill multiples of this many bytes, with their size and code in the first eight.
+_EXTENSION_STEP = 16
 #: isal levels with the best ratio of speed and size: 3 for images, 1 for label volumes (notes in design.md).
 IMAGE_LEVEL = 3
 LABEL_LEVEL = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """A header extension: its code in the NIfTI registry, and its content."""
+
+    code: int
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NiftiFile:
+    """What a NIfTI file holds: stored values (D, H, W) without slope and intercept, grid, header extensions."""
+
+    array: NDArray[Any]
+    geometry: VolumeGeometry
+    extensions: tuple[Extension, ...]
 
 
 def index_to_ras(geometry: VolumeGeometry) -> NDArray[np.float64]:
@@ -70,8 +91,8 @@ def quaternion(rotation: NDArray[np.float64]) -> tuple[float, float, float]:
     return float(b), float(c), float(d)
 
 
-def header_bytes(dtype: np.dtype[Any], geometry: VolumeGeometry) -> bytes:
-    """Return the 352 bytes before the voxels: header and empty extension flag."""
+def header_bytes(dtype: np.dtype[Any], geometry: VolumeGeometry, extensions: Sequence[Extension] = ()) -> bytes:
+    """Return the bytes before the voxels: header, extension flag, extensions."""
     affine = index_to_ras(geometry)
     depth, height, width = geometry.shape
     if max(geometry.shape) > np.iinfo(np.int16).max:
@@ -81,12 +102,16 @@ def header_bytes(dtype: np.dtype[Any], geometry: VolumeGeometry) -> bytes:
     handed = 1.0 if np.linalg.det(rotation) > 0 else -1.0
     b, c, d = quaternion(rotation * np.array([1.0, 1.0, handed]))
     header = bytearray(_VOXEL_OFFSET)
+    header[_HEADER_SIZE] = bool(extensions)
+    for extension in extensions:
+        size = -(-(8 + len(extension.content)) // _EXTENSION_STEP) * _EXTENSION_STEP
+        header += struct.pack("<2i", size, extension.code) + extension.content.ljust(size - 8, b"\0")
     struct.pack_into("<i", header, 0, _HEADER_SIZE)
     struct.pack_into("<c", header, 38, b"r")
     struct.pack_into("<8h", header, 40, 3, width, height, depth, 1, 1, 1, 1)
     struct.pack_into("<2h", header, 70, _DATATYPES[dtype.name], dtype.itemsize * 8)
     struct.pack_into("<8f", header, 76, handed, *spacing, 0, 0, 0, 0)
-    struct.pack_into("<3f", header, 108, _VOXEL_OFFSET, 1.0, 0.0)
+    struct.pack_into("<3f", header, 108, len(header), 1.0, 0.0)
     struct.pack_into("<B", header, 123, _UNITS_MM)
     struct.pack_into("<2h", header, 252, _SCANNER, _SCANNER)
     struct.pack_into("<6f", header, 256, b, c, d, *affine[:3, 3])
@@ -103,6 +128,7 @@ def write_nifti(
     level: int,
     threads: int,
     root: Path,
+    extensions: Sequence[Extension] = (),
 ) -> Output:
     """Write a volume; ``.nii.gz`` is compressed by isal in blocks of 1 MiB, so threads do not change the bytes.
 
@@ -120,13 +146,15 @@ def write_nifti(
         Compression threads, at least 1.
     root : Path
         What the returned path is relative to.
+    extensions : sequence of Extension
+        Header extensions, in order.
 
     Raises
     ------
     WriteError
         ``not-orthogonal``, ``too-large``, and what `replacing` raises.
     """
-    header = header_bytes(array.dtype, geometry)
+    header = header_bytes(array.dtype, geometry, extensions)
     voxels = np.ascontiguousarray(array).data.cast("B")
     with replacing(path) as part:
         if path.suffix == ".gz":
@@ -142,6 +170,80 @@ def write_nifti(
         size = part.stat().st_size
         crc = gzip_crc32(part) if path.suffix == ".gz" else 0
     return Output(path.relative_to(root).as_posix(), size, crc)
+
+
+def read_nifti(path: Path) -> NiftiFile:
+    """Read a NIfTI-1 single file of either byte order, compressed or not.
+
+    The grid is the sform's, else the qform's, turned from RAS+ to LPS.
+
+    Raises
+    ------
+    ValueError
+        It is no such file, or cut short; it has more than one volume, neither sform nor qform, or values of a type that
+        is not written here.
+    OSError
+        It cannot be read.
+    """
+    from isal import igzip
+
+    data = path.read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        data = igzip.decompress(data)
+    order: Literal["<", ">"] = "<" if int.from_bytes(data[:4], "little") == _HEADER_SIZE else ">"
+    if struct.unpack_from(order + "i", data.ljust(4)) != (_HEADER_SIZE,) or data[344:347] != b"n+1":
+        raise ValueError("not a NIfTI-1 single file")
+
+    def field(code: str, at: int) -> tuple[Any, ...]:
+        return struct.unpack_from(order + code, data, at)
+
+    rank, *sizes = field("8h", 40)
+    dims = [n if axis < rank else 1 for axis, n in enumerate(sizes)]
+    if min(dims) < 1 or max(dims[3:]) > 1:
+        raise ValueError(f"of shape {tuple(dims)}, not one volume")
+    names = {code: name for name, code in _DATATYPES.items()}
+    (datatype,) = field("h", 70)
+    if datatype not in names:
+        raise ValueError(f"values of NIfTI type {datatype} are not read")
+    width, height, depth = dims[:3]
+    (offset,) = field("f", 108)
+    dtype = np.dtype(names[datatype]).newbyteorder(order)
+    array = np.frombuffer(data, dtype, width * height * depth, int(offset)).reshape(depth, height, width)
+
+    qform, sform = field("2h", 252)
+    affine = np.eye(4)
+    if sform > 0:
+        affine[:3] = np.reshape(field("12f", 280), (3, 4))
+    elif qform > 0:
+        sign, *spacing = field("4f", 76)
+        affine[:3, :3] = rotation_of(*field("3f", 256)) * spacing * np.array([1, 1, -1 if sign < 0 else 1])
+        affine[:3, 3] = field("3f", 268)
+    else:
+        raise ValueError("it does not say where its voxels are: neither sform nor qform")
+    lps = (np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)[:, [2, 1, 0, 3]]
+
+    extensions = []
+    at = _VOXEL_OFFSET
+    while data[_HEADER_SIZE] and at + 8 <= offset:
+        size, code = field("2i", at)
+        if size < 8:
+            raise ValueError(f"a header extension of {size} bytes")
+        extensions.append(Extension(code, data[at + 8 : at + size].rstrip(b"\0")))
+        at += size
+    return NiftiFile(array.astype(names[datatype], copy=False), VolumeGeometry((depth, height, width), lps),
+                     tuple(extensions))  # fmt: skip
+
+
+def rotation_of(b: float, c: float, d: float) -> NDArray[np.float64]:
+    """Return the rotation matrix of a unit quaternion with a ≥ 0. Inverse of `quaternion`."""
+    a = np.sqrt(max(0.0, 1 - b * b - c * c - d * d))
+    return np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
 
 
 def gzip_crc32(path: Path) -> int:

@@ -1,0 +1,131 @@
+"""``gpuprep masks``: what is in mask files, and from one kind to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpuprep.cli import options
+from gpuprep.errors import ConfigError, ExitStatus
+from gpuprep.writers.masks import MASK_WRITERS, container_of
+
+if TYPE_CHECKING:
+    from gpuprep.masks import RoiMask
+    from gpuprep.run.masks import OpenedMask
+
+_image = click.option(
+    "--image", type=options.PATH, metavar="FOLDER",
+    help="The images of the mask: an RTSTRUCT is drawn on them, a SEG put on their grid; a SEG that is written names "
+         "them.",
+)  # fmt: skip
+
+
+def _output_options(command: options.Command) -> options.Command:
+    return options.apply(
+        click.option("--to", "container", type=click.Choice(list(MASK_WRITERS)),
+                     help="By default what OUTPUT ends in."),
+        _image,
+        click.option("--on-overlap", type=click.Choice(["keep", "last-wins"]), default="keep", show_default=True,
+                     help="last-wins: a voxel goes to its last ROI alone, and what others lose is told. With keep, a "
+                          "container that holds one label a voxel refuses ROIs that overlap."),
+        click.option("--seg-kind", type=click.Choice(["auto", "labelmap", "binary"]), default="auto", show_default=True,
+                     help="Of a DICOM SEG; auto: a label map unless ROIs overlap."),
+        click.option("--deflated", is_flag=True, help="Compress a DICOM SEG as a whole."),
+        click.option("--ome-labels", is_flag=True, help="Add OME-Zarr labels to a Zarr mask."),
+    )(command)  # fmt: skip
+
+
+@click.group(short_help="Show, convert and pick from mask files: any number of overlapping ROIs in one file.")
+def masks() -> None:
+    """Work with mask files.
+
+    \b
+    name.seg.nrrd   layers with names, colours and codes; 3D Slicer, ITK
+    name.dcm        DICOM SEG: a label map, or binary segments when ROIs overlap
+    name.zarr       palette in chunks: patches and single ROIs without the rest
+    name.nii.gz     one label image with a label table; no overlaps
+    name/           one NIfTI file a ROI
+    name.h5 .npz    palette
+
+    Read as well: RTSTRUCT with its images, and SEG, seg.nrrd and NIfTI of other programs.
+    """
+
+
+@masks.command(short_help="Print the ROIs of a mask and their overlaps.")
+@click.argument("source", type=options.PATH)
+@_image
+def info(source: Path, image: Path | None) -> int:
+    """Print grid, ROIs and overlaps of SOURCE."""
+    from gpuprep.report.masks import format_mask
+
+    opened = _open(source, image)
+    click.echo(format_mask(opened.mask))
+    return _finish(opened)
+
+
+@masks.command(short_help="Write a mask in another container.")
+@click.argument("source", type=options.PATH)
+@click.argument("output", type=options.PATH)
+@_output_options
+def convert(source: Path, output: Path, image: Path | None, **how: Any) -> int:
+    """Write the mask SOURCE as OUTPUT, with all its ROIs, names, codes and geometry."""
+    opened = _open(source, image)
+    _write(opened, opened.mask, output, **how)
+    return _finish(opened)
+
+
+@masks.command(short_help="Write some of the ROIs of a mask.")
+@click.argument("source", type=options.PATH)
+@click.argument("output", type=options.PATH)
+@click.option("--roi", "patterns", multiple=True, required=True, metavar="NAME",
+              help="Name of a ROI, case ignored, * and ? allowed; can be given again.")  # fmt: skip
+@_output_options
+def extract(source: Path, output: Path, patterns: tuple[str, ...], image: Path | None, **how: Any) -> int:
+    """Write the ROIs of SOURCE that a NAME fits as OUTPUT, in the order of the names given."""
+    from gpuprep.masks import select_rois
+
+    opened = _open(source, image)
+    _write(opened, select_rois(opened.mask, patterns), output, **how)
+    return _finish(opened)
+
+
+def _open(source: Path, image: Path | None) -> OpenedMask:
+    from gpuprep.backends import select
+    from gpuprep.config import Stacking
+    from gpuprep.run.masks import open_mask
+
+    return open_mask(source, image=image, stacking=Stacking(), backend=select("cpu"))
+
+
+def _write(
+    opened: OpenedMask, mask: RoiMask, output: Path, *, container: str | None, on_overlap: str, seg_kind: str,
+    deflated: bool, ome_labels: bool,
+) -> None:  # fmt: skip
+    from gpuprep.masks import let_last_win
+
+    container = container or container_of(output)
+    if on_overlap == "last-wins":
+        mask, lost = let_last_win(mask)
+        for roi, voxels in zip(mask.rois, lost.tolist(), strict=True):
+            if voxels:
+                click.echo(f"{roi.name!r} lost {voxels} voxels to later ROIs", err=True)
+    own: dict[str, Any] = {}
+    if container == "dicomseg":
+        if not opened.images:
+            raise ConfigError(
+                "a DICOM SEG refers to its images", code="image-needed", subject=str(output), hint="add --image FOLDER"
+            )
+        own = {"sources": opened.images, "kind": seg_kind, "deflated": deflated}
+    elif container == "zarr":
+        own = {"ome_labels": ome_labels}
+    MASK_WRITERS.load(container)(mask, output, **own)
+    click.echo(str(output))
+
+
+def _finish(opened: OpenedMask) -> int:
+    """Print what could not be read; a mask that is not whole is a failed case."""
+    for problem in opened.problems:
+        click.echo(f"warning: {problem}", err=True)
+    return ExitStatus.CASES_FAILED if opened.problems else ExitStatus.DONE

@@ -1,0 +1,135 @@
+"""Reading masks wherever they are: mask files, DICOM SEG, and RTSTRUCT with its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gpuprep.backends.base import Backend
+from gpuprep.codecs.segframes import decode_segmentation_frames
+from gpuprep.config import Stacking
+from gpuprep.dicom.header import InstanceHeader, read_headers
+from gpuprep.dicom.rtstruct import read_structure_set
+from gpuprep.dicom.seg import Segmentation, read_segmentation
+from gpuprep.dicom.stack import Stack
+from gpuprep.errors import ConfigError, InputNotFoundError, LinkError
+from gpuprep.masks import RoiMask
+from gpuprep.ops.rasterize import SliceGrid, rasterize
+from gpuprep.ops.segments import embed_segmentation, own_grid
+from gpuprep.run.case import choose_stack
+from gpuprep.run.plan import CasePlan, Channel
+from gpuprep.run.sources import open_sources
+from gpuprep.writers.masks import read_mask
+from gpuprep.writers.masks.description import parse_geometry, parse_rois
+from gpuprep.writers.masks.dicomseg import segment_label
+
+#: Where "DICM" stands in a DICOM file (PS3.10 7.1).
+_MAGIC = slice(128, 132)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenedMask:
+    """A mask, what of it could not be read, and the images it was drawn on where they were given."""
+
+    mask: RoiMask
+    problems: tuple[str, ...] = ()
+    images: tuple[InstanceHeader, ...] = ()
+
+
+def open_mask(path: Path, *, image: Path | None, stacking: Stacking, backend: Backend) -> OpenedMask:
+    """Read a mask of any kind.
+
+    Parameters
+    ----------
+    path : Path
+        A mask file of `gpuprep.writers.masks`, a DICOM SEG or an RTSTRUCT.
+    image : Path, optional
+        Folder of the images of a SEG or RTSTRUCT: the mask is put on their grid. A SEG without images lies on the grid
+        that its description or its own frames tell.
+    stacking : Stacking
+        How the images are made a volume.
+    backend : Backend
+        Where contours are drawn.
+
+    Raises
+    ------
+    InputNotFoundError
+        ``path-missing``, ``no-dicom-found``.
+    ConfigError
+        ``image-needed``: an RTSTRUCT without `image`; and what `read_mask` raises.
+    CaseError
+        What readers of SEG and RTSTRUCT, of image stacks and of mask files raise.
+    """
+    if not path.exists():
+        raise InputNotFoundError("there is no such file", code="path-missing", subject=str(path))
+    if not _is_dicom(path):
+        return OpenedMask(read_mask(path), images=find_images(image) if image else ())
+    (header,) = read_headers([str(path)])
+    stack = _stack_of(header, image, stacking) if image else None
+    images = tuple(frame.instance for frame in stack.frames) if stack else ()
+    if header.modality != "RTSTRUCT":
+        mask, problems = _read_seg(read_segmentation(path), stack, backend)
+        return OpenedMask(mask, problems, images)
+    if stack is None:
+        raise ConfigError(
+            "contours have to be drawn on images", code="image-needed", subject=str(path), hint="add --image FOLDER"
+        )
+    structures = read_structure_set(str(path))
+    drawn = rasterize(structures.rois, _grid_of(stack), overlap="xor", backend=backend)
+    found = [*structures.problems, *(p for roi in structures.rois for p in roi.problems), *drawn.problems]
+    return OpenedMask(drawn.mask, tuple(map(str, found)), images)
+
+
+def find_images(folder: Path) -> tuple[InstanceHeader, ...]:
+    """Return the instances of the only series with pixels in a folder.
+
+    Raises
+    ------
+    InputNotFoundError
+        ``no-dicom-found``.
+    LinkError
+        ``ambiguous-reference``: there are several.
+    """
+    sources = open_sources([folder], index_path=None, workers=1)
+    series = [s for s in sources.series if s.instances[0].rows and s.instances[0].modality not in ("SEG", "RTDOSE")]
+    if len(series) != 1:
+        raise LinkError(f"{len(series)} image series, not one", code="ambiguous-reference", subject=str(folder))
+    return tuple(series[0].instances)
+
+
+def _is_dicom(path: Path) -> bool:
+    if path.is_dir():
+        return False
+    with path.open("rb") as file:
+        return file.read(_MAGIC.stop)[_MAGIC] == b"DICM"
+
+
+def _stack_of(header: InstanceHeader, image: Path, stacking: Stacking) -> Stack:
+    """Return the stack of the images that a SEG or RTSTRUCT belongs to."""
+    sources = open_sources([image, Path(header.path)], index_path=None, workers=1)
+    links = [k for k in sources.links.links if k.segmentation.path == header.path]
+    if not links:
+        raise next(p for p in sources.links.problems if p.subject == header.path)
+    (series,) = (s for s in sources.series if s.series_instance_uid == links[0].image_series_uid)
+    channel = Channel(series.modality, series.series_instance_uid, tuple(series.instances))
+    plan = CasePlan("", "", (channel,), (header,), (links[0].detail,), (), "")
+    return choose_stack(channel, plan, stacking)
+
+
+def _grid_of(stack: Stack) -> SliceGrid:
+    return SliceGrid(stack.geometry, stack.plane_offsets_lps_mm if stack.is_irregular else None)
+
+
+def _read_seg(segmentation: Segmentation, stack: Stack | None, backend: Backend) -> tuple[RoiMask, tuple[str, ...]]:
+    text = segmentation.description
+    if stack is not None:
+        grid = _grid_of(stack)
+    else:
+        grid = SliceGrid(parse_geometry(text) if text else own_grid(segmentation))
+    mask, problems = embed_segmentation(segmentation, decode_segmentation_frames(segmentation), grid, backend=backend)
+    if text:
+        described = parse_rois(text)
+        labels = [segment_label(n, roi) for n, roi in enumerate(described, 1)]
+        if labels == [roi.name for roi in mask.rois]:  # else another program has changed the segments
+            mask = replace(mask, rois=described)
+    return mask, tuple(map(str, problems))

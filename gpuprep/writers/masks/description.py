@@ -1,0 +1,130 @@
+"""What a mask is, apart from its voxels, as JSON; each container keeps it in one place of its own."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from gpuprep.errors import ConfigError, GpuprepError, HeaderError
+from gpuprep.geometry import VolumeGeometry
+from gpuprep.masks import Code, Roi, RoiMask
+
+#: Name under which containers keep the description.
+KEY = "gpuprep_mask"
+#: Raised when an older reader could misread what a newer writer wrote.
+VERSION = 1
+#: What decompressors raise.
+_DAMAGED = (zlib.error, zipfile.BadZipFile, ElementTree.ParseError)
+
+
+def describe(mask: RoiMask, *, with_extents: bool = False) -> str:
+    """Return ROIs and geometry as JSON in ASCII.
+
+    Parameters
+    ----------
+    mask : RoiMask
+    with_extents : bool
+        Also say the voxel count and box (first voxel, and the one after the last, (d, h, w)) of each ROI, for
+        containers of which a part can be read.
+    """
+    rois = [{key: value for key, value in asdict(roi).items() if value or key == "name"} for roi in mask.rois]
+    if with_extents:
+        extents = zip(rois, mask.voxel_counts.tolist(), mask.bounding_boxes().tolist(), strict=True)
+        for entry, voxels, box in extents:
+            entry |= {"voxels": voxels, "box": box}
+    grid = mask.geometry
+    return json.dumps(
+        {
+            "version": VERSION,
+            "shape": grid.shape,
+            "index_to_lps": grid.index_to_lps.tolist(),
+            "frame_of_reference_uid": grid.frame_of_reference_uid,
+            "rois": rois,
+        }
+    )
+
+
+def parse_geometry(text: str) -> VolumeGeometry:
+    """Return the geometry of a description."""
+    content = json.loads(text)
+    return VolumeGeometry(tuple(content["shape"]), content["index_to_lps"], content["frame_of_reference_uid"])
+
+
+def parse_rois(text: str) -> tuple[Roi, ...]:
+    """Return the ROIs of a description.
+
+    Raises
+    ------
+    HeaderError
+        ``mask-version``: a newer gpuprep wrote it.
+    """
+    content = json.loads(text)
+    if content["version"] != VERSION:
+        raise HeaderError(f"description of version {content['version']}, not {VERSION}", code="mask-version")
+    return tuple(_parse_roi(entry) for entry in content["rois"])
+
+
+def parse_boxes(text: str) -> list[tuple[Sequence[int], Sequence[int]]]:
+    """Return first voxel and the one after the last of each ROI of a description with extents."""
+    return [(start, stop) for start, stop in (entry["box"] for entry in json.loads(text)["rois"])]
+
+
+def _parse_roi(entry: dict[str, Any]) -> Roi:
+    values: dict[str, Any] = {"number": 0}
+    for field in fields(Roi):
+        value = entry.get(field.name)
+        if value is None:
+            continue
+        if field.name in ("category", "type", "region"):
+            value = Code(**value)
+        elif field.name in ("type_modifiers", "region_modifiers"):
+            value = tuple(Code(**code) for code in value)
+        elif field.name == "rgb":
+            value = tuple(value)
+        values[field.name] = value
+    return Roi(**values)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a mask file is read into errors with codes.
+
+    Raises
+    ------
+    HeaderError
+        ``unreadable``: the system refuses; ``mask-unreadable``: the content is damaged or something else.
+    """
+    try:
+        yield
+    except GpuprepError:
+        raise
+    except FileNotFoundError as error:
+        raise HeaderError("there is no such file", code="unreadable", subject=str(path)) from error
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, *_DAMAGED) as error:
+        raise HeaderError(f"not a mask that can be read: {error}", code="mask-unreadable", subject=str(path)) from error
+
+
+def load_extra(module: str) -> Any:
+    """Import a module of the extra ``masks``.
+
+    Raises
+    ------
+    ConfigError
+        ``extra-missing``.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"this container needs {module.split('.')[0]}: {error}",
+            code="extra-missing",
+            hint='pip install "gpuprep[masks]"',
+        ) from error

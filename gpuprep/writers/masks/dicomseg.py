@@ -1,0 +1,249 @@
+"""DICOM SEG through highdicom: a label map when ROIs share no voxel, else one binary segment a ROI.
+
+`gpuprep.run.masks` reads it back, by where its frames lie; a private element keeps what the standard has no room for.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuprep._version import __version__
+from gpuprep.dicom.header import InstanceHeader
+from gpuprep.dicom.seg import PRIVATE_CREATOR, PRIVATE_GROUP, PRIVATE_OFFSET
+from gpuprep.errors import ConfigError, WriteError
+from gpuprep.masks import TISSUE, Code, Roi, RoiMask, apply_lut, assign_layers, is_exclusive, to_label_image
+from gpuprep.writers.atomic import replacing
+from gpuprep.writers.masks.description import describe, load_extra
+
+SegKind = Literal["auto", "labelmap", "binary"]
+
+#: Longest Segment Label (LO) and Segment Description (ST), characters.
+_LABEL_LENGTH, _DESCRIPTION_LENGTH = 64, 1024
+#: Largest pixel value of a label map.
+_LABELMAP_LIMIT = 65535
+#: ROIs of a layer on the way to binary segments.
+_LAYER_LIMIT = 255
+#: Added to the Series Number of the images.
+_SERIES_STEP = 1000
+_NOT_IN_LO = re.compile(r"[\x00-\x1f\x7f\\]+")
+_JPEG_LS, _EXPLICIT, _DEFLATED = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"
+
+
+def write(
+    mask: RoiMask, path: Path, *, sources: Sequence[InstanceHeader], kind: SegKind = "auto", deflated: bool = False
+) -> None:
+    """Write a mask.
+
+    Parameters
+    ----------
+    mask : RoiMask
+    path : Path
+    sources : sequence of InstanceHeader
+        The images it was made on, of one series: patient and study are theirs, and each is referenced.
+    kind : {"auto", "labelmap", "binary"}
+        ``labelmap`` (2024d) is small and one value a voxel; ``binary`` holds overlaps and is read by older programs.
+    deflated : bool
+        Compress the whole data set: small for binary too, but not every archive takes it. Otherwise a label map is
+        compressed by lossless JPEG-LS, and binary segments are not.
+
+    Raises
+    ------
+    ConfigError
+        ``extra-missing``; ``no-sources``: there is no image to refer to.
+    OverlapError
+        ``labels-overlap``: a label map was asked for.
+    WriteError
+        ``no-rois``, ``too-many-rois``; ``not-orthogonal``: a sheared grid; ``source-refused``: highdicom refuses the
+        source images; and what `replacing` raises.
+    """
+    if not sources:
+        raise ConfigError("a DICOM SEG refers to the images it was made on", code="no-sources", subject=str(path))
+    if not mask.rois:
+        raise WriteError("a DICOM SEG has at least one segment", code="no-rois", subject=str(path))
+    if len(mask.rois) > _LABELMAP_LIMIT:
+        raise WriteError(f"{len(mask.rois)} ROIs, over {_LABELMAP_LIMIT}", code="too-many-rois", subject=str(path))
+    if not mask.geometry.is_orthogonal():
+        raise WriteError("a sheared grid does not fit into a DICOM SEG", code="not-orthogonal", subject=str(path))
+    load_extra("highdicom")
+    import pydicom
+
+    images = [pydicom.dcmread(header.path, stop_before_pixels=True) for header in sources]
+    use_labelmap = kind == "labelmap" or (kind == "auto" and is_exclusive(mask))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values in the source images that break their VR, and of empty segments
+        try:
+            data = _build_labelmap(mask, images, deflated) if use_labelmap else _build_binary(mask, images)
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise WriteError(f"highdicom: {error}", code="source-refused", subject=str(path)) from error
+        if deflated:
+            data.file_meta.TransferSyntaxUID = pydicom.uid.UID(_DEFLATED)
+        block = data.private_block(PRIVATE_GROUP, PRIVATE_CREATOR, create=True)
+        block.add_new(PRIVATE_OFFSET, "UT", describe(mask))
+        with replacing(path) as part:
+            data.save_as(part)
+
+
+def _build_labelmap(mask: RoiMask, images: Sequence[Any], deflated: bool) -> Any:
+    syntax = _EXPLICIT if deflated else _JPEG_LS
+    return _build(to_label_image(mask), mask, mask.rois, images, "LABELMAP", syntax)
+
+
+def _build_binary(mask: RoiMask, images: Sequence[Any]) -> Any:
+    """Build the segments layer by layer, for an array with an axis of segments can be a hundred times the image."""
+    places = assign_layers(mask, _LAYER_LIMIT)
+    parts = []
+    for layer in range(1 + max(of for of, _ in places)):
+        held = [roi for roi, (of, _) in enumerate(places) if of == layer]
+        lut = np.zeros(len(mask.table), np.uint8)
+        for label, roi in enumerate(held, 1):
+            lut[mask.members[:, roi]] = label
+        rois = [mask.rois[roi] for roi in held]
+        parts.append((held, _build(apply_lut(lut, mask.codes), mask, rois, images, "BINARY", _EXPLICIT)))
+    return parts[0][1] if len(parts) == 1 else _merge_binary(parts)
+
+
+def _build(
+    labels: NDArray[np.unsignedinteger],
+    mask: RoiMask,
+    rois: Sequence[Roi],
+    images: Sequence[Any],
+    kind: str,
+    syntax: str,
+) -> Any:
+    """Build a segmentation of ROIs that share no voxel; a label map has all slices, so that readers see the grid."""
+    import highdicom as hd
+    from pydicom.uid import generate_uid
+
+    geometry = mask.geometry
+    checksums = [str(zlib.crc32(array.tobytes())) for array in (mask.codes, mask.table)]
+    identity = [kind, syntax, describe(mask), *checksums]
+    identity += [str(image.SOPInstanceUID) for image in images]
+    return hd.seg.Segmentation(
+        source_images=images,
+        pixel_array=hd.Volume(
+            labels,
+            geometry.index_to_lps,
+            "PATIENT",
+            frame_of_reference_uid=geometry.frame_of_reference_uid or images[0].get("FrameOfReferenceUID"),
+        ),
+        segmentation_type=kind,
+        segment_descriptions=[_describe_segment(n, roi) for n, roi in enumerate(rois, 1)],
+        series_instance_uid=generate_uid(entropy_srcs=["series", *identity]),
+        series_number=int(images[0].get("SeriesNumber") or 0) + _SERIES_STEP,
+        sop_instance_uid=generate_uid(entropy_srcs=identity),
+        instance_number=1,
+        manufacturer="gpuprep",
+        manufacturer_model_name="gpuprep",
+        software_versions=__version__,
+        device_serial_number="0",
+        transfer_syntax_uid=syntax,
+        omit_empty_frames=kind == "BINARY",
+    )
+
+
+def segment_label(number: int, roi: Roi) -> str:
+    """Return the Segment Label of a ROI: its name, cut to what fits."""
+    return _plain(roi.name)[:_LABEL_LENGTH].strip() or f"ROI {number}"
+
+
+def _describe_segment(number: int, roi: Roi) -> Any:
+    import highdicom as hd
+
+    label = segment_label(number, roi)
+    segment = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=label,
+        segmented_property_category=_concept(roi.category or TISSUE),
+        segmented_property_type=_concept(roi.type or TISSUE),
+        algorithm_type="MANUAL",
+        tracking_uid=roi.tracking_uid or None,
+        tracking_id=label if roi.tracking_uid else None,
+        anatomic_regions=[_concept(roi.region)] if roi.region else None,
+        display_color=hd.color.CIELabColor.from_rgb(*roi.rgb) if roi.rgb else None,
+    )
+    if len(full := _plain(roi.name)) > _LABEL_LENGTH:
+        segment.SegmentDescription = full[:_DESCRIPTION_LENGTH]
+    if roi.algorithm in ("AUTOMATIC", "SEMIAUTOMATIC"):
+        segment.SegmentAlgorithmType = roi.algorithm
+        segment.SegmentAlgorithmName = "unknown"
+    if roi.type_modifiers:
+        coded = segment.SegmentedPropertyTypeCodeSequence[0]
+        coded.SegmentedPropertyTypeModifierCodeSequence = [_concept(code) for code in roi.type_modifiers]
+    if roi.region and roi.region_modifiers:
+        coded = segment.AnatomicRegionSequence[0]
+        coded.AnatomicRegionModifierSequence = [_concept(code) for code in roi.region_modifiers]
+    return segment
+
+
+def _concept(code: Code) -> Any:
+    import highdicom as hd
+
+    return hd.sr.CodedConcept(code.value, code.scheme, code.meaning[:_LABEL_LENGTH])
+
+
+def _plain(text: str) -> str:
+    """Return a text without what LO cannot hold: control characters and the backslash, which separates values."""
+    return _NOT_IN_LO.sub(" ", text).encode("utf-8", "replace").decode().strip()
+
+
+def _merge_binary(parts: Sequence[tuple[Sequence[int], Any]]) -> Any:
+    """Return one data set with the segments of all, each given with the ROIs that its segments are."""
+    merged = parts[0][1]
+    segments: dict[int, Any] = {}
+    frames: list[tuple[int, float, Any, NDArray[np.uint8], int]] = []
+    orientation = merged.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient
+    normal = np.cross(orientation[:3], orientation[3:])
+    for held, part in parts:
+        _unshare(part)
+        packed = np.frombuffer(part.PixelData, np.uint8)
+        for roi, segment in zip(held, part.SegmentSequence, strict=True):
+            segment.SegmentNumber = roi + 1
+            segments[roi] = segment
+        for n, item in enumerate(part.PerFrameFunctionalGroupsSequence):
+            identification = item.SegmentIdentificationSequence[0]
+            identification.ReferencedSegmentNumber = held[identification.ReferencedSegmentNumber - 1] + 1
+            offset_mm = float(np.dot(item.PlanePositionSequence[0].ImagePositionPatient, normal))
+            frames.append((identification.ReferencedSegmentNumber, offset_mm, item, packed, n))
+    frames.sort(key=lambda frame: frame[:2])
+    places = {offset: n for n, offset in enumerate(sorted({offset for _, offset, *_ in frames}), 1)}
+    for segment_number, offset_mm, item, _, _ in frames:
+        item.FrameContentSequence[0].DimensionIndexValues = [segment_number, places[offset_mm]]
+    merged.SegmentSequence = [segments[roi] for roi in sorted(segments)]
+    merged.PerFrameFunctionalGroupsSequence = [item for _, _, item, _, _ in frames]
+    merged.NumberOfFrames = len(frames)
+    merged.SegmentsOverlap = "YES"
+    pixels = merged.Rows * merged.Columns
+    groups = (frames[at : at + 8] for at in range(0, len(frames), 8))  # eight frames fill whole bytes
+    data = b"".join(
+        np.packbits(
+            np.concatenate([_unpack(packed, n, pixels) for *_, packed, n in group]), bitorder="little"
+        ).tobytes()
+        for group in groups
+    )
+    merged.PixelData = data + b"\0" * (len(data) % 2)
+    return merged
+
+
+def _unshare(data: Any) -> None:
+    """Give every frame its own copy of what all frames of a part share and those of the others do not."""
+    shared = data.SharedFunctionalGroupsSequence[0]
+    for keyword in ("SegmentIdentificationSequence", "PlanePositionSequence", "DerivationImageSequence"):
+        if keyword in shared:
+            for item in data.PerFrameFunctionalGroupsSequence:
+                setattr(item, keyword, copy.deepcopy(shared[keyword].value))
+            delattr(shared, keyword)
+
+
+def _unpack(packed: NDArray[np.uint8], frame: int, pixels: int) -> NDArray[np.uint8]:
+    first = frame * pixels
+    bits = np.unpackbits(packed[first // 8 : -(-(first + pixels) // 8)], bitorder="little")
+    return bits[first % 8 :][:pixels]

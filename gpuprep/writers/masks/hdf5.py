@@ -1,0 +1,51 @@
+"""The palette in HDF5: chunked, gzip-compressed ``codes``, ``table`` and the description."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from gpuprep.masks import RoiMask
+from gpuprep.writers.atomic import replacing
+from gpuprep.writers.masks.description import KEY, describe, load_extra, parse_geometry, parse_rois, reading
+from gpuprep.writers.masks.zarr import chunk_shape
+
+#: gzip level; every HDF5 library reads gzip, and codes compress as well at 4 as at 9.
+_LEVEL = 4
+
+
+def write(mask: RoiMask, path: Path) -> None:
+    """Write a mask.
+
+    Raises
+    ------
+    ConfigError
+        ``extra-missing``.
+    WriteError
+        As `replacing`.
+    """
+    h5py = load_extra("h5py")
+    with replacing(path) as part, h5py.File(part, "w") as file:
+        file.create_dataset(
+            "codes", data=mask.codes, chunks=chunk_shape(mask.codes.shape), compression="gzip",
+            compression_opts=_LEVEL, shuffle=mask.codes.itemsize > 1,
+        )  # fmt: skip
+        file["table"] = mask.table
+        file[KEY] = describe(mask)  # a dataset: an attribute holds 64 KB at most
+
+
+def read(path: Path) -> RoiMask:
+    """Read a mask.
+
+    Raises
+    ------
+    ConfigError
+        ``extra-missing``.
+    HeaderError
+        As `reading`.
+    """
+    h5py = load_extra("h5py")
+    with reading(path), h5py.File(path, "r") as file:
+        text = file[KEY][()].decode()
+        return RoiMask(np.asarray(file["codes"]), np.asarray(file["table"]), parse_rois(text), parse_geometry(text))

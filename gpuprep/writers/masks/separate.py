@@ -1,0 +1,87 @@
+"""A folder of one NIfTI file a ROI, 0 and 1, and ``rois.json`` that says which file is which ROI."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gpuprep.errors import GeometryError
+from gpuprep.masks import PLANE_BITS, Roi, RoiMask, apply_lut, from_planes
+from gpuprep.writers.atomic import replacing
+from gpuprep.writers.masks.description import describe, parse_geometry, parse_rois, reading
+from gpuprep.writers.masks.label import HEADER_TOLERANCE_MM
+from gpuprep.writers.names import safe_name
+from gpuprep.writers.nifti import LABEL_LEVEL, read_nifti, write_nifti
+
+#: Lists the files in the order of the ROIs, and describes the mask.
+MANIFEST = "rois.json"
+
+
+def file_names(rois: Sequence[Roi]) -> list[str]:
+    """Return a name for the file of each ROI, unique also where case does not count."""
+    names: list[str] = []
+    taken = set()
+    for roi in rois:
+        base = name = safe_name(roi.name)
+        n = 1
+        while name.lower() in taken:
+            n += 1
+            name = f"{base}_{n}"
+        taken.add(name.lower())
+        names.append(f"{name}.nii.gz")
+    return names
+
+
+def write(mask: RoiMask, path: Path) -> None:
+    """Write a mask; a ROI without voxels has its file as well.
+
+    Raises
+    ------
+    WriteError
+        As `gpuprep.writers.nifti.write_nifti`.
+    """
+    names = file_names(mask.rois)
+    binary = np.zeros(mask.geometry.shape, np.uint8)
+    with replacing(path) as part:
+        part.mkdir()
+        for roi, (name, (start, stop)) in enumerate(zip(names, mask.bounding_boxes(), strict=True)):
+            box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+            binary[box] = apply_lut(mask.members[:, roi].astype(np.uint8), mask.codes[box])
+            write_nifti(part / name, binary, mask.geometry, level=LABEL_LEVEL, threads=1, root=part)
+            binary[box] = 0
+        manifest = {"files": names, "mask": json.loads(describe(mask))}
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def read(path: Path) -> RoiMask:
+    """Read a folder; without ``rois.json`` every ``.nii.gz`` and ``.nii`` is a ROI named as its file, by name.
+
+    Raises
+    ------
+    HeaderError
+        As `reading`.
+    GeometryError
+        ``shape-mismatch``: a file lies on another grid than the first one.
+    """
+    with reading(path):
+        manifest = path / MANIFEST
+        if manifest.is_file():
+            content = json.loads(manifest.read_text(encoding="utf-8"))
+            text = json.dumps(content["mask"])
+            rois, geometry, files = parse_rois(text), parse_geometry(text), content["files"]
+        else:
+            files = sorted(p.name for p in path.iterdir() if p.name.endswith((".nii.gz", ".nii")))
+            if not files:
+                raise FileNotFoundError(path)
+            rois = tuple(Roi(n, name.split(".nii")[0]) for n, name in enumerate(files, 1))
+            geometry = read_nifti(path / files[0]).geometry
+        planes = np.zeros((max(1, -(-len(rois) // PLANE_BITS)), *geometry.shape), np.uint32)
+        for roi, name in enumerate(files):
+            file = read_nifti(path / name)
+            if not file.geometry.same_grid(geometry, HEADER_TOLERANCE_MM):
+                raise GeometryError("not on the grid of the other files", code="shape-mismatch", subject=name)
+            planes[roi // PLANE_BITS].reshape(-1)[np.flatnonzero(file.array)] |= np.uint32(1 << roi % PLANE_BITS)
+        return from_planes(planes, rois, geometry)
