@@ -18,6 +18,7 @@ from gpuprep.errors import ExitStatus, GpuprepError
 #: Command → where its function is.
 COMMANDS = {
     "nnunet": "gpuprep.cli.nnunet:nnunet",
+    "medsegpy": "gpuprep.cli.medsegpy:medsegpy",
     "nifti": "gpuprep.cli.nifti:nifti",
     "masks": "gpuprep.cli.masks:masks",
     "index": "gpuprep.cli.index:index",

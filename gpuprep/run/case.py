@@ -105,6 +105,8 @@ def _convert(
     outputs: list[Output] = []
     with clock.stage("headers"):
         stack = choose_stack(plan.channels[0], plan, options.stacking)
+        record["study_instance_uid"] = plan.channels[0].instances[0].study_instance_uid
+        record["series"] = [channel.series_instance_uid for channel in plan.channels]
         record["volume"] = stack.label
         record["findings"] = [*plan.findings, *(f"{f.code}: {f.message}" for f in stack.findings)]
         rois = None
