@@ -169,10 +169,11 @@ def plan_image_cases(
         if len(stacks) == 1 or isinstance(whole, FailedPlan):
             plans.append(whole)
             continue
-        for stack in stacks:
-            case = f"{whole.case}_{safe_name(stack.label)}"
+        names = [safe_name(stack.label) for stack in stacks]
+        for stack, name in zip(stacks, names, strict=True):
+            suffix = name if names.count(name) == 1 else f"{name}_{text_digest(stack.label)}"
             channel = replace(whole.channels[0], volume=stack.label)
-            plans.append(replace(whole, case=case, channels=(channel,)))
+            plans.append(replace(whole, case=f"{whole.case}_{suffix}", channels=(channel,)))
     return plans
 
 
