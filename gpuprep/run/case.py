@@ -139,6 +139,7 @@ def _convert(
             volume = window_channel(volume, plan, transforms, backend)
             if transforms.orientation != "keep":
                 volume = reorient(volume, transforms.orientation, backend)
+            volume = replace(volume, array=backend.download(volume.array))
         with clock.stage("write"):
             outputs += writer.write_image(plan.case, number, volume)
         record.setdefault("steps", []).append([{"step": s.name, **s.parameters} for s in volume.steps])
