@@ -83,7 +83,7 @@ class CoordinateMap:
 
     @classmethod
     def _from_json(cls, values: dict[str, Any]) -> CoordinateMap:
-        return cls(*(tuple(values[name]) for name in ("source_size", "flip", "crop", "scale", "pad")))  # type: ignore[arg-type]
+        return cls(*(tuple(values[name]) for name in ("source_size", "flip", "crop", "scale", "pad")))
 
     @classmethod
     def _from_compat_tags(cls, tags: dict[int, Any], size: tuple[int, int]) -> CoordinateMap:

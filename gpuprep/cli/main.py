@@ -21,6 +21,7 @@ COMMANDS = {
     "medsegpy": "gpuprep.cli.medsegpy:medsegpy",
     "nifti": "gpuprep.cli.nifti:nifti",
     "masks": "gpuprep.cli.masks:masks",
+    "tiff": "gpuprep.cli.tiff:tiff",
     "index": "gpuprep.cli.index:index",
     "show": "gpuprep.cli.index:show",
     "synth": "gpuprep.cli.synth:synth",

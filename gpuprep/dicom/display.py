@@ -1,4 +1,4 @@
-"""How a file says that its pixels are shown: grey levels, palette, frame order, orientation (PS3.3 C.7.6, C.8, C.11)."""
+"""How a file says that its pixels are shown: grey levels, palette, frame order, orientation (PS3.3 C.7.6, C.11)."""
 
 from __future__ import annotations
 
@@ -30,12 +30,15 @@ _ELEMENTS = (
     "PhotometricInterpretation",
     "PixelPaddingValue",
     "PaletteColorLookupTableUID",
-    *(f"{colour}PaletteColorLookupTable{part}" for colour in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")),
+    *(
+        f"{colour}PaletteColorLookupTable{part}"
+        for colour in ("Red", "Green", "Blue")
+        for part in ("Descriptor", "Data")
+    ),
     *(f"Segmented{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
 )
 _VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
-#: Projections stored upside down: (laterality, view) → Patient Orientation of rows and columns that tells it. The upright
-#: ones are the opposite directions.
+#: Projections stored upside down: (laterality, view) → Patient Orientation of rows and columns that tells it.
 _TURNED = {
     ("L", "CC"): ("P", "L"),
     ("R", "CC"): ("P", "R"),
@@ -57,7 +60,8 @@ class Lut:
     def apply(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the entries of values; values between whole numbers take the lower one's."""
         index = np.clip(np.floor(values) - self.first, 0, len(self.data) - 1)
-        return np.asarray(self.data, np.float64)[index.astype(np.int64)]
+        entries: NDArray[np.float64] = np.asarray(self.data, np.float64)[index.astype(np.int64)]
+        return entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ def read_display(header: InstanceHeader) -> Display:
 
 def _display(header: InstanceHeader, dataset: Any) -> Display:
     count = header.number_of_frames or 1
-    shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or ()), {})
+    shared: Any = next(iter(dataset.get("SharedFunctionalGroupsSequence") or ()), {})
     groups = list(dataset.get("PerFrameFunctionalGroupsSequence") or ())
     if len(groups) != count:
         groups = [{}] * count
@@ -160,7 +164,7 @@ def _frame(header: InstanceHeader, dataset: Any, group: Any, shared: Any) -> Fra
         raise ValueError(f"VOI LUT Function {function}")
     has_window = bool(centres and widths) and widths[0] > 0
     return FrameDisplay(
-        slope=1.0 if not slope else slope,
+        slope=slope or 1.0,
         intercept=intercept or 0.0,
         window_centre=centres[0] if has_window else None,
         window_width=widths[0] if has_window else None,

@@ -139,8 +139,8 @@ def to_grey(stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, backend
     DecodeError
         ``not-finite``: float pixels hold no finite number.
     """
-    dtype = np.dtype(np.uint8 if bits_stored <= 8 else np.uint16)
-    white = int(np.iinfo(dtype).max)
+    dtype: np.dtype[Any] = np.dtype("u1" if bits_stored <= 8 else "u2")
+    white = (1 << 8 * dtype.itemsize) - 1
     if any(rule.voi is None for rule in rules):
         low, high = _modality_range(stored, rules, bits_stored, backend)
         window = GreyWindow((low + high) / 2, high - low + 1, "LOWEST_IS_BLACK")
@@ -158,7 +158,7 @@ def to_values(stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, backe
     Padding becomes the lowest value of the rest. Parameters and errors as `to_grey`.
     """
     low, _ = _modality_range(stored, rules, bits_stored, backend)
-    dtype = np.dtype(np.float32)
+    dtype: np.dtype[Any] = np.dtype(np.float32)
     if stored.dtype.kind in "iu" and bits_stored <= _TABLE_BITS:
         possible = np.concatenate([rule.to_modality(_possible(stored.dtype, bits_stored)) for rule in set(rules)])
         limits = np.iinfo(np.int16)
@@ -225,9 +225,7 @@ def _look_up(stored: Any, tables: NDArray[Any], table_of: NDArray[np.int32], fir
     return result
 
 
-def _modality_range(
-    stored: Any, rules: Sequence[GreyRule], bits_stored: int, backend: Backend
-) -> tuple[float, float]:
+def _modality_range(stored: Any, rules: Sequence[GreyRule], bits_stored: int, backend: Backend) -> tuple[float, float]:
     """Return the least and greatest modality value of all frames, padding left out unless there is nothing else."""
     distinct, table_of = _distinct(rules)
     if stored.dtype.kind == "f" or stored.dtype.itemsize > 2:

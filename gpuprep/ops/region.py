@@ -63,9 +63,7 @@ class CropOptions:
             )
 
 
-def find_region(
-    planes: Any, background: float, options: CropOptions, *, samples: int = 1, backend: Backend
-) -> Region:
+def find_region(planes: Any, background: float, options: CropOptions, *, samples: int = 1, backend: Backend) -> Region:
     """Return the smallest region that holds the picture of all frames; the whole image when there is none.
 
     Parameters
@@ -139,14 +137,16 @@ def _largest_component(frame: NDArray[Any], region: Region) -> Region:
 
 def _to_8_bits(planes: NDArray[Any]) -> NDArray[Any]:
     """Return one plane of 0 to 255: luma of colour, 16 bits by division, other values stretched to their range."""
-    values = planes.astype(np.int64) if planes.dtype.kind == "u" else planes.astype(np.float64)
-    grey = np.tensordot(np.array(_LUMA), values, 1) // sum(_LUMA) if len(planes) == len(_LUMA) else values[0]
+    values: NDArray[Any] = planes.astype(np.int64 if planes.dtype.kind == "u" else np.float64)
+    grey: NDArray[Any] = (
+        np.tensordot(np.array(_LUMA), values, 1) // sum(_LUMA) if len(planes) == len(_LUMA) else values[0]
+    )
     if planes.dtype == np.uint16:
-        return (grey + 128) // 257
+        return np.asarray((grey + 128) // 257)
     if planes.dtype == np.uint8:
         return grey
     span = float(grey.max() - grey.min()) or 1.0
-    return np.floor((grey - grey.min()) / span * 255)
+    return np.asarray(np.floor((grey - grey.min()) / span * 255))
 
 
 def largest_component(foreground: NDArray[np.bool_]) -> Region | None:

@@ -94,7 +94,8 @@ def filter_taps(source: int, output: int, name: str) -> Taps:
 
 def nearest_pixels(source: int, output: int) -> NDArray[np.int32]:
     """Return the source pixel that each output pixel's centre lies in."""
-    return np.minimum(np.floor((np.arange(output) + 0.5) * (source / output)), source - 1).astype(np.int32)
+    pixels: Float = np.floor((np.arange(output) + 0.5) * (source / output))
+    return np.minimum(pixels, source - 1).astype(np.int32)
 
 
 def resize_planes(
@@ -142,7 +143,9 @@ def resize_planes(
         or left + box_width > source_width
         or top + box_height > source_height
     ):
-        raise ConfigError(f"box {box} of a {source_width} × {source_height} plane to {width} × {height}", code="bad-size")
+        raise ConfigError(
+            f"box {box} of a {source_width} × {source_height} plane to {width} × {height}", code="bad-size"
+        )
     if planes.dtype.name not in ("uint8", "uint16", "int16", "float32"):
         raise ConfigError(f"cannot resize {planes.dtype}", code="unsupported-dtype")
     if not backend.has_kernels:

@@ -61,6 +61,11 @@ class CasePlan:
     key: str
 
     @property
+    def subject(self) -> str:
+        """What messages name: the series of the first channel."""
+        return self.channels[0].series_instance_uid
+
+    @property
     def input_bytes(self) -> int:
         """Bytes of all input files."""
         return sum(i.size for c in self.channels for i in c.instances) + sum(s.size for s in self.segmentations)

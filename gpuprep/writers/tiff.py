@@ -172,4 +172,3 @@ def _rational(value: float) -> tuple[int, int]:
     """Return a fraction of 32-bit numbers that is nearest to a positive value, as float32 at least."""
     denominator = 1_000_000 if value < 4000 else 1
     return max(1, round(value * denominator)), denominator
-
