@@ -18,11 +18,14 @@ DEVICE void look_up(i64 thread, const S* src, D* dst, i64 n, i64 slice_size, con
                          const i32* __restrict__ table_of, i32 first) {                                              \
         look_up((i64)blockIdx.x * blockDim.x + threadIdx.x, src, dst, n, slice_size, tables, entries, table_of, first); \
     }
-#define LUT_FROM(S) LUT(S, u8) LUT(S, u16) LUT(S, i16) LUT(S, f32)
+#define LUT_FROM(S) LUT(S, u8) LUT(S, i16) LUT(S, f32)
 LUT_FROM(u8)
 LUT_FROM(i8)
 LUT_FROM(u16)
 LUT_FROM(i16)
+LUT(u8, u16)
+LUT(u16, u16)
+LUT(i16, u16)
 
 // present[table_of[z] * entries + word + first] = 1 for every word of slice z. Threads store the same value.
 template <class S>

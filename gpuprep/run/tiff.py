@@ -297,27 +297,18 @@ def make_image(
     with clock.stage("frames"):
         planes = _handle_frames(image.planes, samples, display, options, backend)
     with clock.stage("resample"):
-        height, width = planes.shape[1:]
-        crop: Region = (0, 0, width, height)
-        if options.crop is not None:
-            crop = find_region(planes, image.background, options.crop, samples=samples, backend=backend)
-        size, nominal = _target_size(crop, display, options, header.path)
-        planes = _resize(planes, crop, size, options.filter_name, backend)
-        pad = _padding(planes[:samples], image.background, options, backend)
-        if any(pad):
-            left, top, right, bottom = pad
-            shape = (len(planes), size[1] + top + bottom, size[0] + left + right)
-            planes = crop_or_pad_array(planes, (0, -top, -left), shape, image.background, backend)
-        frames = backend.download(planes)
+        spacing = display.pixel_spacing_yx_mm
+        fitted, fit = fit_planes(planes, image.background, spacing, options, samples=samples, backend=backend)
+        frames = backend.download(fitted)
     if samples > 1:
         frames = np.ascontiguousarray(np.moveaxis(frames.reshape(-1, samples, *frames.shape[1:]), 1, -1))
+    height, width = planes.shape[1:]
     flip = (display.is_turned, display.is_turned)
-    scale = (size[0] / crop[2], size[1] / crop[3])
-    coordinates = CoordinateMap((width, height), flip, crop, scale, pad)
-    spacing = display.pixel_spacing_yx_mm
+    scale = (fit.size[0] / fit.crop[2], fit.size[1] / fit.crop[3])
+    coordinates = CoordinateMap((width, height), flip, fit.crop, scale, fit.pad)
     origin = TiffOrigin(
         coordinates=coordinates,
-        nominal_scale=nominal,
+        nominal_scale=fit.nominal_scale,
         was_cropped=options.crop is not None,
         was_resized=options.size is not None or options.spacing_xyz_mm is not None,
         was_padded=options.size is not None and options.padding != "none",
@@ -325,6 +316,55 @@ def make_image(
         description=_describe(header, display, image, options, len(frames)),
     )
     return TiffImage(frames, origin)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How planes were fitted: the crop, the size it was resized to, the one scale aimed at, and the padding."""
+
+    crop: Region
+    size: tuple[int, int]
+    nominal_scale: float | None
+    pad: tuple[int, int, int, int]
+
+
+def fit_planes(
+    planes: Any,
+    background: float,
+    spacing_yx_mm: tuple[float, float] | None,
+    options: TiffOptions,
+    *,
+    samples: int = 1,
+    backend: Backend,
+) -> tuple[Any, Fit]:
+    """Crop, resize and pad all planes alike, as the first of them and the options say.
+
+    Parameters
+    ----------
+    planes : array of shape (frames · samples, H, W), uint8, uint16, int16 or float32
+        On `backend`; the samples of a pixel are neighbouring planes.
+    background : float
+        Value of background and padding.
+    spacing_yx_mm : (float, float) or None
+        Pixel spacing of the planes.
+
+    Raises
+    ------
+    GeometryError
+        ``spacing-unknown``.
+    """
+    height, width = planes.shape[1:]
+    crop: Region = (0, 0, width, height)
+    if options.crop is not None:
+        crop = find_region(planes, background, options.crop, samples=samples, backend=backend)
+    size, nominal = _target_size(crop, spacing_yx_mm, options)
+    planes = _resize(planes, crop, size, options.filter_name, backend)
+    pad = _padding(planes[:samples], background, options, backend)
+    if any(pad):
+        left, top, right, bottom = pad
+        shape = (len(planes), size[1] + top + bottom, size[0] + left + right)
+        planes = crop_or_pad_array(planes, (0, -top, -left), shape, background, backend)
+    return planes, Fit(crop, size, nominal, pad)
 
 
 def _to_planes(
@@ -382,13 +422,13 @@ def _handle_frames(planes: Any, samples: int, display: Display, options: TiffOpt
     if options.spacing_xyz_mm is not None and options.spacing_xyz_mm[2] > 0 and count > 1:
         if display.slice_spacing_mm is None:
             raise GeometryError("the distance of its frames is not known", code="spacing-unknown")
-        wanted = round((count - 1) * display.slice_spacing_mm / options.spacing_xyz_mm[2]) + 1
+        wanted = int((count - 1) * display.slice_spacing_mm / options.spacing_xyz_mm[2] + 0.5) + 1
         planes = interpolate_frames(planes, wanted, samples=samples, backend=backend)
     return planes
 
 
 def _target_size(
-    crop: Region, display: Display, options: TiffOptions, subject: str
+    crop: Region, spacing_yx_mm: tuple[float, float] | None, options: TiffOptions
 ) -> tuple[tuple[int, int], float | None]:
     """Return width and height of the resized image, and the one scale that was aimed at for both."""
     _, _, width, height = crop
@@ -397,11 +437,9 @@ def _target_size(
         fitted = (_scaled(width, scale), _scaled(height, scale))
         return (min(fitted[0], options.size[0]), min(fitted[1], options.size[1])), float(scale)
     if options.spacing_xyz_mm is not None:
-        if display.pixel_spacing_yx_mm is None:
-            raise GeometryError(
-                "its pixel spacing is not known", code="spacing-unknown", subject=subject, hint="use --size"
-            )
-        spacing_y, spacing_x = display.pixel_spacing_yx_mm
+        if spacing_yx_mm is None:
+            raise GeometryError("its pixel spacing is not known", code="spacing-unknown", hint="use --size")
+        spacing_y, spacing_x = spacing_yx_mm
         x, y, _ = options.spacing_xyz_mm
         return (_scaled(width, np.float32(spacing_x / x)), _scaled(height, np.float32(spacing_y / y))), None
     return (width, height), None

@@ -12,7 +12,8 @@ from gpuprep.errors import DecodeError
 from gpuprep.ops.grey import GreyRule, GreyWindow, look_up, to_grey, to_values
 
 CPU, REFERENCE = CpuBackend(), ReferenceBackend()
-STORED = [(np.uint8, 8), (np.int8, 8), (np.uint16, 12), (np.int16, 12), (np.uint16, 16), (np.int16, 16), (np.uint8, 1)]
+STORED = [(np.uint8, 8), (np.int8, 8), (np.uint16, 12), (np.int16, 12), (np.uint16, 16), (np.int16, 16), (np.uint8, 1),
+          (np.uint16, 8), (np.int16, 7)]  # fmt: skip
 #: pydicom rounds where we truncate.
 ORACLE_LEVELS = 1
 
@@ -78,7 +79,7 @@ def test_modality_sequence_equals_pydicom():
     stored = every_value(np.int16, 12)
     data = [int(v) for v in np.arange(4096)[::-1]]
     item = Dataset()
-    item.LUTDescriptor, item.LUTData, item.ModalityLUTType = [4096, -2048, 12], data, "US"
+    item.LUTDescriptor, item.LUTData, item.ModalityLUTType = [4096, -2048, 16], data, "US"
     oracle = apply_modality_lut(stored, lut_dataset(12, ModalityLUTSequence=[item], signed=True))
     found = to_values(stored, [GreyRule(modality_lut=Lut(-2048, tuple(data), 12))], 12, backend=CPU).planes
     assert found.dtype == np.int16
@@ -148,7 +149,8 @@ def test_float_pixels_without_numbers_are_refused():
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_palette_lookup(dtype):
-    table = np.random.default_rng(0).integers(0, 255, 256).astype(np.uint8)
+@pytest.mark.parametrize("colour", [np.uint8, np.uint16])
+def test_palette_lookup(dtype, colour):
+    table = np.random.default_rng(0).integers(0, 255, 256).astype(colour)
     stored = np.random.default_rng(1).integers(0, 256, (2, 9, 31)).astype(dtype)
     np.testing.assert_array_equal(look_up(stored, table, backend=CPU), table[stored])
