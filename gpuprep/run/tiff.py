@@ -567,6 +567,7 @@ def convert_to_tiff(
             config=config_of(options),
             discard=lambda case: (root / f"{case}.tiff").unlink(missing_ok=True),
             root=root,
+            own_folders=[root],
             ledger=ledger,
             on_existing=on_existing,
             workers=processes,
