@@ -187,6 +187,7 @@ def run_plans(
             if isinstance(outcome, Crash):
                 discard(plan.case)
                 outcome = crashed(plan, config, outcome)
+            remove_replaced(known.get(plan.case), outcome, root)
             ledger.put(outcome)
             on_row(outcome)
     finally:
@@ -207,6 +208,14 @@ def files_present(outputs: Sequence[Output], root: Path) -> bool:
     """Whether all files are there with the size they had."""
     paths = [(root / o.path, o.size) for o in outputs]
     return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+
+
+def remove_replaced(old: CaseRow | None, new: CaseRow, root: Path) -> None:
+    """Remove the files of a case's earlier run that its new run did not write again."""
+    if old is None:
+        return
+    for path in {o.path for o in old.outputs} - {o.path for o in new.outputs}:
+        (root / path).unlink(missing_ok=True)
 
 
 def crashed(plan: Plan, config: str, crash: Crash) -> CaseRow:
