@@ -26,11 +26,12 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 
 def fresh(folder: Path) -> Callable[[], None]:
-    """Return a function that empties a folder."""
+    """Return a function that empties a folder, and removes the peer's index beside the input."""
 
     def prepare() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+        shutil.rmtree(folder.parent / "in" / ".imgtools", ignore_errors=True)
 
     return prepare
 

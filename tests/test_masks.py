@@ -13,11 +13,16 @@ from gpuprep.masks import (
     Roi,
     RoiMask,
     apply_lut,
+    assign_layers,
     canonical_order,
+    from_layers,
     from_planes,
+    is_exclusive,
     join_masks,
+    let_last_win,
     merge_to_labels,
     pack_bits,
+    select_rois,
     to_label_image,
     to_region_codes,
     to_sparse,
@@ -219,3 +224,60 @@ def test_codes_beyond_their_table_are_refused(at):
     assert error.value.code == "code-unknown"
     with pytest.raises(GeometryError, match="beyond its table"):
         _ = RoiMask(codes, np.zeros((5, 1), np.uint32), (), geometry(codes.shape)).code_counts
+
+
+@pytest.mark.parametrize(("count", "limit"), [(0, 255), (1, 255), (12, 255), (40, 3)])
+def test_layers_by_first_fit(count, limit):
+    volumes = random_volumes(count, density=0.05)
+    places = assign_layers(mask_of(volumes), limit)
+    layers = {}
+    for volume, (layer, label) in zip(volumes, places, strict=True):
+        held = layers.setdefault(layer, [])
+        assert label == len(held) + 1 <= limit
+        assert not any((volume & other).any() for other in held)
+        for earlier in range(layer):  # no layer before would have taken it at that time
+            full = len(layers[earlier]) == limit
+            assert full or any((volume & other).any() for other in layers[earlier])
+        held.append(volume)
+
+
+def test_layers_become_the_same_mask():
+    volumes = random_volumes(40, density=0.05)
+    mask = mask_of(volumes)
+    places = assign_layers(mask, 255)
+    layers = np.zeros((1 + max(layer for layer, _ in places), *SHAPE), np.uint8)
+    for volume, (layer, label) in zip(volumes, places, strict=True):
+        layers[layer][volume] = label
+    again = from_layers(np.moveaxis(layers, 0, 1), places, mask.rois, mask.geometry)
+    check_is_canonical(again)
+    assert np.array_equal(again.codes, mask.codes) and np.array_equal(again.table, mask.table)
+
+
+def test_a_label_that_is_no_roi_is_refused():
+    layer = np.zeros((SHAPE[0], 1, *SHAPE[1:]), np.uint8)
+    layer[0, 0, 0, 0] = 2
+    with pytest.raises(RoiError) as caught:
+        from_layers(layer, [(0, 1)], rois(1), geometry())
+    assert caught.value.code == "label-unknown"
+
+
+def test_the_last_roi_wins_and_the_loss_is_counted():
+    volumes = random_volumes(35, density=0.2)
+    mask, lost = let_last_win(mask_of(volumes))
+    sparse, expected = to_sparse(mask_of(volumes))
+    check_is_canonical(mask)
+    assert is_exclusive(mask) and not is_exclusive(mask_of(volumes))
+    assert np.array_equal(to_label_image(mask), sparse) and lost.tolist() == expected.tolist()
+
+
+def test_rois_are_chosen_by_name():
+    volumes = random_volumes(4)
+    names = ["GTV", "Lung_L", "lung_r", "[x]*"]
+    mask = from_planes(planes_of(volumes), [Roi(n, name) for n, name in enumerate(names)], geometry())
+    chosen = select_rois(mask, ["LUNG*", "gtv", "Lung_L"])
+    assert [roi.name for roi in chosen.rois] == ["Lung_L", "lung_r", "GTV"]
+    assert np.array_equal(chosen.binary(2), volumes[0])
+    assert [roi.name for roi in select_rois(mask, ["[x]*"]).rois] == ["[x]*"]
+    with pytest.raises(RoiError) as caught:
+        select_rois(mask, ["GTV", "heart"])
+    assert caught.value.code == "name-unmatched" and "'Lung_L'" in caught.value.hint

@@ -66,7 +66,7 @@ def open_mask(path: Path, *, image: Path | None, stacking: Stacking, backend: Ba
         return OpenedMask(read_mask(path), images=find_images(image) if image else ())
     (header,) = read_headers([str(path)])
     stack = _stack_of(header, image, stacking) if image else None
-    images = tuple(frame.instance for frame in stack.frames) if stack else ()
+    images = tuple({frame.instance.path: frame.instance for frame in stack.frames}.values()) if stack else ()
     if header.modality != "RTSTRUCT":
         mask, problems = _read_seg(read_segmentation(path), stack, backend)
         return OpenedMask(mask, problems, images)

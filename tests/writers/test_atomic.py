@@ -43,3 +43,32 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
     (tmp_path / "x" / "a.nii.gz").write_text("whole")
     assert remove_parts(tmp_path) == 1
     assert [p.name for p in (tmp_path / "x").iterdir()] == ["a.nii.gz"]
+
+
+def test_a_folder_takes_the_place_of_a_folder(tmp_path):
+    path = tmp_path / "a.zarr"
+    for text in ("old", "new"):
+        with replacing(path) as part:
+            part.mkdir()
+            (part / text).write_text(text)
+    assert [p.name for p in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupted_folder_keeps_the_old_one(tmp_path):
+    path = tmp_path / "a.zarr"
+    path.mkdir()
+    (path / "old").touch()
+    with pytest.raises(RuntimeError), replacing(path) as part:
+        part.mkdir()
+        (part / "new").touch()
+        raise RuntimeError
+    assert [p.name for p in path.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_run_left_of_a_folder_is_removed(tmp_path):
+    part = tmp_path / f".a.zarr.77{PART_SUFFIX}"
+    part.mkdir()
+    (part / "half").touch()
+    assert remove_parts(tmp_path) == 1 and not list(tmp_path.iterdir())

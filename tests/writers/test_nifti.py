@@ -8,7 +8,7 @@ import SimpleITK
 
 from gpuprep.errors import WriteError
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.writers.nifti import write_nifti
+from gpuprep.writers.nifti import Extension, read_nifti, write_nifti
 
 #: Rounding of float32 header fields for coordinates of a few hundred mm.
 HEADER_TOLERANCE_MM = 1e-4
@@ -113,3 +113,53 @@ def test_a_folder_that_cannot_be_made_is_a_write_error(tmp_path):
     with pytest.raises(WriteError) as caught:
         written(tmp_path / "file" / "a.nii", np.zeros((1, 1, 1), np.uint8), VolumeGeometry((1, 1, 1), np.eye(4)))
     assert caught.value.code == "not-writable"
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("form", ["both", "sform", "qform"])
+@pytest.mark.parametrize("order", "<>")
+def test_reads_what_nibabel_writes(tmp_path, grid, form, order):
+    array = np.arange(105, dtype=np.int16).reshape(3, 5, 7)
+    affine = np.diag([-1.0, -1, 1, 1]) @ grid.index_to_lps[:, [2, 1, 0, 3]]
+    header = nibabel.Nifti1Header(endianness=order)
+    header.set_data_dtype(np.int16)
+    image = nibabel.Nifti1Image(array.T, None, header)
+    image.set_sform(affine if form != "qform" else None, int(form != "qform"))
+    image.set_qform(affine if form != "sform" else None, int(form != "sform"))
+    for name in ("a.nii", "a.nii.gz"):
+        nibabel.save(image, tmp_path / name)
+        file = read_nifti(tmp_path / name)
+        assert np.array_equal(file.array, array)
+        assert np.abs(file.geometry.to_lps(CORNERS) - grid.to_lps(CORNERS)).max() < HEADER_TOLERANCE_MM
+        assert file.extensions == ()
+
+
+def test_extensions_are_read_by_nibabel_and_by_us(tmp_path):
+    extensions = (Extension(6, b"a comment"), Extension(30, b"<xml>" * 7))
+    path = tmp_path / "a.nii.gz"
+    array = np.arange(105, dtype=np.uint8).reshape(3, 5, 7)
+    write_nifti(path, array, AXIAL, level=1, threads=1, root=tmp_path, extensions=extensions)
+    image = nibabel.load(path)
+    assert [(e.get_code(), e.content.rstrip(b"\0")) for e in image.header.extensions] == [
+        (e.code, e.content) for e in extensions
+    ]
+    assert np.array_equal(np.asarray(image.dataobj).T, array)
+    assert np.array_equal(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))), array)
+    assert read_nifti(path).extensions == extensions
+
+
+@pytest.mark.parametrize("damage", ["text", "short", "4-D", "complex", "nowhere"])
+def test_files_that_are_no_volume_are_refused(tmp_path, damage):
+    path = tmp_path / "a.nii"
+    array = np.zeros((2, 3, 4, 2) if damage == "4-D" else (2, 3, 4), np.complex64 if damage == "complex" else np.uint8)
+    image = nibabel.Nifti1Image(array, np.eye(4))
+    if damage == "nowhere":
+        image.set_sform(None, 0)
+        image.set_qform(None, 0)
+    nibabel.save(image, path)
+    if damage == "text":
+        path.write_text("text " * 100)
+    if damage == "short":
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError):
+        read_nifti(path)

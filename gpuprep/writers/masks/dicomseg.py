@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuprep._version import __version__
+from gpuprep.codecs.rle import encode_rle
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.seg import PRIVATE_CREATOR, PRIVATE_GROUP, PRIVATE_OFFSET
 from gpuprep.errors import ConfigError, WriteError
-from gpuprep.extras import load_extra
 from gpuprep.masks import TISSUE, Code, Roi, RoiMask, apply_lut, assign_layers, is_exclusive, to_label_image
 from gpuprep.writers.atomic import replacing
-from gpuprep.writers.masks.description import describe
+from gpuprep.writers.masks.description import describe, load_extra
 
 SegKind = Literal["auto", "labelmap", "binary"]
 
@@ -35,8 +35,9 @@ _LABELMAP_LIMIT = 65535
 _LAYER_LIMIT = 255
 #: Added to the Series Number of the images.
 _SERIES_STEP = 1000
+#: Segment Algorithm Types that come with a Segment Algorithm Name.
+_NAMED_ALGORITHMS = ("AUTOMATIC", "SEMIAUTOMATIC")
 _NOT_IN_LO = re.compile(r"[\x00-\x1f\x7f\\]+")
-_JPEG_LS, _EXPLICIT, _DEFLATED = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"
 
 
 def write(
@@ -54,7 +55,7 @@ def write(
         ``labelmap`` (2024d) is small and one value a voxel; ``binary`` holds overlaps and is read by older programs.
     deflated : bool
         Compress the whole data set: small for binary too, but not every archive takes it. Otherwise a label map is
-        compressed by lossless JPEG-LS, and binary segments are not.
+        compressed by RLE, and binary segments are not.
 
     Raises
     ------
@@ -74,7 +75,7 @@ def write(
         raise WriteError(f"{len(mask.rois)} ROIs, over {_LABELMAP_LIMIT}", code="too-many-rois", subject=str(path))
     if not mask.geometry.is_orthogonal():
         raise WriteError("a sheared grid does not fit into a DICOM SEG", code="not-orthogonal", subject=str(path))
-    load_extra("highdicom", "masks")
+    load_extra("highdicom")
     import pydicom
 
     images = [pydicom.dcmread(header.path, stop_before_pixels=True) for header in sources]
@@ -86,7 +87,7 @@ def write(
         except (ValueError, AttributeError, KeyError, TypeError) as error:
             raise WriteError(f"highdicom: {error}", code="source-refused", subject=str(path)) from error
         if deflated:
-            data.file_meta.TransferSyntaxUID = pydicom.uid.UID(_DEFLATED)
+            data.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
         block = data.private_block(PRIVATE_GROUP, PRIVATE_CREATOR, create=True)
         block.add_new(PRIVATE_OFFSET, "UT", describe(mask))
         with replacing(path) as part:
@@ -94,8 +95,19 @@ def write(
 
 
 def _build_labelmap(mask: RoiMask, images: Sequence[Any], deflated: bool) -> Any:
-    syntax = _EXPLICIT if deflated else _JPEG_LS
-    return _build(to_label_image(mask), mask, mask.rois, images, "LABELMAP", syntax)
+    labels = to_label_image(mask)
+    data = _build(labels, mask, mask.rois, images, "LABELMAP")
+    if not deflated:
+        from pydicom.encaps import encapsulate
+        from pydicom.uid import RLELossless
+
+        # highdicom would leave this to whatever RLE encoder is installed; GDCM's aborts on frames of odd width
+        frames = np.frombuffer(data.PixelData, labels.dtype, labels.size).reshape(labels.shape)
+        data.PixelData = encapsulate([encode_rle(frame) for frame in frames])
+        data["PixelData"].VR = "OB"
+        data["PixelData"].is_undefined_length = True
+        data.file_meta.TransferSyntaxUID = RLELossless
+    return data
 
 
 def _build_binary(mask: RoiMask, images: Sequence[Any]) -> Any:
@@ -108,7 +120,7 @@ def _build_binary(mask: RoiMask, images: Sequence[Any]) -> Any:
         for label, roi in enumerate(held, 1):
             lut[mask.members[:, roi]] = label
         rois = [mask.rois[roi] for roi in held]
-        parts.append((held, _build(apply_lut(lut, mask.codes), mask, rois, images, "BINARY", _EXPLICIT)))
+        parts.append((held, _build(apply_lut(lut, mask.codes), mask, rois, images, "BINARY")))
     return parts[0][1] if len(parts) == 1 else _merge_binary(parts)
 
 
@@ -118,17 +130,16 @@ def _build(
     rois: Sequence[Roi],
     images: Sequence[Any],
     kind: str,
-    syntax: str,
 ) -> Any:
     """Build a segmentation of ROIs that share no voxel; a label map has all slices, so that readers see the grid."""
     import highdicom as hd
-    from pydicom.uid import generate_uid
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
     geometry = mask.geometry
     checksums = [str(zlib.crc32(array.tobytes())) for array in (mask.codes, mask.table)]
-    identity = [kind, syntax, describe(mask), *checksums]
+    identity = [kind, describe(mask), *checksums]
     identity += [str(image.SOPInstanceUID) for image in images]
-    return hd.seg.Segmentation(
+    data = hd.seg.Segmentation(
         source_images=images,
         pixel_array=hd.Volume(
             labels,
@@ -146,9 +157,15 @@ def _build(
         manufacturer_model_name="gpuprep",
         software_versions=__version__,
         device_serial_number="0",
-        transfer_syntax_uid=syntax,
+        specific_character_set="ISO_IR 192",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=kind == "BINARY",
     )
+    for segment, roi in zip(data.SegmentSequence[-len(rois) :], rois, strict=True):
+        if roi.algorithm in _NAMED_ALGORITHMS:  # highdicom wants more of them than is known
+            segment.SegmentAlgorithmType = roi.algorithm
+            segment.SegmentAlgorithmName = "unknown"
+    return data
 
 
 def segment_label(number: int, roi: Roi) -> str:
@@ -173,9 +190,6 @@ def _describe_segment(number: int, roi: Roi) -> Any:
     )
     if len(full := _plain(roi.name)) > _LABEL_LENGTH:
         segment.SegmentDescription = full[:_DESCRIPTION_LENGTH]
-    if roi.algorithm in ("AUTOMATIC", "SEMIAUTOMATIC"):
-        segment.SegmentAlgorithmType = roi.algorithm
-        segment.SegmentAlgorithmName = "unknown"
     if roi.type_modifiers:
         coded = segment.SegmentedPropertyTypeCodeSequence[0]
         coded.SegmentedPropertyTypeModifierCodeSequence = [_concept(code) for code in roi.type_modifiers]

@@ -73,10 +73,11 @@ def as_labels(file: NiftiFile) -> NDArray[np.uint32]:
     ValueError
         They are negative or not whole numbers.
     """
-    labels = file.array.astype(np.uint32)
-    if not np.array_equal(labels, file.array):
+    with np.errstate(invalid="ignore"):  # NaN and infinity are not equal to anything here
+        are_labels = (file.array >= 0) & (file.array % 1 == 0)
+    if not are_labels.all():
         raise ValueError("its values are not labels")
-    return labels
+    return file.array.astype(np.uint32)
 
 
 def stated_description(file: NiftiFile) -> str | None:

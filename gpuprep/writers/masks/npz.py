@@ -32,6 +32,6 @@ def read(path: Path) -> RoiMask:
     HeaderError
         As `reading`.
     """
-    with reading(path), np.load(path, allow_pickle=False) as archive:
+    with reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         text = str(archive[KEY])
         return RoiMask(archive["codes"], archive["table"], parse_rois(text), parse_geometry(text))

@@ -64,7 +64,7 @@ def write(mask: RoiMask, path: Path) -> None:
     for roi, (layer, label) in enumerate(places):
         lut[mask.members[:, roi], layer] = label
     with replacing(path) as part, part.open("wb") as file:
-        file.write(_header(mask, places, layers).encode("utf-8", "replace"))
+        file.write(_header(mask, places, layers).encode())
         with igzip.GzipFile("", "wb", _LEVEL, file, mtime=0) as stream:
             for block in _expand(mask.codes, lut):
                 stream.write(block)
@@ -142,7 +142,7 @@ def _vector(values: Sequence[float]) -> str:
 
 
 def _one_line(text: str) -> str:
-    return _CONTROL.sub(" ", text).strip()
+    return _CONTROL.sub(" ", text).encode("utf-8", "replace").decode().strip()
 
 
 def _default_rgb(n: int) -> tuple[int, int, int]:

@@ -1,0 +1,77 @@
+"""``gpuprep masks`` in a process of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mask_sets import check_same, coded_roi, random_mask
+
+from gpuprep.masks import Roi, let_last_win, select_rois
+from gpuprep.writers.masks import read_mask, segnrrd
+
+
+@pytest.fixture
+def source(tmp_path):
+    mask = random_mask(
+        4, 1, density=0.3, rois=[Roi(1, "empty"), coded_roi(2, "GTV"), Roi(3, "Lung_L"), Roi(4, "Lung_R")]
+    )
+    segnrrd.write(mask, tmp_path / "in.seg.nrrd")
+    return mask, tmp_path / "in.seg.nrrd"
+
+
+def test_info_prints_rois_and_overlaps(source, gpuprep):
+    mask, path = source
+    done = gpuprep("masks", "info", path)
+    assert done.status == 0
+    lines = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.split()}
+    for n, roi in enumerate(mask.rois):
+        assert lines[roi.name][1:3] == [str(roi.number), str(mask.voxel_counts[n])]
+    assert "#0180fe" in lines["GTV"] and done.stdout.startswith("grid 7 × 5 × 3,")
+    for i, j, voxels in mask.overlaps():
+        assert f"{mask.rois[i].name!r} and {mask.rois[j].name!r}: {voxels} voxels" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["m.zarr", "m.h5", "m.npz", "folder", "m.seg.nrrd"])
+def test_convert(source, gpuprep, tmp_path, name):
+    mask, path = source
+    done = gpuprep("masks", "convert", path, tmp_path / "out" / name)
+    assert (done.status, done.stdout.strip()) == (0, str(tmp_path / "out" / name))
+    check_same(mask, read_mask(tmp_path / "out" / name))
+
+
+def test_extract_by_name(source, gpuprep, tmp_path):
+    mask, path = source
+    done = gpuprep("masks", "extract", path, tmp_path / "m.npz", "--roi", "lung*", "--roi", "GTV")
+    assert done.status == 0
+    check_same(select_rois(mask, ["Lung*", "GTV"]), read_mask(tmp_path / "m.npz"))
+    missing = gpuprep("masks", "extract", path, tmp_path / "x.npz", "--roi", "heart")
+    assert missing.status == 4 and "[name-unmatched]" in missing.stderr and "'Lung_L'" in missing.stderr
+
+
+def test_a_label_image_never_flattens_silently(source, gpuprep, tmp_path):
+    mask, path = source
+    refused = gpuprep("masks", "convert", path, tmp_path / "m.nii.gz")
+    assert refused.status == 4 and "[labels-overlap]" in refused.stderr and not (tmp_path / "m.nii.gz").exists()
+    done = gpuprep("masks", "convert", path, tmp_path / "m.nii.gz", "--on-overlap", "last-wins")
+    expected, lost = let_last_win(mask)
+    assert done.status == 0
+    assert f"'GTV' lost {lost[1]} voxels to later ROIs" in done.stderr
+    check_same(expected, read_mask(tmp_path / "m.nii.gz"))
+
+
+def test_studies_to_a_seg_and_back(gpuprep, tmp_path):
+    assert gpuprep("synth", tmp_path / "dicom").status == 0
+    (structures,) = (p for p in (tmp_path / "dicom").rglob("*.dcm") if "RTSTRUCT" in str(p))
+    image = tmp_path / "dicom"
+    for arguments in (
+        [structures, tmp_path / "a.dcm", "--image", image],
+        [tmp_path / "a.dcm", tmp_path / "b.seg.nrrd"],
+    ):
+        done = gpuprep("masks", "convert", *arguments)
+        assert done.status == 0, done.stderr
+    drawn = gpuprep("masks", "convert", structures, tmp_path / "c.npz", "--image", image)
+    assert drawn.status == 0
+    check_same(read_mask(tmp_path / "c.npz"), read_mask(tmp_path / "b.seg.nrrd"))
+    assert np.count_nonzero(read_mask(tmp_path / "c.npz").voxel_counts) > 1
+    alone = gpuprep("masks", "convert", tmp_path / "c.npz", tmp_path / "d.dcm")
+    assert alone.status == 2 and "[image-needed]" in alone.stderr

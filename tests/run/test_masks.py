@@ -1,0 +1,132 @@
+"""Masks of real studies through every container."""
+
+from __future__ import annotations
+
+import nibabel
+import numpy as np
+import pytest
+from mask_sets import check_same, random_mask
+
+from gpuprep.backends import select
+from gpuprep.config import Stacking
+from gpuprep.errors import ConfigError, HeaderError, InputNotFoundError, LinkError
+from gpuprep.masks import let_last_win
+from gpuprep.run.masks import find_images, open_mask
+from gpuprep.writers.masks import MASK_WRITERS, segnrrd
+
+SUFFIX = {"seg.nrrd": ".seg.nrrd", "dicomseg": ".dcm", "zarr": ".zarr", "label": ".nii.gz", "separate": "",
+          "hdf5": ".h5", "npz": ".npz"}  # fmt: skip
+SLICES = "dcmqi_segmentations/ct-3slice"
+#: Folder of the images of each SEG of the test data, None where there are none; those of slides are refused.
+SEG_IMAGES = {
+    "dcmqi_segmentations/liver.dcm": SLICES,
+    "dcmqi_segmentations/partial_overlaps.dcm": SLICES,
+    "dcmqi_segmentations/sparse-labelmap-noppv.dcm": None,
+    "dcmqi_segmentations/sparse-labelmap-ppv5.dcm": None,
+    "dcmqi_segmentations/23x38x3/seg/label.seg": "dcmqi_segmentations/23x38x3/image",
+    "dcmqi_segmentations/24x38x3/seg/label.seg": "dcmqi_segmentations/24x38x3/image",
+    "highdicom/seg_image_ct_binary_single_frame.dcm": None,
+    "highdicom/seg_image_ct_binary.dcm": None,
+    "highdicom/seg_image_ct_binary_overlap.dcm": None,
+    "highdicom/seg_image_ct_binary_fractional.dcm": None,
+    "highdicom/seg_image_ct_true_fractional.dcm": None,
+    "ibsi1_digital_phantom/dicom/mask/mask.dcm": "ibsi1_digital_phantom/dicom/image",
+    **dict.fromkeys((f"generated_on_sts_002_CT/{name}.dcm" for name in (
+        "binary_all_frames", "binary_overlap", "binary_sparse_single", "fractional_probability", "fractional_rle",
+        "labelmap", "labelmap_j2k", "labelmap_rle")), "STS"),
+    **dict.fromkeys((f"pydicom_data_liver/liver{name}.dcm" for name in (
+        "", "_deflate", "_expb", "_j2k", "_rle", "_nonbyte_aligned", "_nonbyte_aligned_deflate",
+        "_nonbyte_aligned_j2k", "_nonbyte_aligned_rle")), SLICES),
+}  # fmt: skip
+STS = "ct-rtstruct/ibsi_sts_002/dicom/STS_002/CT/image"
+
+
+def open_it(path, image=None, *, on_irregular="error"):
+    return open_mask(path, image=image, stacking=Stacking(on_irregular), backend=select("cpu"))
+
+
+def check_through_every_container(opened, folder):
+    for container, suffix in SUFFIX.items():
+        if container == "dicomseg" and not opened.images:
+            continue
+        mask = let_last_win(opened.mask)[0] if container == "label" else opened.mask
+        options = {"sources": opened.images} if container == "dicomseg" else {}
+        path = folder / f"mask{suffix}"
+        MASK_WRITERS.load(container)(mask, path, **options)
+        again = open_it(path)
+        assert again.problems == ()
+        check_same(mask, again.mask)
+
+
+def test_the_104_roi_study_through_every_container(data_dir, tmp_path):
+    folder = data_dir / "ct-rtstruct" / "totalsegmentator_aide"
+    opened = open_it(next((folder / "rtstruct").iterdir()), folder / "dcm", on_irregular="resample")
+    assert len(opened.mask.rois) == 104 and len(opened.images) == 20
+    assert np.count_nonzero(opened.mask.voxel_counts) == 34
+    check_through_every_container(opened, tmp_path)
+
+
+@pytest.mark.parametrize("name", SEG_IMAGES)
+def test_every_seg_through_every_container(name, data_dir, tmp_path):
+    images = SEG_IMAGES[name]
+    image = data_dir / STS if images == "STS" else images and data_dir / "ct-seg" / images
+    opened = open_it(data_dir / "ct-seg" / name, image)
+    assert opened.mask.voxel_counts.any()
+    check_through_every_container(opened, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "truth", "threshold"), [
+    ("labelmap", "labelmap", None), ("labelmap_rle", "labelmap", None), ("labelmap_j2k", "labelmap", None),
+    ("fractional_probability", "fractional_255", 127.5), ("fractional_rle", "fractional_255", 127.5),
+    ("binary_sparse_single", "GTV_Mass", 0), ("binary_all_frames", "GTV_Mass", 0),
+])  # fmt: skip
+def test_truth_arrays(name, truth, threshold, data_dir, tmp_path):
+    folder = data_dir / "ct-seg" / "generated_on_sts_002_CT"
+    opened = open_it(folder / f"{name}.dcm", data_dir / STS)
+    segnrrd.write(opened.mask, tmp_path / "m.seg.nrrd")
+    mask = segnrrd.read(tmp_path / "m.seg.nrrd")
+    expected = np.asarray(nibabel.load(folder / "truth" / f"{truth}.nii.gz").dataobj).T
+    for n, roi in enumerate(opened.mask.rois):
+        is_in = expected == roi.number if threshold is None else expected > threshold
+        assert np.array_equal(mask.binary(n).astype(bool), is_in)
+
+
+def test_a_seg_without_its_images_lies_on_a_grid_of_its_own(data_dir):
+    folder = data_dir / "ct-seg" / "dcmqi_segmentations"
+    alone, placed = open_it(folder / "liver.dcm").mask, open_it(folder / "liver.dcm", folder / "ct-3slice").mask
+    assert alone.voxel_counts.tolist() == placed.voxel_counts.tolist()
+    first = [mask.geometry.to_lps(mask.bounding_boxes()[0, 0]) for mask in (alone, placed)]
+    assert np.allclose(*first, atol=1e-3)
+
+
+def test_a_structure_set_needs_its_images(data_dir):
+    folder = data_dir / "ct-rtstruct" / "totalsegmentator_aide" / "rtstruct"
+    with pytest.raises(ConfigError) as caught:
+        open_it(next(folder.iterdir()))
+    assert caught.value.code == "image-needed"
+
+
+def test_images_of_another_study_are_refused(data_dir):
+    with pytest.raises(LinkError) as caught:
+        open_it(data_dir / "ct-seg/dcmqi_segmentations/liver.dcm", data_dir / STS)
+    assert caught.value.code == "dangling-reference"
+
+
+def test_segments_of_slides_are_refused(data_dir):
+    with pytest.raises(HeaderError) as caught:
+        open_it(data_dir / "ct-seg/highdicom/seg_image_sm_dots.dcm")
+    assert caught.value.code == "attribute-missing"
+
+
+def test_a_path_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputNotFoundError) as caught:
+        open_it(tmp_path / "none.seg.nrrd")
+    assert caught.value.code == "path-missing"
+
+
+def test_images_for_a_mask_file_are_one_series(data_dir, tmp_path):
+    segnrrd.write(random_mask(1), tmp_path / "m.seg.nrrd")
+    assert len(open_it(tmp_path / "m.seg.nrrd", data_dir / "ct-seg/dcmqi_segmentations/ct-3slice").images) == 3
+    with pytest.raises(LinkError) as caught:
+        find_images(data_dir / "ct-seg/highdicom_sources")
+    assert caught.value.code == "ambiguous-reference"

@@ -1,0 +1,173 @@
+"""Every container gives back the mask that went in; what is none is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mask_sets import AWKWARD_NAMES, COUNTS, check_same, coded_roi, oblique_geometry, random_mask
+
+from gpuprep.errors import ConfigError, HeaderError, OverlapError, RoiError
+from gpuprep.masks import Roi, let_last_win
+from gpuprep.writers.masks import MASK_READERS, MASK_WRITERS, SUFFIXES, container_of, description, read_mask
+
+SUFFIX = {"seg.nrrd": ".seg.nrrd", "zarr": ".zarr", "label": ".nii.gz", "separate": "", "hdf5": ".h5", "npz": ".npz"}
+ONE_LABEL_A_VOXEL = {"label"}
+
+
+def test_every_container_is_tested_and_has_a_suffix():
+    assert set(SUFFIX) == set(MASK_READERS)
+    assert set(MASK_WRITERS) - set(MASK_READERS) == {"dicomseg"}
+    for name, suffix in SUFFIX.items():
+        assert container_of(Path(f"mask{suffix}")) == name
+
+
+def there_and_back(mask, container, folder):
+    path = Path(folder) / f"mask{SUFFIX[container]}"
+    MASK_WRITERS.load(container)(mask, path)
+    return read_mask(path)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("container", SUFFIX)
+@settings(max_examples=2, deadline=None, database=None)
+@given(seed=st.integers(0, 2**32 - 1), density=st.sampled_from([0.0, 0.01, 0.1, 0.5]))
+def test_round_trip_of_random_overlaps(container, count, seed, density):
+    mask = random_mask(count, seed, density=density)
+    if container in ONE_LABEL_A_VOXEL:
+        mask, _ = let_last_win(mask)
+    with tempfile.TemporaryDirectory() as folder:
+        check_same(mask, there_and_back(mask, container, folder))
+
+
+@pytest.mark.parametrize("container", SUFFIX)
+def test_names_codes_and_colours_survive(container, tmp_path):
+    rois = [dataclasses.replace(coded_roi(n, name), tracking_uid="") for n, name in enumerate(AWKWARD_NAMES)]
+    rois += [coded_roi(99), Roi(100, "bare"), Roi(-1, "black", (0, 0, 0))]
+    mask, _ = let_last_win(random_mask(len(rois), rois=rois))
+    check_same(mask, there_and_back(mask, container, tmp_path))
+
+
+@pytest.mark.parametrize("container", SUFFIX)
+def test_no_roi_at_all(container, tmp_path):
+    mask = random_mask(0)
+    check_same(mask, there_and_back(mask, container, tmp_path))
+
+
+@pytest.mark.parametrize("container", SUFFIX)
+def test_codes_wider_than_a_byte(container, tmp_path):
+    geometry = oblique_geometry((4, 20, 20))
+    mask = random_mask(12, density=0.5, geometry=geometry)
+    assert mask.codes.dtype == np.uint16
+    if container in ONE_LABEL_A_VOXEL:
+        mask, _ = let_last_win(random_mask(400, density=0.01, geometry=geometry))
+        assert mask.codes.dtype == np.uint16
+    check_same(mask, there_and_back(mask, container, tmp_path))
+
+
+@pytest.mark.parametrize("container", set(SUFFIX) - {"hdf5"})
+def test_equal_masks_give_equal_bytes(container, tmp_path):
+    mask, _ = let_last_win(random_mask(9))
+    for name in "ab":
+        MASK_WRITERS.load(container)(mask, tmp_path / name / f"mask{SUFFIX[container]}")
+    first = {p.relative_to(tmp_path / "a"): p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
+    second = {p.relative_to(tmp_path / "b"): p.read_bytes() for p in (tmp_path / "b").rglob("*") if p.is_file()}
+    assert first == second
+
+
+@pytest.mark.parametrize("container", SUFFIX)
+def test_an_older_mask_is_replaced_whole(container, tmp_path):
+    there_and_back(let_last_win(random_mask(9))[0], container, tmp_path)
+    mask = random_mask(1)
+    check_same(mask, there_and_back(mask, container, tmp_path))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("container", set(SUFFIX) - {"separate", "zarr"})
+@pytest.mark.parametrize("damage", ["empty", "text", "cut"])
+def test_damaged_files_are_refused(container, damage, tmp_path):
+    path = tmp_path / f"mask{SUFFIX[container]}"
+    MASK_WRITERS.load(container)(random_mask(1), path)
+    whole = path.read_bytes()
+    path.write_bytes({"empty": b"", "text": b"no mask at all" * 50, "cut": whole[: len(whole) * 2 // 3]}[damage])
+    with pytest.raises(HeaderError) as caught:
+        read_mask(path)
+    assert caught.value.code == "mask-unreadable"
+
+
+@pytest.mark.parametrize("container", SUFFIX)
+def test_a_missing_file_is_refused(container, tmp_path):
+    with pytest.raises(HeaderError) as caught:
+        read_mask(tmp_path / f"mask{SUFFIX[container]}")
+    assert caught.value.code == "unreadable"
+
+
+@pytest.mark.parametrize("container", sorted(ONE_LABEL_A_VOXEL))
+def test_overlap_is_refused_where_a_voxel_has_one_label(container, tmp_path):
+    path = tmp_path / f"mask{SUFFIX[container]}"
+    with pytest.raises(OverlapError) as caught:
+        MASK_WRITERS.load(container)(random_mask(9), path)
+    assert caught.value.code == "labels-overlap" and not list(tmp_path.iterdir())
+
+
+def test_an_unknown_suffix_is_refused():
+    with pytest.raises(ConfigError) as caught:
+        container_of(Path("mask.msk"))
+    assert caught.value.code == "unknown-suffix"
+    assert set(SUFFIXES.values()) | {"separate"} == set(MASK_WRITERS)
+
+
+@pytest.mark.parametrize(("container", "module"), [("zarr", "zarr"), ("hdf5", "h5py")])
+def test_a_missing_library_is_named_with_its_extra(container, module, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError) as caught:
+        MASK_WRITERS.load(container)(random_mask(1), tmp_path / "mask")
+    assert caught.value.code == "extra-missing" and "gpuprep[masks]" in caught.value.hint
+
+
+def test_a_description_of_another_version_is_refused():
+    content = json.loads(description.describe(random_mask(1))) | {"version": 2}
+    with pytest.raises(HeaderError) as caught:
+        description.parse_rois(json.dumps(content))
+    assert caught.value.code == "mask-version"
+
+
+def test_a_folder_of_masks_without_our_list(tmp_path):
+    """What TotalSegmentator writes: a file a ROI, named as it."""
+    mask = random_mask(3, rois=[Roi(1, "aorta"), Roi(2, "liver"), Roi(3, "spleen")])
+    MASK_WRITERS.load("separate")(mask, tmp_path / "s")
+    (tmp_path / "s" / "rois.json").unlink()
+    read = read_mask(tmp_path / "s")
+    assert [(r.number, r.name) for r in read.rois] == [(1, "aorta"), (2, "liver"), (3, "spleen")]
+    assert np.array_equal(read.to_planes(), mask.to_planes())
+    assert read.geometry.same_grid(mask.geometry)
+
+
+def test_files_of_one_folder_on_different_grids_are_refused(tmp_path):
+    write = MASK_WRITERS.load("separate")
+    write(random_mask(1, rois=[Roi(1, "a")]), tmp_path / "s")
+    write(random_mask(1, rois=[Roi(1, "b")], geometry=oblique_geometry((3, 5, 8))), tmp_path / "t")
+    (tmp_path / "t" / "b.nii.gz").rename(tmp_path / "s" / "b.nii.gz")
+    (tmp_path / "s" / "rois.json").unlink()
+    with pytest.raises(Exception) as caught:
+        read_mask(tmp_path / "s")
+    assert caught.value.code == "shape-mismatch"
+
+
+def test_labels_that_the_table_lacks_are_refused(tmp_path):
+    mask = random_mask(2)
+    mask = dataclasses.replace(let_last_win(mask)[0], rois=(mask.rois[0],))
+    path = tmp_path / "mask.seg.nrrd"
+    MASK_WRITERS.load("seg.nrrd")(let_last_win(random_mask(2))[0], path)
+    content = path.read_bytes().replace(b"Segment1_ID", b"Segment9_ID")
+    path.write_bytes(content)
+    with pytest.raises(RoiError) as caught:
+        read_mask(path)
+    assert caught.value.code == "label-unknown"
