@@ -26,12 +26,11 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 
 def fresh(folder: Path) -> Callable[[], None]:
-    """Return a function that empties a folder, and removes the peer's index beside the input."""
+    """Return a function that empties a folder."""
 
     def prepare() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        shutil.rmtree(folder.parent / "in" / ".imgtools", ignore_errors=True)
 
     return prepare
 

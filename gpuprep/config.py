@@ -17,6 +17,7 @@ from gpuprep.errors import ConfigError
 Interpolation = Literal["linear", "cubic", "lanczos", "nearest"]
 ContourOverlap = Literal["xor", "union"]
 OnIrregular = Literal["error", "resample"]
+PetValues = Literal["suvbw", "stored"]
 
 #: Slice steps within this fraction of the median step count as regular.
 SPACING_TOLERANCE = 0.05
@@ -130,6 +131,8 @@ class Transforms:
     rescale_intensity : (float, float) or None
         Map the window to this range, as float32.
     crop : Crop
+    pet : {"suvbw", "stored"}
+        Whether PET becomes SUVbw (g/ml) or keeps the units of its series.
     orientation : str
         ``"keep"``, or the sides towards which columns, rows and slices shall grow: ``"RAS"``, ``"LPS"``.
 
@@ -147,6 +150,7 @@ class Transforms:
     rescale_intensity: tuple[float, float] | None = None
     crop: Crop = Crop()
     orientation: str = "keep"
+    pet: PetValues = "suvbw"
 
     def __post_init__(self) -> None:
         if not all(0 <= s <= MAX_SPACING_MM for s in self.spacing_xyz_mm):
@@ -206,7 +210,15 @@ class Stacking:
 
 @dataclass(frozen=True, slots=True)
 class RoiOptions:
-    """How ROI names become labels, and contours and segments become voxels."""
+    """How ROI names become labels, and contours and segments become voxels.
+
+    Without `labels` every ROI is a label of its own, by its own name.
+
+    Raises
+    ------
+    ConfigError
+        ``bad-threshold``; ``roi-map-missing``: there is nothing to merge ROIs to, or to keep the first ROI of.
+    """
 
     labels: tuple[LabelPatterns, ...]
     ignore_case: bool = True
@@ -220,6 +232,12 @@ class RoiOptions:
         if not 0 <= self.fractional_threshold < 1:
             raise ConfigError(
                 f"fractional threshold {self.fractional_threshold} is not in [0, 1)", code="bad-threshold"
+            )
+        if not self.labels and self.strategy is not RoiStrategy.SEPARATE:
+            raise ConfigError(
+                f"the ROI strategy {self.strategy.value} needs a ROI map",
+                code="roi-map-missing",
+                hint="add --roi-match-yaml FILE, or use --roi-strategy separate",
             )
 
 

@@ -6,6 +6,7 @@ Only click is imported here; a command imports what it needs when it runs, so th
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib import import_module
@@ -15,11 +16,15 @@ import click
 from gpuprep._version import __version__
 from gpuprep.errors import ExitStatus, GpuprepError
 
+#: Objects made between two searches for garbage: imports make many that stay.
+GARBAGE_THRESHOLD = 50_000
 #: Command → where its function is.
 COMMANDS = {
     "nnunet": "gpuprep.cli.nnunet:nnunet",
+    "medsegpy": "gpuprep.cli.medsegpy:medsegpy",
     "nifti": "gpuprep.cli.nifti:nifti",
     "masks": "gpuprep.cli.masks:masks",
+    "tiff": "gpuprep.cli.tiff:tiff",
     "index": "gpuprep.cli.index:index",
     "show": "gpuprep.cli.index:show",
     "synth": "gpuprep.cli.synth:synth",
@@ -62,6 +67,7 @@ def main() -> None:
     """Run the command line; errors become a message, a hint and an exit status."""
     # NumPy's BLAS would start a thread a core, which spin for work; the matrices here are 4 × 4.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.set_threshold(GARBAGE_THRESHOLD)
     try:
         status = cli.main(prog_name="gpuprep", standalone_mode=False)
     except GpuprepError as error:

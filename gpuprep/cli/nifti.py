@@ -8,59 +8,85 @@ from typing import Any
 import click
 
 from gpuprep.cli import options
-from gpuprep.config import OnExisting
+from gpuprep.config import OnExisting, OnMissing, RoiStrategy
 
 
-@click.command(short_help="Image series → .nii.gz, one a volume.")
+@click.command(short_help="Images, masks and doses of studies → a tree of NIfTI files.")
 @click.argument("source", type=options.PATH, nargs=-1, required=True)
 @click.argument("output", type=options.PATH)
-@click.option("-m", "--modalities", default="CT,MR,PT", show_default=True, help="Image modalities to convert.")
-@click.option("--uncompressed", is_flag=True, help="Write .nii instead of .nii.gz.")
+@options.apply(
+    click.option("-m", "--modalities", default="CT,MR,PT", show_default=True,
+                 help="What to convert: images (CT, MR, PT), RTSTRUCT and SEG of these images, RTDOSE."),
+    click.option("-f", "--filename-format", default="{PatientID}/{Modality}_{SeriesInstanceUID}/{ImageID}.nii.gz",
+                 show_default=True, metavar="TEMPLATE",
+                 help="Paths of the files, .nii.gz or .nii. ImageID is what of its series a file is: the modality, or "
+                      "the name of the ROI; CaseID a short name of its own for each image, mask and dose."),
+    click.option("--masks", type=click.Choice(["separate", "label"]), default="separate", show_default=True,
+                 help="One file a ROI, or one label image, which refuses overlap."),
+    click.option("-ryaml", "--roi-match-yaml", type=options.PATH, metavar="FILE",
+                 help="YAML map from labels to regular expressions of ROI names; without it every ROI is written."),
+    click.option("--roi-strategy", type=click.Choice([m.value for m in RoiStrategy], case_sensitive=False),
+                 default="separate", show_default=True,
+                 help="What several ROIs that match one label become: label__ROI each, their union, or the first."),
+    click.option("--on-missing", type=click.Choice([m.value for m in OnMissing]), default="warn", show_default=True,
+                 help="A label without a ROI."),
+    click.option("--dose-grid", type=click.Choice(["own", "image"]), default="own", show_default=True,
+                 help="RTDOSE on its own grid, or on that of the image of the first modality."),
+    options.roi_options,
+)  # fmt: skip
 @options.transform_options
 @options.run_options
 def nifti(
     source: tuple[Path, ...],
     output: Path,
     modalities: str,
-    uncompressed: bool,
-    on_irregular: str,
-    spacing_tolerance: float,
+    filename_format: str,
+    masks: str,
+    dose_grid: str,
     on_existing: str,
     index_path: Path | None,
     backend: str,
     workers: int | None,
-    **transforms: Any,
+    **shared: Any,
 ) -> int:
-    """Convert every image volume below SOURCE into one NIfTI file in OUTPUT.
+    """Convert images, masks and doses below SOURCE into NIfTI files in OUTPUT.
 
-    A series with several volumes (echoes, time points) gives one file each.
+    A series with several volumes (echoes, time points) gives one file each. PET becomes SUVbw, doses are in Gy. Masks
+    lie on the grid of their image. OUTPUT/index.csv and index.parquet list every file with where it comes from, its
+    grid, its values, and the volume and box of each ROI.
+
+    Run the same command again to resume, or to add new studies.
     """
     from gpuprep.cli.jobs import finish
     from gpuprep.hostlib import usable_cores
+    from gpuprep.report.contents import write_contents
     from gpuprep.report.progress import Progress
-    from gpuprep.run.case import CaseOptions
-    from gpuprep.run.nifti import convert_to_nifti
-    from gpuprep.run.plan import parse_modalities
+    from gpuprep.run.nifti import NiftiOptions, convert_to_nifti
+    from gpuprep.run.plan import StudyModalities
     from gpuprep.run.sources import open_sources
+    from gpuprep.writers.paths import PathTemplate
+    from gpuprep.writers.study import MaskFiles
 
-    images, _ = parse_modalities(modalities)
-    case_options = CaseOptions(
-        transforms=options.parse_transforms(**transforms),
-        stacking=options.parse_stacking(on_irregular, spacing_tolerance),
+    job = NiftiOptions(
+        wanted=StudyModalities.parse(modalities),
+        template=PathTemplate(filename_format),
+        masks=MaskFiles(masks),
+        dose_grid=dose_grid,  # type: ignore[arg-type]
     )
+    case_options = options.parse_case_options(**shared)
     sources = open_sources(source, index_path=index_path, workers=workers or usable_cores())
     with Progress() as progress:
         rows, problems = convert_to_nifti(
             sources,
             output,
-            modalities=images,
             case_options=case_options,
-            suffix=".nii" if uncompressed else ".nii.gz",
+            options=job,
             on_existing=OnExisting(on_existing),
             backend=backend,
             workers=workers,
             on_start=progress.start,
             on_row=progress.add,
         )
+    write_contents(output, rows)
     click.echo(str(output))
     return finish(output / "gpuprep", rows, problems)

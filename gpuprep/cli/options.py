@@ -50,15 +50,22 @@ def label_options(command: Command) -> Command:
                      help="YAML map from labels to regular expressions of ROI names, in label order."),
         click.option("--roi-strategy", type=click.Choice(["merge", "keep_first"], case_sensitive=False),
                      default="merge", show_default=True, help="What several ROIs that match one label become."),
-        click.option("--roi-ignore-case/--roi-case-sensitive", default=True, show_default=True),
-        click.option("--roi-allow-multi-matches/--roi-disallow-multi-matches", default=True, show_default=True,
-                     help="Whether a ROI may belong to several labels."),
         click.option("--on-missing", type=click.Choice([m.value for m in OnMissing]), default="error",
                      show_default=True,
                      help="A label without a ROI: fail the case, or leave the label empty, with or without a warning. "
                           "Labels marked optional in the map may always be absent."),
         click.option("--multiple-segmentations", type=click.Choice([m.value for m in MultipleSegmentations]),
                      default="error", show_default=True, help="Several segmentations of one image match the labels."),
+        roi_options,
+    )(command)  # fmt: skip
+
+
+def roi_options(command: Command) -> Command:
+    """Add how ROI names match labels, and how contours and segments become voxels."""
+    return apply(
+        click.option("--roi-ignore-case/--roi-case-sensitive", default=True, show_default=True),
+        click.option("--roi-allow-multi-matches/--roi-disallow-multi-matches", default=True, show_default=True,
+                     help="Whether a ROI may belong to several labels."),
         click.option("--contour-overlap", type=click.Choice(["xor", "union"]), default="xor", show_default=True,
                      help="Overlapping contours of one ROI on a slice: a hole, or their union."),
         click.option("--fractional-threshold", type=float, default=0.5, show_default=True,
@@ -80,6 +87,8 @@ def transform_options(command: Command) -> Command:
         click.option("--crop", default="none", metavar="none|foreground|roi[:MM]", show_default=True,
                      help="Cut to the foreground (CT: above -500 HU, else above 0) or to the matched ROIs, "
                           "with a margin in mm."),
+        click.option("--pet", type=click.Choice(["suvbw", "stored"]), default="suvbw", show_default=True,
+                     help="PET as SUV by body weight, from the header; or in the units of its series."),
         click.option("--orientation", default="keep", metavar="keep|RAS|LPS|…", show_default=True,
                      help="Sides towards which columns, rows and slices grow in the output."),
         click.option("--on-irregular", type=click.Choice(["error", "resample"]), default="error", show_default=True,
@@ -106,12 +115,12 @@ def run_options(command: Command) -> Command:
 
 def parse_case_options(
     *,
-    roi_match_yaml: Path,
+    roi_match_yaml: Path | None,
     roi_strategy: str,
     roi_ignore_case: bool,
     roi_allow_multi_matches: bool,
     on_missing: str,
-    multiple_segmentations: str,
+    multiple_segmentations: str = "error",
     contour_overlap: str,
     fractional_threshold: float,
     on_irregular: str,
@@ -119,6 +128,8 @@ def parse_case_options(
     **transforms: Any,
 ) -> CaseOptions:
     """Build `CaseOptions` from the values of `label_options`, without the modalities, and `transform_options`.
+
+    Without a ROI map every ROI is a label.
 
     Raises
     ------
@@ -132,7 +143,7 @@ def parse_case_options(
         transforms=parse_transforms(**transforms),
         stacking=parse_stacking(on_irregular, spacing_tolerance),
         rois=RoiOptions(
-            labels=load_roi_patterns(roi_match_yaml),
+            labels=load_roi_patterns(roi_match_yaml) if roi_match_yaml else (),
             ignore_case=roi_ignore_case,
             strategy=RoiStrategy(roi_strategy.lower()),
             allow_multiple_matches=roi_allow_multi_matches,
@@ -153,6 +164,7 @@ def parse_transforms(
     rescale_intensity: str | None,
     crop: str,
     orientation: str,
+    pet: str,
 ) -> Transforms:
     """Build `Transforms` from option texts.
 
@@ -175,6 +187,7 @@ def parse_transforms(
         rescale_intensity=mapped,
         crop=Crop.parse(crop),
         orientation=orientation if orientation == "keep" else orientation.upper(),
+        pet=pet,  # type: ignore[arg-type]
     )
 
 

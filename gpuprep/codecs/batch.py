@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -168,6 +167,8 @@ def _decode(sources: Sequence[_Source], array: Image, layout: FrameSpec, workers
         ]
         native.read_extents(extents, array, workers=workers)
         return Decoded(array, layout, native.NAME, are_bits_clean(layout))
+
+    from concurrent.futures import Future, ThreadPoolExecutor
 
     decoders = _ChosenDecoders()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:

@@ -14,7 +14,7 @@ import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, lru_cache
 from math import isfinite
 from pathlib import Path
@@ -182,6 +182,22 @@ REFERENCES = {
     SEG_UID: _SEG_REFERENCES,
     LABELMAP_SEG_UID: _SEG_REFERENCES,
 }
+
+
+def strip_encoding(row: InstanceHeader) -> InstanceHeader:
+    """Return what is left of a row without file and encoding. Where there are no pixels, the size tells edits."""
+    return replace(
+        row,
+        path="",
+        size=0 if row.rows else row.size,
+        mtime_ns=0,
+        reader="",
+        pixel_offset=-1,
+        pixel_length=-1,
+        transfer_syntax_uid="",
+        photometric_interpretation="",
+        planar_configuration=None,
+    )
 
 
 def read_headers(paths: Sequence[str], *, workers: int = 1) -> list[InstanceHeader]:

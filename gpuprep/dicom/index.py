@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuprep.dicom.crawl import CrawlProblem, FoundFile, crawl
-from gpuprep.dicom.header import LABELMAP_SEG_UID, RTSTRUCT_UID, SEG_UID, InstanceHeader, read_headers
+from gpuprep.dicom.header import (
+    LABELMAP_SEG_UID,
+    RTSTRUCT_UID,
+    SEG_UID,
+    InstanceHeader,
+    read_headers,
+    strip_encoding,
+)
 from gpuprep.dicom.stack import Finding
 from gpuprep.errors import ConfigError, InputNotFoundError, OutputError
 
@@ -212,13 +219,13 @@ def _build_series(rows: Sequence[InstanceHeader], *, is_uid_shared: bool) -> Ser
 def _drop_copies(
     rows: Sequence[InstanceHeader],
 ) -> tuple[list[InstanceHeader], list[InstanceHeader], list[Finding]]:
-    """Divide files into instances and further copies of them, which are equal in all that `_strip_encoding` leaves."""
+    """Divide files into instances and further copies of them, which are equal in all that `strip_encoding` leaves."""
     instances: list[InstanceHeader] = []
     copies: list[InstanceHeader] = []
     kept: dict[str, list[InstanceHeader]] = {}
     for row in rows:
         same_uid = kept.setdefault(row.sop_instance_uid, []) if row.sop_instance_uid else []
-        if same_uid and _strip_encoding(row) in map(_strip_encoding, same_uid):
+        if same_uid and strip_encoding(row) in map(strip_encoding, same_uid):
             copies.append(row)
         else:
             same_uid.append(row)
@@ -240,22 +247,6 @@ def _drop_copies(
         if len(same) > 1
     ]
     return instances, copies, findings
-
-
-def _strip_encoding(row: InstanceHeader) -> InstanceHeader:
-    """Return what is left of a row without file and encoding. Where there are no pixels, the size tells edits."""
-    return replace(
-        row,
-        path="",
-        size=0 if row.rows else row.size,
-        mtime_ns=0,
-        reader="",
-        pixel_offset=-1,
-        pixel_length=-1,
-        transfer_syntax_uid="",
-        photometric_interpretation="",
-        planar_configuration=None,
-    )
 
 
 # --- Parquet ---------------------------------------------------------------------------------------------------------

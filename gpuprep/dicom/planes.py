@@ -145,6 +145,7 @@ def plane_of_classic(instance: InstanceHeader) -> Plane:
 def traits_of(instance: InstanceHeader) -> dict[str, Hashable]:
     """Return what the index knows that may tell images at the same place apart."""
     return {
+        "series": instance.series_number,
         "type": instance.image_type,
         "echo": instance.echo_numbers,
         "echo time": instance.echo_time_ms,

@@ -110,7 +110,7 @@ def match_rois(names: Sequence[str], options: RoiOptions) -> RoiMatch:
     A name belongs to a label when one of its patterns matches the whole name (``re.fullmatch``), blanks around the
     name apart. Labels are served in their order; with `allow_multiple_matches` false a ROI goes to the first label
     that takes it. `RoiStrategy.KEEP_FIRST` keeps the first ROI a label in the order of its patterns, then of the
-    file; `SEPARATE` makes one label ``label__name`` a ROI.
+    file; `SEPARATE` makes one label ``label__name`` a ROI. Without labels each ROI is one, by its name.
 
     Parameters
     ----------
@@ -124,6 +124,10 @@ def match_rois(names: Sequence[str], options: RoiOptions) -> RoiMatch:
         ``no-roi-matched``: no ROI of the case matches any label (unless labels may be missing silently);
         ``label-missing``: with `OnMissing.ERROR`, a label that is not optional has no ROI.
     """
+    if not options.labels:
+        if not names:
+            raise RoiError("it has no ROI", code="no-roi-matched")
+        return RoiMatch(tuple(MatchedLabel(name, (i,), ("",)) for i, name in enumerate(names)), ())
     flags = re.IGNORECASE if options.ignore_case else 0
     taken: set[int] = set()
     labels = []

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpuprep.dicom.header import InstanceHeader
+from gpuprep.dicom.header import InstanceHeader, strip_encoding
 from gpuprep.dicom.mosaic import is_mosaic, planes_of_mosaic
 from gpuprep.dicom.multiframe import planes_of_multiframe
 from gpuprep.dicom.planes import Plane, plane_of_classic
@@ -264,17 +264,18 @@ def _required(header: InstanceHeader, name: str) -> Any:
 
 
 def _leave_out_copies(instances: Sequence[InstanceHeader]) -> tuple[list[InstanceHeader], list[Finding]]:
-    """Keep the first file, by path, of each SOP instance."""
-    distinct: dict[str, InstanceHeader] = {}
+    """Keep the first file, by path, of each SOP instance, and those that only claim to be the same instance."""
+    kept: dict[str, list[InstanceHeader]] = {}
     for instance in sorted(instances, key=lambda i: i.path):
         if instance.error_code:
             raise HeaderError(instance.error_detail, code=instance.error_code, subject=instance.path)
-        distinct.setdefault(instance.sop_instance_uid or instance.path, instance)
+        same_uid = kept.setdefault(instance.sop_instance_uid or instance.path, [])
+        if not same_uid or strip_encoding(instance) not in map(strip_encoding, same_uid):
+            same_uid.append(instance)
+    distinct = [instance for same_uid in kept.values() for instance in same_uid]
     copies = len(instances) - len(distinct)
-    if not copies:
-        return list(distinct.values()), []
     message = f"{copies} further copies of the same SOP instances left out"
-    return list(distinct.values()), [Finding("duplicate-instance", message)]
+    return distinct, [Finding("duplicate-instance", message)] if copies else []
 
 
 def _place_all(instances: Iterable[InstanceHeader]) -> tuple[list[Plane], list[GeometryError]]:
@@ -410,7 +411,7 @@ _Split = list[tuple[str, list[_Placed], list[Finding]]]
 
 #: Traits whose values name a volume: they tell images apart where some place has an image of every value.
 CATEGORIES = (
-    "type", "echo", "echo time", "stack", "b-value", "direction", "time", "acquisition", "instance",
+    "series", "type", "echo", "echo time", "stack", "b-value", "direction", "time", "acquisition", "instance",
 )  # fmt: skip
 #: Traits whose order at each place names a volume; they may differ from place to place.
 ORDERS = ("trigger time", "acquisition time", "content time", "instance", "frame")

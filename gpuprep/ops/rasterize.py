@@ -415,11 +415,7 @@ def _draw_by_kernels(
     slabs = list(_cut_slabs(contours, out, SLAB_BYTES[backend.name]))
     codes = xp.zeros(out.shape, np.uint8)
     buffer = xp.empty(max((int(np.prod(slab.shape)) for slab in slabs), default=0), np.uint32)
-    records = np.column_stack([contours.ranges, contours.plane, contours.layer]).astype(np.int32)
-    vertices = xp.empty((len(contours.points), 2), np.int32)
-    if len(records):
-        arrays = map(backend.upload, (contours.points, contours.transform, records, contours.shifts))
-        backend.launch("roi_vertices", (len(records),), (CONTOUR_THREADS,), (*arrays, vertices))
+    records, vertices = _project_contours(contours, backend)
     capacity = 1 << 8
     found: list[tuple[NDArray[np.intp], NDArray[np.uint32]]] = []
     for slab in slabs:
@@ -454,6 +450,16 @@ def _draw_by_kernels(
         if plane >= 0 and planes.first_slice[plane] != d:
             codes[d] = codes[int(planes.first_slice[plane])]
     return RoiMask(backend.download(codes), table, rois, out)
+
+
+def _project_contours(contours: _PlacedContours, backend: Backend) -> tuple[NDArray[np.int32], Any]:
+    """Return (first point, end point, plane, layer) of each contour, and the vertices (x, y) of all, Q16."""
+    records = np.column_stack([contours.ranges, contours.plane, contours.layer]).astype(np.int32)
+    vertices = backend.xp.empty((len(contours.points), 2), np.int32)
+    if len(records):
+        arrays = map(backend.upload, (contours.points, contours.transform, records, contours.shifts))
+        backend.launch("roi_vertices", (len(records),), (CONTOUR_THREADS,), (*arrays, vertices))
+    return records, vertices
 
 
 def _fill_planes(words: Any, slab: _Slab, contours: NDArray[np.int32], vertices: Any, backend: Backend) -> None:

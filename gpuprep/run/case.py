@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 
 from gpuprep.backends.base import Backend
-from gpuprep.codecs.batch import decode_stack
+from gpuprep.codecs.batch import decode_instance, decode_stack
 from gpuprep.config import CT_FOREGROUND_HU, MultipleSegmentations, RoiOptions, Stacking, Transforms, digest
+from gpuprep.dicom.dose import describe_dose, read_dose_grid, scale_to_gray
+from gpuprep.dicom.header import InstanceHeader
+from gpuprep.dicom.pet import read_suv_scale
 from gpuprep.dicom.stack import Stack, build_stacks
 from gpuprep.errors import CaseError, GeometryError
 from gpuprep.geometry import VolumeGeometry
@@ -103,19 +106,25 @@ def _convert(
 ) -> tuple[list[Output], str]:
     transforms = options.transforms
     outputs: list[Output] = []
+    if not plan.channels and plan.dose is not None:
+        return [*_write_dose(plan, plan.dose, None, options, backend, writer, workers, clock, record)], ""
     with clock.stage("headers"):
         stack = choose_stack(plan.channels[0], plan, options.stacking)
+        record["study_instance_uid"] = plan.channels[0].instances[0].study_instance_uid
+        record["series"] = [channel.series_instance_uid for channel in plan.channels]
         record["volume"] = stack.label
         record["findings"] = [*plan.findings, *(f"{f.code}: {f.message}" for f in stack.findings)]
         rois = None
-        if options.rois:
+        if options.rois and plan.segmentations:
             rois = select_segmentations(plan.segmentations, plan.link_evidence, options.rois, options.multiple, record)
-    with clock.stage("decode"):
-        image, decoder = load_volume(plan.channels[0], stack, backend, workers)
+    image, decoder = None, ""
+    if plan.writes_images or transforms.crop.to == "foreground":
+        with clock.stage("decode"):
+            image, decoder = load_volume(plan.channels[0], stack, transforms, backend, workers, record)
     with clock.stage("crop"):
         grid = SliceGrid(stack.geometry, stack.plane_offsets_lps_mm if stack.is_irregular else None)
         box = find_box(image, grid, rois, options, backend)
-        target = image.geometry.crop(*box).with_spacing(transforms.spacing_xyz_mm[::-1])
+        target = stack.geometry.crop(*box).with_spacing(transforms.spacing_xyz_mm[::-1])
     if rois is not None and options.rois is not None:
         with clock.stage("rasterize"):
             mask = draw(rois, grid, target, options.rois, backend, record)
@@ -123,26 +132,62 @@ def _convert(
         with clock.stage("write"):
             outputs += writer.write_mask(plan.case, mask, record)
         del mask
-    for number, channel in enumerate(plan.channels):
-        if number:
+    if plan.dose is not None:
+        outputs += _write_dose(plan, plan.dose, target, options, backend, writer, workers, clock, record)
+    for number, channel in enumerate(plan.channels if plan.writes_images else ()):
+        if image is None:
             with clock.stage("decode"):
                 other = choose_stack(channel, plan, options.stacking)
                 record["findings"] += [f"{channel.modality}: {f.code}: {f.message}" for f in other.findings]
                 check_coverage(channel, other.geometry, target, record)
-                image, _ = load_volume(channel, other, backend, workers)
+                image, _ = load_volume(channel, other, transforms, backend, workers, record)
         with clock.stage("resample"):
             volume = onto_grid(image, target, box, transforms, backend)
-            del image
+            image = None
         with clock.stage("intensity"):
             volume = window_channel(volume, plan, transforms, backend)
             if transforms.orientation != "keep":
                 volume = reorient(volume, transforms.orientation, backend)
+            volume = replace(volume, array=backend.download(volume.array))
         with clock.stage("write"):
             outputs += writer.write_image(plan.case, number, volume)
-        record.setdefault("steps", []).append([{"step": s.name, **s.parameters} for s in volume.steps])
-        record["grid"] = describe_grid(volume.geometry)
+        _record_steps(volume, record)
         del volume
     return outputs, decoder
+
+
+def _write_dose(
+    plan: CasePlan,
+    header: InstanceHeader,
+    target: VolumeGeometry | None,
+    options: CaseOptions,
+    backend: Backend,
+    writer: CaseWriter,
+    workers: int,
+    clock: Stopwatch,
+    record: dict[str, Any],
+) -> Sequence[Output]:
+    """Write an RT Dose on `target`, or on its own grid; outside its grid there is no dose."""
+    with clock.stage("decode"):
+        volume = load_dose(header, backend, workers, record)
+    if target is not None:
+        noted: dict[str, Any] = {"warnings": []}  # a dose rarely covers its image: worth a note, no warning
+        check_coverage(Channel(volume.modality, header.series_instance_uid, (header,)), volume.geometry, target, noted)
+        record["dose"] |= {"coverage": noted["channel_coverage"]}
+        with clock.stage("resample"):
+            volume = resample_to_grid(volume, target, interpolation="linear", fill=0.0, backend=backend)
+    if options.transforms.orientation != "keep":
+        volume = reorient(volume, options.transforms.orientation, backend)
+    volume = replace(volume, array=backend.download(volume.array))
+    with clock.stage("write"):
+        outputs = writer.write_image(plan.case, 0, volume)
+    _record_steps(volume, record)
+    return outputs
+
+
+def _record_steps(volume: Volume, record: dict[str, Any]) -> None:
+    record.setdefault("steps", []).append([{"step": s.name, **s.parameters} for s in volume.steps])
+    record["grid"] = describe_grid(volume.geometry)
 
 
 def choose_stack(channel: Channel, plan: CasePlan, stacking: Stacking) -> Stack:
@@ -178,8 +223,24 @@ def choose_stack(channel: Channel, plan: CasePlan, stacking: Stacking) -> Stack:
     )
 
 
-def load_volume(channel: Channel, stack: Stack, backend: Backend, workers: int) -> tuple[Volume, str]:
-    """Decode a stack into modality values on its regular grid; return it with the decoder's name."""
+def load_volume(
+    channel: Channel,
+    stack: Stack,
+    transforms: Transforms,
+    backend: Backend,
+    workers: int,
+    record: dict[str, Any],
+) -> tuple[Volume, str]:
+    """Decode a stack into modality values on its regular grid; return it with the decoder's name.
+
+    PET becomes SUVbw unless `transforms` says otherwise; `record` gets ``warnings`` of times that were in doubt.
+
+    Raises
+    ------
+    HeaderError
+        Those of `read_suv_scale`.
+    """
+    scale = read_suv_scale(channel.instances) if channel.modality == "PT" and transforms.pet == "suvbw" else None
     decoded = decode_stack(stack, workers=workers)
     if decoded.array.ndim != 3:
         raise GeometryError(
@@ -187,14 +248,18 @@ def load_volume(channel: Channel, stack: Stack, backend: Backend, workers: int) 
             code="not-an-image",
             subject=channel.series_instance_uid,
         )
+    factor = scale.factor if scale else 1.0
     array = to_modality(
         backend.upload(decoded.array),
         decoded.spec,
-        np.array([f.slope for f in stack.frames]),
-        np.array([f.intercept for f in stack.frames]),
+        np.array([f.slope * factor for f in stack.frames]),
+        np.array([f.intercept * factor for f in stack.frames]),
         backend=backend,
     )
     steps = [Step("decode", {"series": channel.series_instance_uid, "decoder": decoded.decoder})]
+    if scale:
+        steps.append(Step("suvbw", {"factor": scale.factor, **scale.basis}))
+        record["warnings"] += [f"{f.code}: {f.message}" for f in scale.findings]
     if stack.is_irregular:
         offsets = np.array(stack.plane_offsets_lps_mm)
         lowest = float(array.min())
@@ -229,25 +294,42 @@ def check_coverage(channel: Channel, source: VolumeGeometry, target: VolumeGeome
         record["warnings"].append(f"the {channel.modality} channel covers {share:.0%} of the grid")
 
 
-def find_box(image: Volume, grid: SliceGrid, rois: SelectedRois | None, options: CaseOptions, backend: Backend) -> Box:
-    """Return the (start, shape) of the box that the output covers, in voxels of the image."""
+def load_dose(header: InstanceHeader, backend: Backend, workers: int, record: dict[str, Any]) -> Volume:
+    """Decode an RT Dose into Gy, float32, on its own grid; `record` gets ``dose``.
+
+    Raises
+    ------
+    HeaderError, GeometryError, DecodeError
+        Those of `read_dose_grid` and `decode_instance`.
+    """
+    dose = read_dose_grid(header)
+    gray = scale_to_gray(decode_instance(header, dose.spec, workers=workers), dose)
+    record["dose"] = describe_dose(dose)
+    step = Step("dose", {"frames": list(dose.frames), "gray_a_step": dose.gray_a_step})
+    return Volume(backend.upload(gray), dose.geometry, header.modality, (step,))
+
+
+def find_box(
+    image: Volume | None, grid: SliceGrid, rois: SelectedRois | None, options: CaseOptions, backend: Backend
+) -> Box:
+    """Return the (start, shape) of the box that the output covers, in voxels of `grid`; a foreground needs `image`."""
     crop = options.transforms.crop
-    whole: Box = ((0, 0, 0), image.geometry.shape)
+    whole: Box = ((0, 0, 0), grid.geometry.shape)
     if crop.to == "none":
         return whole
-    if crop.to == "foreground":
+    if crop.to == "foreground" and image is not None:
         threshold = CT_FOREGROUND_HU if image.modality == "CT" else 0.0
         found = foreground_box(image.array, threshold, backend)
         subject = f"a voxel above {threshold:g}"
     else:
         found = None
         if rois is not None and options.rois is not None:
-            mask = draw(rois, grid, image.geometry, options.rois, backend, {"warnings": []})
+            mask = draw(rois, grid, grid.geometry, options.rois, backend, {"warnings": []})
             found = foreground_box(mask.codes, 0, backend)
         subject = "a ROI voxel"
     if found is None:
         raise GeometryError(f"there is nothing to crop to: no slice holds {subject}", code="nothing-to-crop-to")
-    return with_margin(found, image.geometry, crop.margin_mm)
+    return with_margin(found, grid.geometry, crop.margin_mm)
 
 
 def onto_grid(image: Volume, target: VolumeGeometry, box: Box, transforms: Transforms, backend: Backend) -> Volume:

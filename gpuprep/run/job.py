@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from gpuprep import backends
 from gpuprep.backends.base import Backend
@@ -23,6 +24,29 @@ from gpuprep.writers.base import CaseWriter, Output
 OnStart = Callable[[int, int], None]
 #: Told each new row.
 OnRow = Callable[[CaseRow], None]
+
+
+class Plan(Protocol):
+    """What a job has to know of a plan; the work knows the rest."""
+
+    @property
+    def case(self) -> str:
+        """Its name in the ledger."""
+
+    @property
+    def patient(self) -> str:
+        """Whose it is."""
+
+    @property
+    def key(self) -> str:
+        """Digest of the input files."""
+
+    @property
+    def subject(self) -> str:
+        """Path or UID to name in messages."""
+
+
+AnyPlan = TypeVar("AnyPlan", bound=Plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +115,51 @@ def run_cases(
     OutputError
         ``exists``: `on_existing` is FAIL and a case has outputs.
     """
-    config = digest(options, writer.config)
+    run_plans(
+        plans,
+        work=CaseWork(options, writer, backend, threads),
+        config=digest(options, writer.config),
+        discard=writer.discard,
+        root=root,
+        own_folders=own_folders,
+        ledger=ledger,
+        on_existing=on_existing,
+        workers=workers,
+        on_start=on_start,
+        on_row=on_row,
+    )
+
+
+def run_plans(
+    plans: Sequence[AnyPlan | FailedPlan],
+    *,
+    work: Callable[[AnyPlan], CaseRow],
+    config: str,
+    discard: Callable[[str], None],
+    root: Path,
+    own_folders: Sequence[Path],
+    ledger: Ledger,
+    on_existing: OnExisting,
+    workers: int,
+    on_start: OnStart,
+    on_row: OnRow,
+) -> None:
+    """Run any work over plans that are not done yet, as `run_cases` does.
+
+    Parameters
+    ----------
+    work : callable
+        Makes the row of a plan, in a worker; picklable.
+    config : str
+        Digest of all that changes the outputs.
+    discard : callable
+        Removes what was written of a case.
+    """
     known = ledger.rows()
     _clear(own_folders)
-    todo, unplanned, done = [], [], 0
+    todo: list[AnyPlan] = []
+    unplanned: list[FailedPlan] = []
+    done = 0
     for plan in plans:
         if isinstance(plan, FailedPlan):
             unplanned.append(plan)
@@ -114,15 +179,15 @@ def run_cases(
     on_start(len(todo) + len(unplanned), done)
     for impossible in unplanned:
         row = CaseRow(impossible.case, key="", config=config, patient=impossible.patient, status="failed")
-        writer.discard(impossible.case)
+        discard(impossible.case)
         ledger.put(row.failed(impossible.error))
         on_row(row.failed(impossible.error))
-    work = CaseWork(options, writer, backend, threads)
     try:
         for plan, outcome in map_isolated(work, todo, workers=workers):
             if isinstance(outcome, Crash):
-                writer.discard(plan.case)
+                discard(plan.case)
                 outcome = crashed(plan, config, outcome)
+            remove_replaced(known.get(plan.case), outcome, root)
             ledger.put(outcome)
             on_row(outcome)
     finally:
@@ -145,12 +210,20 @@ def files_present(outputs: Sequence[Output], root: Path) -> bool:
     return all(path.is_file() and path.stat().st_size == size for path, size in paths)
 
 
-def crashed(plan: CasePlan, config: str, crash: Crash) -> CaseRow:
+def remove_replaced(old: CaseRow | None, new: CaseRow, root: Path) -> None:
+    """Remove the files of a case's earlier run that its new run did not write again."""
+    if old is None:
+        return
+    for path in {o.path for o in old.outputs} - {o.path for o in new.outputs}:
+        (root / path).unlink(missing_ok=True)
+
+
+def crashed(plan: Plan, config: str, crash: Crash) -> CaseRow:
     """Return the row of a case whose worker died or raised what no case may raise."""
     error = CaseError(
         crash.reason,
         code="worker-killed" if crash.by_signal else "internal",
-        subject=plan.channels[0].series_instance_uid,
+        subject=plan.subject,
         hint="a decoder crashed or memory ran out; try -j 1, or another decoder"
         if crash.by_signal
         else "this is a bug in gpuprep: please report it with the traceback from report.json",

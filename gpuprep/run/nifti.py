@@ -1,85 +1,121 @@
-"""The NIfTI job: every image volume of the sources becomes one file."""
+"""The NIfTI job: images, doses and masks of studies become files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from gpuprep.config import OnExisting
-from gpuprep.errors import WriteError
-from gpuprep.masks import RoiMask
+from gpuprep.errors import ConfigError
 from gpuprep.run.case import CaseOptions
 from gpuprep.run.job import OnRow, OnStart, run_cases, share_cores
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
-from gpuprep.run.plan import plan_image_cases
+from gpuprep.run.plan import CasePlan, FailedPlan, StudyModalities, plan_study_cases
 from gpuprep.run.sources import Sources
-from gpuprep.volume import Volume
-from gpuprep.writers.base import Output
-from gpuprep.writers.nifti import IMAGE_LEVEL, write_nifti
+from gpuprep.writers.names import safe_name
+from gpuprep.writers.paths import PathTemplate
+from gpuprep.writers.study import ROI_PLACE, MaskFiles, NamedFile, StudyWriter, tell_apart
+
+DoseGridChoice = Literal["own", "image"]
 
 
 @dataclass(frozen=True, slots=True)
-class NiftiWriter:
-    """Writes ``<case>.nii.gz`` into one folder."""
+class NiftiOptions:
+    """What of the job concerns the tree of files, not the single case.
 
-    root: Path
-    suffix: str
-    threads: int
+    Parameters
+    ----------
+    wanted : StudyModalities
+    template : PathTemplate
+    masks : MaskFiles
+    dose_grid : {"own", "image"}
+        Whether RT Doses stay on their own grid or are resampled onto the output grid of their image.
 
-    @property
-    def config(self) -> str:
-        """The suffix."""
-        return self.suffix
+    Raises
+    ------
+    ConfigError
+        ``bad-filename-format``: one file a ROI, and the template cannot tell them apart. ``bad-modalities``: doses on
+        images, and no image modality.
+    """
 
-    def write_image(self, case: str, channel: int, volume: Volume) -> tuple[Output]:
-        """Write the only channel."""
-        path = self._path(case)
-        array, geometry = volume.array, volume.geometry
-        return (write_nifti(path, array, geometry, level=IMAGE_LEVEL, threads=self.threads, root=self.root),)
+    wanted: StudyModalities
+    template: PathTemplate
+    masks: MaskFiles = MaskFiles.SEPARATE
+    dose_grid: DoseGridChoice = "own"
 
-    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> tuple[Output]:
-        """Refuse: this layout holds images."""
-        raise WriteError("this layout holds images only", code="no-masks", subject=case)
-
-    def discard(self, case: str) -> None:
-        """Remove the file of a case."""
-        self._path(case).unlink(missing_ok=True)
-
-    def _path(self, case: str) -> Path:
-        return self.root / f"{case}{self.suffix}"
+    def __post_init__(self) -> None:
+        separate = self.wanted.segmentations and self.masks is MaskFiles.SEPARATE
+        if separate and not self.template.tells_files_of_a_case_apart:
+            raise ConfigError(
+                f"file name format {self.template.text!r} gives all ROIs of a case one name",
+                code="bad-filename-format",
+                hint="put {ImageID} into it, or use --masks label",
+            )
+        if self.wanted.doses and self.dose_grid == "image" and not self.wanted.images:
+            raise ConfigError(
+                "doses shall be on the grid of an image, and no image modality is named",
+                code="bad-modalities",
+                hint="write, for example, --modalities CT,RTDOSE",
+            )
 
 
 def convert_to_nifti(
     sources: Sources,
     root: Path,
     *,
-    modalities: Sequence[str],
     case_options: CaseOptions,
-    suffix: str,
+    options: NiftiOptions,
     on_existing: OnExisting,
     backend: str,
     workers: int | None,
     on_start: OnStart,
     on_row: OnRow,
 ) -> tuple[tuple[CaseRow, ...], tuple[FileProblem, ...]]:
-    """Convert all image volumes of the given modalities, resuming what an earlier run left; return rows and problems.
+    """Convert all that is wanted of the sources, resuming what an earlier run left; return rows and problems.
 
     Raises
     ------
+    ConfigError
+        ``bad-crop``: cropping to ROIs leaves no grid for doses.
     OutputError
         ``exists``, ``output-locked``.
     """
-    plans = plan_image_cases(sources.series, modalities, case_options.stacking)
+    crops_to_rois = case_options.transforms.crop.to == "roi"
+    on_images = options.wanted.doses and options.dose_grid == "image"
+    if crops_to_rois and on_images:
+        raise ConfigError(
+            "a dose cannot be put on images that are cropped to the ROIs of several segmentations",
+            code="bad-crop",
+            hint="use --dose-grid own, or another --crop",
+        )
+    plans = plan_study_cases(
+        sources.series,
+        sources.links,
+        options.wanted,
+        stacking=case_options.stacking,
+        images_with_masks=crops_to_rois,
+        doses_on_images=on_images,
+    )
+    images, masks = name_files(plans, options)
     ledger = Ledger(root / "gpuprep" / "ledger.sqlite")
     try:
         ledger.set_file_problems(sources.problems)
         processes, threads = share_cores(workers, len(plans))
+        writer = StudyWriter(
+            root,
+            images,
+            masks,
+            kind=options.masks,
+            layout=options.template.text,
+            suffix=options.template.suffix,
+            threads=threads,
+        )
         run_cases(
             plans,
             options=case_options,
-            writer=NiftiWriter(root, suffix, threads),
+            writer=writer,
             root=root,
             own_folders=(root,),
             ledger=ledger,
@@ -95,3 +131,29 @@ def convert_to_nifti(
         ledger.close()
     planned = {p.case for p in plans}
     return tuple(row for case, row in rows.items() if case in planned), sources.problems
+
+
+def name_files(
+    plans: Sequence[CasePlan | FailedPlan], options: NiftiOptions
+) -> tuple[dict[str, NamedFile], dict[str, NamedFile]]:
+    """Give each case the place of its image or dose, and that of its mask; no two places are the same."""
+    images, masks = [], []
+    for plan in plans:
+        if isinstance(plan, FailedPlan):
+            continue
+        reference = plan.channels[0].series_instance_uid if plan.channels else ""
+        if plan.writes_images:
+            channel = plan.channels[0]
+            image = channel.modality + (f"_{safe_name(channel.volume)}" if channel.volume else "")
+            first = channel.instances[0]
+            path = options.template.fill(first, case=plan.case, image=image)
+            images.append(NamedFile(plan.case, path, first))
+        if plan.dose is not None:
+            path = options.template.fill(plan.dose, case=plan.case, image=plan.dose.modality)
+            images.append(NamedFile(plan.case, path, plan.dose, reference))
+        for segmentation in plan.segmentations:
+            image = ROI_PLACE if options.masks is MaskFiles.SEPARATE else segmentation.modality
+            path = options.template.fill(segmentation, case=plan.case, image=image)
+            masks.append(NamedFile(plan.case, path, segmentation, reference))
+    apart = tell_apart([*images, *masks])
+    return {f.case: f for f in apart[: len(images)]}, {f.case: f for f in apart[len(images) :]}

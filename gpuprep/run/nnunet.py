@@ -9,7 +9,15 @@ from gpuprep.config import MaskStrategy, OnExisting, digest
 from gpuprep.errors import ConfigError, OutputError
 from gpuprep.run.case import CaseOptions
 from gpuprep.run.job import OnRow, OnStart, files_present, run_cases, share_cores
-from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
+from gpuprep.run.labelled import (
+    JobResult,
+    count_unlabelled,
+    forget_vanished_failures,
+    labels_of,
+    move_outputs,
+    refuse_mixed_options,
+)
+from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.local import Crash, map_isolated
 from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
 from gpuprep.run.sources import Sources
@@ -74,15 +82,6 @@ class NnunetOptions:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class JobResult:
-    """Rows of all cases of the data set, the unusable files, and the images that had no segmentation."""
-
-    rows: tuple[CaseRow, ...]
-    problems: tuple[FileProblem, ...]
-    unlabelled: int
-
-
 def convert_to_nnunet(
     sources: Sources,
     folder: DatasetFolder,
@@ -104,9 +103,7 @@ def convert_to_nnunet(
     OutputError
         ``too-many-regions``, ``exists``, ``options-changed``, ``output-locked``, ``not-writable``, ``disk-full``.
     """
-    if case_options.rois is None:
-        raise ConfigError("a labelled data set needs a ROI map", code="roi-map-missing")
-    labels, transforms = case_options.rois.labels, case_options.transforms
+    labels, transforms = labels_of(case_options), case_options.transforms
     check_strategy(options.strategy, labels, options.region_codes)
     plans = plan_segmented_cases(
         sources.series,
@@ -119,12 +116,12 @@ def convert_to_nnunet(
     ledger = Ledger(folder.sidecars / "ledger.sqlite")
     try:
         ledger.set_file_problems(sources.problems)
-        _forget_vanished_failures(ledger, plans)
+        forget_vanished_failures(ledger, plans)
         splits = _assign(plans, ledger.rows(), options)
-        _move_to_splits(folder, ledger, splits)
+        move_outputs(ledger, folder.root, lambda case, path: _in_split(path, splits[case]))
         processes, threads = share_cores(workers, len(plans))
         writer = NnunetWriter(folder, splits, options.strategy, threads)
-        _refuse_mixed_options(ledger, plans, digest(case_options, writer.config))
+        refuse_mixed_options(ledger, plans, digest(case_options, writer.config))
         run_cases(
             plans,
             options=case_options,
@@ -158,15 +155,8 @@ def convert_to_nnunet(
         write_scripts(folder, len(folds))
     finally:
         ledger.close()
-    used = {p.channels[0].series_instance_uid for p in plans if isinstance(p, CasePlan)}
-    candidates = [s for s in sources.series if s.modality == options.images[0]]
-    unlabelled = sum(s.series_instance_uid not in used for s in candidates)
+    unlabelled = count_unlabelled(sources, plans, options.images[0])
     return JobResult(tuple(rows.values()), sources.problems, unlabelled)
-
-
-def _forget_vanished_failures(ledger: Ledger, plans: Sequence[CasePlan | FailedPlan]) -> None:
-    planned = {p.case for p in plans}
-    ledger.remove(c for c, row in ledger.rows().items() if row.status == "failed" and c not in planned)
 
 
 def _assign(
@@ -188,37 +178,11 @@ def _assign(
     return {case: "Ts" if patient in test else "Tr" for case, patient in patients.items()}
 
 
-def _move_to_splits(folder: DatasetFolder, ledger: Ledger, splits: dict[str, Split]) -> None:
-    """Move finished cases whose split has changed since they were written."""
-    for case, row in ledger.rows().items():
-        moved = tuple(replace(o, path=_in_split(o.path, splits[case])) for o in row.outputs)
-        if moved == row.outputs:
-            continue
-        for old, new in zip(row.outputs, moved, strict=True):
-            source, destination = folder.root / old.path, folder.root / new.path
-            make_folder(destination.parent)
-            if source.exists():
-                source.replace(destination)
-        ledger.put(replace(row, outputs=moved))
-
-
 def _in_split(path: str, split: Split) -> str:
     parts = path.split("/")
     if len(parts) == 4 and parts[0] == "nnUNet_raw":
         parts[2] = parts[2][:-2] + split
     return "/".join(parts)
-
-
-def _refuse_mixed_options(ledger: Ledger, plans: Sequence[CasePlan | FailedPlan], config: str) -> None:
-    planned = {p.case for p in plans}
-    others = [c for c, r in ledger.rows().items() if r.status == "done" and c not in planned and r.config != config]
-    if others:
-        raise OutputError(
-            f"the data set holds {len(others)} cases made with other options from sources not given now, "
-            f"for example {others[0]}",
-            code="options-changed",
-            hint="give those sources too, or write into another --dataset-name",
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from gpuprep.config import MultipleSegmentations, Stacking, digest
@@ -17,6 +17,7 @@ from gpuprep.writers.names import safe_name, text_digest
 #: Modalities that hold segmentations.
 SEGMENTATION_MODALITIES = ("RTSTRUCT", "SEG")
 #: Modalities that can be channels, and what people also call them.
+DOSE_MODALITY = "RTDOSE"
 IMAGE_MODALITIES = {"CT": "CT", "MR": "MR", "PT": "PT", "PET": "PT", "MRI": "MR"}
 
 
@@ -50,6 +51,10 @@ class CasePlan:
         What was noticed about series and links, and accepted.
     key : str
         Digest of the input files; with the configuration's it decides whether a finished case still holds.
+    dose : InstanceHeader or None
+        RT Dose to be written: on the grid of the first channel, or on its own when there is no channel.
+    writes_images : bool
+        Whether the channels are written, or only give the grid.
     """
 
     case: str
@@ -59,11 +64,24 @@ class CasePlan:
     link_evidence: tuple[str, ...]
     findings: tuple[str, ...]
     key: str
+    dose: InstanceHeader | None = None
+    writes_images: bool = True
+
+    @property
+    def files(self) -> tuple[InstanceHeader, ...]:
+        """All input files."""
+        images = (i for c in self.channels for i in c.instances)
+        return (*images, *self.segmentations, *([self.dose] if self.dose else []))
 
     @property
     def input_bytes(self) -> int:
         """Bytes of all input files."""
-        return sum(i.size for c in self.channels for i in c.instances) + sum(s.size for s in self.segmentations)
+        return sum(i.size for i in self.files)
+
+    @property
+    def subject(self) -> str:
+        """What messages name: the first channel's series, or the dose."""
+        return self.channels[0].series_instance_uid if self.channels else self.files[0].sop_instance_uid
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +111,43 @@ def parse_modalities(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
             hint="name images (CT, MR, PT) and segmentations (RTSTRUCT, SEG), as in CT,RTSTRUCT",
         )
     return images, segmentations
+
+
+@dataclass(frozen=True, slots=True)
+class StudyModalities:
+    """What of a study is wanted.
+
+    Parameters
+    ----------
+    images, segmentations : tuple of str
+        Modalities.
+    doses : bool
+        Whether RT Doses are.
+
+    Raises
+    ------
+    ConfigError
+        ``bad-modalities``: segmentations without an image modality, or nothing at all.
+    """
+
+    images: tuple[str, ...]
+    segmentations: tuple[str, ...] = ()
+    doses: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.images and (self.segmentations or not self.doses):
+            raise ConfigError(
+                "masks are drawn on the grid of an image, and no image modality is named",
+                code="bad-modalities",
+                hint="write, for example, --modalities CT,RTSTRUCT",
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> StudyModalities:
+        """Read ``CT,PT,RTSTRUCT,RTDOSE``; errors as `parse_modalities`."""
+        names = [part.strip().upper() for part in text.split(",")]
+        images, segmentations = parse_modalities(",".join(n for n in names if n != DOSE_MODALITY))
+        return cls(images, segmentations, DOSE_MODALITY in names)
 
 
 def plan_segmented_cases(
@@ -129,18 +184,86 @@ def plan_segmented_cases(
             linked.setdefault(link.image_series_uid, []).append(link)
     plans: list[CasePlan | FailedPlan] = []
     for uid, found in sorted(linked.items()):
-        found.sort(key=lambda link: (link.segmentation.sop_instance_uid, link.segmentation.path))
-        if multiple is not MultipleSegmentations.ALL:
-            plans.append(_plan(by_uid[uid], (uid,), found, images[1:], series))
-            continue
-        seen: Counter[str] = Counter()
-        for link in found:
-            segmentation_uid = link.segmentation.sop_instance_uid
-            identity = (uid, segmentation_uid, *("again" for _ in range(seen[segmentation_uid])))
-            seen[segmentation_uid] += 1
-            plans.append(_plan(by_uid[uid], identity, [link], images[1:], series))
+        if multiple is MultipleSegmentations.ALL:
+            plans += _plan_each(by_uid[uid], found, images[1:], series)
+        else:
+            plans.append(_plan(by_uid[uid], (uid,), sorted(found, key=_file_order), images[1:], series))
+    return plans + _plan_unlinked(links.problems, segmentations, series)
+
+
+def plan_study_cases(
+    series: Sequence[Series],
+    links: LinkResult,
+    wanted: StudyModalities,
+    *,
+    stacking: Stacking,
+    images_with_masks: bool,
+    doses_on_images: bool,
+) -> list[CasePlan | FailedPlan]:
+    """Make one case for each image volume, each segmentation on its image, and each RT Dose.
+
+    Parameters
+    ----------
+    series, links
+        What there is.
+    wanted : StudyModalities
+        Series of other modalities are left out, and segmentations of their images.
+    stacking : Stacking
+        How images become volumes.
+    images_with_masks : bool
+        Whether an image is written by the cases of its segmentations, each with its own image, rather than by its own:
+        where the output grid depends on the mask.
+    doses_on_images : bool
+        Whether a dose goes onto the grid of the only image of the first modality in its study and frame of reference.
+    """
+    by_image: dict[str, list[Link]] = {}
+    for link in links.links:
+        if link.segmentation.modality in wanted.segmentations:
+            by_image.setdefault(link.image_series_uid, []).append(link)
+    plans: list[CasePlan | FailedPlan] = []
+    for one in series:
+        if one.is_image and one.modality in wanted.images:
+            linked = by_image.get(one.series_instance_uid, [])
+            if not (images_with_masks and linked):
+                plans += _plan_volumes(one, series, stacking)
+            plans += [
+                replace(plan, writes_images=images_with_masks) if isinstance(plan, CasePlan) else plan
+                for plan in _plan_each(one, linked, (), series)
+            ]
+        elif one.modality == DOSE_MODALITY and wanted.doses:
+            reference = wanted.images[0] if doses_on_images else None
+            seen: Counter[str] = Counter()
+            for dose in one.instances:
+                identity = (dose.series_instance_uid, dose.sop_instance_uid, seen[dose.sop_instance_uid])
+                seen[dose.sop_instance_uid] += 1
+                plans.append(_plan_dose(one, dose, identity, reference, series))
+    return plans + _plan_unlinked(links.problems, wanted.segmentations, series)
+
+
+def _file_order(link: Link) -> tuple[str, str]:
+    return link.segmentation.sop_instance_uid, link.segmentation.path
+
+
+def _plan_each(
+    image: Series, links: Iterable[Link], further: Sequence[str], series: Sequence[Series]
+) -> list[CasePlan | FailedPlan]:
+    """Make a case for each segmentation of an image."""
+    plans = []
+    seen: Counter[str] = Counter()
+    for link in sorted(links, key=_file_order):
+        uid = link.segmentation.sop_instance_uid
+        identity = (image.series_instance_uid, uid, *("again" for _ in range(seen[uid])))
+        seen[uid] += 1
+        plans.append(_plan(image, identity, [link], further, series))
+    return plans
+
+
+def _plan_unlinked(
+    problems: Iterable[LinkError], segmentations: Sequence[str], series: Sequence[Series]
+) -> list[CasePlan | FailedPlan]:
     headers = {i.path: i for s in series for i in s.instances}
-    for error in links.problems:
+    plans: list[CasePlan | FailedPlan] = []
+    for error in problems:
         segmentation = headers[error.subject]
         if segmentation.modality in segmentations:
             case = f"{safe_name(segmentation.patient_id, 'anonymous')}_unlinked_{text_digest(error.subject)}"
@@ -148,32 +271,43 @@ def plan_segmented_cases(
     return plans
 
 
-def plan_image_cases(
-    series: Sequence[Series], modalities: Sequence[str], stacking: Stacking
-) -> list[CasePlan | FailedPlan]:
-    """Make one case for each volume of each image series of the given modalities."""
+def _plan_volumes(image: Series, series: Sequence[Series], stacking: Stacking) -> list[CasePlan | FailedPlan]:
+    whole = _plan(image, (image.series_instance_uid,), (), (), series)
+    if isinstance(whole, FailedPlan):
+        return [whole]
+    try:
+        stacks = build_stacks(
+            image.instances, spacing_tolerance=stacking.spacing_tolerance, on_irregular=stacking.on_irregular
+        )
+    except CaseError as error:
+        return [FailedPlan(whole.case, whole.patient, error)]
+    if len(stacks) == 1:
+        return [whole]
     plans: list[CasePlan | FailedPlan] = []
-    for image in series:
-        if image.modality not in modalities or not image.is_image:
-            continue
-        whole = _plan(image, (image.series_instance_uid,), (), (), series)
-        try:
-            stacks = build_stacks(
-                image.instances,
-                spacing_tolerance=stacking.spacing_tolerance,
-                on_irregular=stacking.on_irregular,
-            )
-        except CaseError as error:
-            plans.append(FailedPlan(whole.case, whole.patient, error))
-            continue
-        if len(stacks) == 1 or isinstance(whole, FailedPlan):
-            plans.append(whole)
-            continue
-        for stack in stacks:
-            case = f"{whole.case}_{safe_name(stack.label)}"
-            channel = replace(whole.channels[0], volume=stack.label)
-            plans.append(replace(whole, case=case, channels=(channel,)))
+    names = [safe_name(stack.label) for stack in stacks]
+    for stack, name in zip(stacks, names, strict=True):
+        suffix = name if names.count(name) == 1 else f"{name}_{text_digest(stack.label)}"
+        channel = replace(whole.channels[0], volume=stack.label)
+        plans.append(replace(whole, case=f"{whole.case}_{suffix}", channels=(channel,)))
     return plans
+
+
+def _plan_dose(
+    series_of_dose: Series,
+    dose: InstanceHeader,
+    identity: Sequence[object],
+    reference: str | None,
+    series: Sequence[Series],
+) -> CasePlan | FailedPlan:
+    patient = dose.patient_id or dose.study_instance_uid
+    case = f"{safe_name(dose.patient_id, 'anonymous')}_{text_digest('/'.join(map(str, identity)))}"
+    try:
+        channels = (_channel(_find_channel(series_of_dose, reference, series)),) if reference else ()
+    except LinkError as error:
+        return FailedPlan(case, patient, error)
+    findings = tuple(f"{f.code}: {f.message}" for f in series_of_dose.findings)
+    key = _digest_files([i for c in channels for i in c.instances] + [dose])
+    return CasePlan(case, patient, channels, (), (), findings, key, dose, writes_images=False)
 
 
 def _plan(
@@ -191,10 +325,14 @@ def _plan(
         return FailedPlan(case, patient, error)
     segmentations = tuple(link.segmentation for link in links)
     files = [i for c in channels for i in c.instances] + list(segmentations)
-    key = digest(sorted((f.sop_instance_uid, f.path, f.size, f.mtime_ns) for f in files))
+    key = _digest_files(files)
     noticed = [*image.findings, *(f for link in links for f in link.findings)]
     findings = tuple(f"{f.code}: {f.message}" for f in noticed)
     return CasePlan(case, patient, channels, segmentations, tuple(link.evidence for link in links), findings, key)
+
+
+def _digest_files(files: Iterable[InstanceHeader]) -> str:
+    return digest(sorted((f.sop_instance_uid, f.path, f.size, f.mtime_ns) for f in files))
 
 
 def _channel(series: Series) -> Channel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gpuprep.masks import RoiMask
@@ -22,11 +22,14 @@ class Output:
         Bytes on disk.
     crc32 : int
         Of its uncompressed content, as in the gzip trailer; 0 for files that are not compressed.
+    content : dict
+        What is in it, JSON-ready, for layouts that keep an index of their files.
     """
 
     path: str
     size: int
     crc32: int
+    content: dict[str, Any] = field(default_factory=dict)
 
 
 class CaseWriter(Protocol):

@@ -7,7 +7,6 @@ segmentations are int16.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -37,6 +36,7 @@ from gpuprep.writers.atomic import make_folder, replacing, write_text
 from gpuprep.writers.base import Output
 from gpuprep.writers.names import safe_name
 from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, gzip_crc32, write_nifti
+from gpuprep.writers.splits import draw_order
 
 Split = Literal["Tr", "Ts"]
 RegionCodes = Literal["compact", "bitmask"]
@@ -126,13 +126,9 @@ def assign_splits(patients: Iterable[str], *, test_ratio: float, seed: int) -> d
 
     Whole patients only, so that no patient is on both sides; independent of the order of the input.
     """
-    unique = sorted(set(patients), key=lambda p: (_draw(p, seed), p))
+    unique = draw_order(patients, seed)
     count = math.ceil(test_ratio * len(unique) - 1e-9)
     return {p: "Ts" if i < count else "Tr" for i, p in enumerate(unique)}
-
-
-def _draw(patient: str, seed: int) -> str:
-    return hashlib.blake2b(f"{seed}/{patient}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def make_folds(cases: dict[str, str], *, seed: int) -> list[dict[str, list[str]]]:
@@ -149,7 +145,7 @@ def make_folds(cases: dict[str, str], *, seed: int) -> list[dict[str, list[str]]
     list of {"train": cases, "val": cases}
         `FOLDS` folds, fewer with fewer patients; empty with a single patient, which cannot be split.
     """
-    patients = sorted(set(cases.values()), key=lambda p: (_draw(p, seed), p))
+    patients = draw_order(cases.values(), seed)
     folds = min(FOLDS, len(patients))
     if folds < 2:
         return []

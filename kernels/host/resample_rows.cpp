@@ -212,10 +212,11 @@ void resample_rows(dim3, dim3, unsigned workers, const T* src, T* dst, const i32
         }
     };
     const std::size_t tasks = static_cast<std::size_t>(y_blocks) * z_blocks;
+    // Tasks that run at once lie in other slices: threads that touch a huge page first would clear it twice.
     gpuprep::parallel_for(tasks, 1, workers, [&](std::size_t i, std::size_t end) {
         for (; i < end; ++i) {
-            const i32 y = static_cast<i32>(i % y_blocks) * block_rows;
-            const i64 z = static_cast<i64>(i / y_blocks);
+            const i32 y = static_cast<i32>(i / z_blocks) * block_rows;
+            const i64 z = static_cast<i64>(i % z_blocks);
             task(y, std::min(ny, y + block_rows), static_cast<i32>(z * nz / z_blocks),
                  static_cast<i32>((z + 1) * nz / z_blocks));
         }

@@ -1,5 +1,5 @@
-// Row form of ../roi.cu: a thread takes whole contours, and all of a slice when they come slice by slice, so that
-// toggles need not be atomic.
+// Row forms of ../roi.cu: a thread takes whole contours; of toggles all of a slice when they come slice by slice, so that
+// they need not be atomic.
 #include "cuda_host.hpp"
 
 namespace cuda_host {
@@ -12,6 +12,22 @@ struct Kernels : Thread {
 struct Contour {
     i32 first, end, slice, layer;
 };
+
+void vertices_rows(dim3 grid, dim3, unsigned workers, const f64* points, const f64* transform, const i32* records,
+                   const f64* shifts, i32* vertices) {
+    const Contour* const contours = reinterpret_cast<const Contour*>(records);
+    gpuprep::parallel_for(grid.x, 1, workers, [=](std::size_t i, std::size_t end) {
+        for (; i < end; ++i) {
+            const f64 row = shifts[2 * i], column = shifts[2 * i + 1];
+            GPUPREP_INDEPENDENT
+            for (i32 p = contours[i].first; p < contours[i].end; ++p) {
+                const f64* const point = points + i64(3) * p;
+                vertices[i64(2) * p] = Kernels::to_q16(Kernels::project(point, transform, 2) + column);
+                vertices[i64(2) * p + 1] = Kernels::to_q16(Kernels::project(point, transform, 1) + row);
+            }
+        }
+    });
+}
 
 template <bool IsAlone>
 void toggle(u32* word, u32 bit) {
@@ -61,6 +77,7 @@ void toggle_rows(dim3 grid, dim3, unsigned workers, const i32* vertices, const i
     });
 }
 
+ROW_FORM(roi_vertices, vertices_rows);
 ROW_FORM(roi_toggle, toggle_rows);
 
 }  // namespace

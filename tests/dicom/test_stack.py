@@ -167,6 +167,25 @@ def test_copies_of_an_instance_are_left_out():
     assert codes(stack) == {"duplicate-instance"}
 
 
+def test_different_images_of_one_instance_uid_are_all_kept():
+    """Some anonymisers give every slice the same UID."""
+    images = [replace(i, sop_instance_uid="1.2.3") for i in axial([1, 2, 3])]
+    (stack,) = build_stacks(images)
+    assert heights(stack) == [1, 2, 3]
+    assert codes(stack) == set()
+
+
+def test_two_versions_of_a_slice_are_refused():
+    images = axial([1, 2, 3])
+    assert refused([*images, replace(images[1], path="/edited/2", rescale_intercept=-5.0)]).code == "duplicate-position"
+
+
+def test_series_numbers_tell_volumes_apart():
+    first, second = build_stacks([*axial([1, 2], series_number=3), *axial([1, 2], start=5, series_number=4)])
+    assert (first.label, second.label) == ("series 3", "series 4")
+    assert heights(first) == heights(second) == [1, 2]
+
+
 # Irregular series
 
 

@@ -344,6 +344,7 @@ def test_contours_are_drawn_on_the_output_grid():
     radii = [8, 9, 10, 11, 12, 13]
     item = roi(1, *(contour(geometry, d, circle(20, 25, r)) for d, r in enumerate(radii)))
     target = geometry.with_spacing((1.0, 0.25, 0.25))
+    target = target.crop((0, 0, 0), (18, *target.shape[1:]))
     found = drawn([item], geometry, target=target)
     lps = target.to_lps(np.moveaxis(np.indices(target.shape), 0, -1))
     d, y, x = np.moveaxis(geometry.to_index(lps), -1, 0)

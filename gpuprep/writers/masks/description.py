@@ -8,12 +8,11 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from gpuprep.errors import ConfigError, GpuprepError, HeaderError
+from gpuprep.errors import GpuprepError, HeaderError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Code, Roi, RoiMask
 
@@ -110,21 +109,3 @@ def reading(path: Path) -> Iterator[None]:
         raise HeaderError("there is no such file", code="unreadable", subject=str(path)) from error
     except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, *_DAMAGED) as error:
         raise HeaderError(f"not a mask that can be read: {error}", code="mask-unreadable", subject=str(path)) from error
-
-
-def load_extra(module: str) -> Any:
-    """Import a module of the extra ``masks``.
-
-    Raises
-    ------
-    ConfigError
-        ``extra-missing``.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ConfigError(
-            f"this container needs {module.split('.')[0]}: {error}",
-            code="extra-missing",
-            hint='pip install "gpuprep[masks]"',
-        ) from error

@@ -21,9 +21,10 @@ from gpuprep.codecs.rle import encode_rle
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.seg import PRIVATE_CREATOR, PRIVATE_GROUP, PRIVATE_OFFSET
 from gpuprep.errors import ConfigError, WriteError
+from gpuprep.extras import load_extra
 from gpuprep.masks import TISSUE, Code, Roi, RoiMask, apply_lut, assign_layers, is_exclusive, to_label_image
 from gpuprep.writers.atomic import replacing
-from gpuprep.writers.masks.description import describe, load_extra
+from gpuprep.writers.masks.description import describe
 
 SegKind = Literal["auto", "labelmap", "binary"]
 
@@ -75,7 +76,7 @@ def write(
         raise WriteError(f"{len(mask.rois)} ROIs, over {_LABELMAP_LIMIT}", code="too-many-rois", subject=str(path))
     if not mask.geometry.is_orthogonal():
         raise WriteError("a sheared grid does not fit into a DICOM SEG", code="not-orthogonal", subject=str(path))
-    load_extra("highdicom")
+    load_extra("highdicom", "masks")
     import pydicom
 
     images = [pydicom.dcmread(header.path, stop_before_pixels=True) for header in sources]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from gpuprep.extras import load_extra
 from gpuprep.masks import RoiMask
 from gpuprep.writers.atomic import replacing
-from gpuprep.writers.masks.description import KEY, describe, load_extra, parse_geometry, parse_rois, reading
+from gpuprep.writers.masks.description import KEY, describe, parse_geometry, parse_rois, reading
 from gpuprep.writers.masks.zarr import chunk_shape
 
 #: gzip level; every HDF5 library reads gzip, and codes compress as well at 4 as at 9.
@@ -25,7 +26,7 @@ def write(mask: RoiMask, path: Path) -> None:
     WriteError
         As `replacing`.
     """
-    h5py = load_extra("h5py")
+    h5py = load_extra("h5py", "masks")
     with replacing(path) as part, h5py.File(part, "w") as file:
         file.create_dataset(
             "codes", data=mask.codes, chunks=chunk_shape(mask.codes.shape), compression="gzip",
@@ -45,7 +46,7 @@ def read(path: Path) -> RoiMask:
     HeaderError
         As `reading`.
     """
-    h5py = load_extra("h5py")
+    h5py = load_extra("h5py", "masks")
     with reading(path), h5py.File(path, "r") as file:
         text = file[KEY][()].decode()
         return RoiMask(np.asarray(file["codes"]), np.asarray(file["table"]), parse_rois(text), parse_geometry(text))

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuprep.extras import load_extra
 from gpuprep.masks import RoiMask, apply_lut, assign_layers, code_dtype, unpack_bits
 from gpuprep.writers.atomic import replacing
 from gpuprep.writers.masks.description import (
     KEY,
     describe,
-    load_extra,
     parse_boxes,
     parse_geometry,
     parse_rois,
@@ -58,7 +58,7 @@ def write(mask: RoiMask, path: Path, *, ome_labels: bool = False) -> None:
     WriteError
         As `replacing`.
     """
-    zarr = load_extra("zarr")
+    zarr = load_extra("zarr", "masks")
     with replacing(path) as part:
         group = zarr.open_group(part, mode="w", zarr_format=3, attributes={KEY: describe(mask, with_extents=True)})
         _create(group, "codes", mask.codes)
@@ -129,7 +129,7 @@ def read_binary(path: Path, roi: int) -> NDArray[np.uint8]:
 
 
 def _open(path: Path) -> tuple[Any, str]:
-    group = load_extra("zarr").open_group(path, mode="r")
+    group = load_extra("zarr", "masks").open_group(path, mode="r")
     return group, group.attrs[KEY]
 
 

@@ -1,0 +1,286 @@
+"""How a file says that its pixels are shown: grey levels, palette, frame order, orientation (PS3.3 C.7.6, C.11)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuprep.dicom.header import InstanceHeader
+from gpuprep.dicom.multiframe import read_dataset
+from gpuprep.errors import HeaderError
+
+BREAST_TOMOSYNTHESIS_UID = "1.2.840.10008.5.1.4.1.1.13.1.3"
+
+_ELEMENTS = (
+    "FrameIncrementPointer",
+    "ImageLaterality",
+    "ModalityLUTSequence",
+    "PatientOrientation",
+    "PerFrameFunctionalGroupsSequence",
+    "PixelRepresentation",
+    "SharedFunctionalGroupsSequence",
+    "SpacingBetweenSlices",
+    "ViewCodeSequence",
+    "ViewPosition",
+    "VOILUTFunction",
+    "VOILUTSequence",
+    "PhotometricInterpretation",
+    "PixelPaddingValue",
+    "PaletteColorLookupTableUID",
+    *(
+        f"{colour}PaletteColorLookupTable{part}"
+        for colour in ("Red", "Green", "Blue")
+        for part in ("Descriptor", "Data")
+    ),
+    *(f"Segmented{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
+)
+_VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+#: Projections stored upside down: (laterality, view) → Patient Orientation of rows and columns that tells it.
+_TURNED = {
+    ("L", "CC"): ("P", "L"),
+    ("R", "CC"): ("P", "R"),
+    ("L", "MLO"): ("P", "HL"),
+    ("R", "MLO"): ("P", "HR"),
+}
+#: Codes of View Code Sequence, SRT and SNOMED CT. Source: PS3.16 CID 4014.
+_VIEW_CODES = {"R-10242": "CC", "399162004": "CC", "R-10226": "MLO", "399368009": "MLO"}
+
+
+@dataclass(frozen=True, slots=True)
+class Lut:
+    """A look-up table of a file: `data` for the values `first`, `first` + 1, …; clamped beyond (PS3.3 C.11.1.1)."""
+
+    first: int
+    data: tuple[int, ...]
+    bits: int
+
+    def apply(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the entries of values; values between whole numbers take the lower one's."""
+        index = np.clip(np.floor(values) - self.first, 0, len(self.data) - 1)
+        entries: NDArray[np.float64] = np.asarray(self.data, np.float64)[index.astype(np.int64)]
+        return entries
+
+
+@dataclass(frozen=True, slots=True)
+class FrameDisplay:
+    """How one frame is shown; what it does not say itself, the file says for all."""
+
+    slope: float
+    intercept: float
+    window_centre: float | None
+    window_width: float | None
+    voi_function: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Display:
+    """How a file is shown.
+
+    Parameters
+    ----------
+    frames : tuple of FrameDisplay
+        In stored order.
+    order : tuple of int
+        Stored frame numbers in the order of dimension indices, stack positions or positions along the normal.
+    ordered_by : str
+        ``"dimension-index"``, ``"stack-position"``, ``"position"`` or ``"stored"``.
+    modality_lut, voi_lut : Lut or None
+    padding : (int, int) or None
+        Stored values that are padding, least and greatest.
+    pixel_spacing_yx_mm : (float, float) or None
+        Pixel Spacing, else Imager Pixel Spacing, else the spacing of the functional groups.
+    slice_spacing_mm : float or None
+        Distance of frames.
+    is_turned : bool
+        A tomosynthesis projection stored upside down, to be turned by 180°.
+    palette : ndarray of shape (entries, 3) or None
+        Colour of each stored value, uint8 or uint16.
+    """
+
+    frames: tuple[FrameDisplay, ...]
+    order: tuple[int, ...]
+    ordered_by: str
+    modality_lut: Lut | None
+    voi_lut: Lut | None
+    padding: tuple[int, int] | None
+    pixel_spacing_yx_mm: tuple[float, float] | None
+    slice_spacing_mm: float | None
+    is_turned: bool
+    palette: NDArray[Any] | None
+
+
+def read_display(header: InstanceHeader) -> Display:
+    """Read how the pixels of a file are shown.
+
+    Raises
+    ------
+    HeaderError
+        ``unreadable``; ``attribute-invalid``: a table or a functional group is garbled.
+    """
+    dataset = read_dataset(header, _ELEMENTS)
+    try:
+        return _display(header, dataset)
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
+        raise HeaderError(
+            f"a look-up table or functional group is garbled: {error}", code="attribute-invalid", subject=header.path
+        ) from error
+
+
+def _display(header: InstanceHeader, dataset: Any) -> Display:
+    count = header.number_of_frames or 1
+    shared: Any = next(iter(dataset.get("SharedFunctionalGroupsSequence") or ()), {})
+    groups = list(dataset.get("PerFrameFunctionalGroupsSequence") or ())
+    if len(groups) != count:
+        groups = [{}] * count
+    order, ordered_by = _order(groups, shared)
+    measures = _item((groups[0], shared), "PixelMeasuresSequence")
+    spacing = header.pixel_spacing_mm or header.imager_pixel_spacing_mm or _numbers(measures.get("PixelSpacing"))
+    return Display(
+        frames=tuple(_frame(header, dataset, group, shared) for group in groups),
+        order=order,
+        ordered_by=ordered_by,
+        modality_lut=_table(dataset, "ModalityLUTSequence", is_signed=header.pixel_representation == 1),
+        voi_lut=_table(dataset, "VOILUTSequence", is_signed=_may_be_negative(header, dataset)),
+        padding=_padding(header),
+        pixel_spacing_yx_mm=(spacing[0], spacing[1]) if len(spacing) == 2 and min(spacing) > 0 else None,
+        slice_spacing_mm=_slice_spacing(header, dataset, groups, shared, order),
+        is_turned=header.sop_class_uid == BREAST_TOMOSYNTHESIS_UID and _is_turned(dataset, (groups[0], shared)),
+        palette=_palette(header, dataset) if header.photometric_interpretation == "PALETTE COLOR" else None,
+    )
+
+
+def _frame(header: InstanceHeader, dataset: Any, group: Any, shared: Any) -> FrameDisplay:
+    rescale = _item((group, shared), "PixelValueTransformationSequence")
+    voi = _item((group, shared), "FrameVOILUTSequence")
+    slope = _number(rescale.get("RescaleSlope"), header.rescale_slope)
+    intercept = _number(rescale.get("RescaleIntercept"), header.rescale_intercept)
+    centres = _numbers(voi.get("WindowCenter")) or header.window_center
+    widths = _numbers(voi.get("WindowWidth")) or header.window_width
+    function = voi.get("VOILUTFunction") or dataset.get("VOILUTFunction") or "LINEAR"
+    if function not in _VOI_FUNCTIONS:
+        raise ValueError(f"VOI LUT Function {function}")
+    has_window = bool(centres and widths) and widths[0] > 0
+    return FrameDisplay(
+        slope=slope or 1.0,
+        intercept=intercept or 0.0,
+        window_centre=centres[0] if has_window else None,
+        window_width=widths[0] if has_window else None,
+        voi_function=function,
+    )
+
+
+def _order(groups: list[Any], shared: Any) -> tuple[tuple[int, ...], str]:
+    stored = range(len(groups))
+    contents = [_item((group,), "FrameContentSequence") for group in groups]
+    indices = [tuple(int(i) for i in _numbers(content.get("DimensionIndexValues"))) for content in contents]
+    if all(indices) and len(set(indices)) == len(indices) and len(set(map(len, indices))) == 1:
+        return tuple(sorted(stored, key=indices.__getitem__)), "dimension-index"
+    places = [_number(content.get("InStackPositionNumber"), None) for content in contents]
+    if None not in places and len(set(places)) == len(places):
+        return tuple(sorted(stored, key=lambda i: places[i] or 0.0)), "stack-position"
+    positions = _positions_mm(groups, shared)
+    if positions is not None and len(set(positions)) == len(positions):
+        if positions == sorted(positions, reverse=True):  # one direction already
+            return tuple(stored), "position"
+        return tuple(sorted(stored, key=positions.__getitem__)), "position"
+    return tuple(stored), "stored"
+
+
+def _positions_mm(groups: list[Any], shared: Any) -> list[float] | None:
+    """Return where each frame lies along the normal of the first one."""
+    orientation = _numbers(_item((groups[0], shared), "PlaneOrientationSequence").get("ImageOrientationPatient"))
+    points = [_numbers(_item((g,), "PlanePositionSequence").get("ImagePositionPatient")) for g in groups]
+    if len(orientation) != 6 or any(len(p) != 3 for p in points):
+        return None
+    normal = np.cross(orientation[:3], orientation[3:])
+    return [float(v) for v in np.asarray(points) @ normal]
+
+
+def _slice_spacing(
+    header: InstanceHeader, dataset: Any, groups: list[Any], shared: Any, order: tuple[int, ...]
+) -> float | None:
+    positions = _positions_mm(groups, shared)
+    if positions is not None and len(positions) > 1:
+        steps = np.abs(np.diff([positions[i] for i in order]))
+        if steps.min() > 0:
+            return float(np.median(steps))
+    measures = _item((groups[0], shared), "PixelMeasuresSequence")
+    candidates = (
+        _number(measures.get("SpacingBetweenSlices"), header.spacing_between_slices_mm),
+        _number(measures.get("SliceThickness"), header.slice_thickness_mm),
+    )
+    return next((abs(c) for c in candidates if c), None)
+
+
+def _is_turned(dataset: Any, groups: tuple[Any, ...]) -> bool:
+    orientation = tuple(str(part) for part in dataset.get("PatientOrientation") or ())
+    anatomy = _item(groups, "FrameAnatomySequence")
+    laterality = str(anatomy.get("FrameLaterality") or dataset.get("ImageLaterality") or "")
+    codes = dataset.get("ViewCodeSequence") or ()
+    view = _VIEW_CODES.get(str(codes[0].get("CodeValue", ""))) if codes else str(dataset.get("ViewPosition") or "")
+    return _TURNED.get((laterality, view or "")) == orientation
+
+
+def _padding(header: InstanceHeader) -> tuple[int, int] | None:
+    value, limit = header.pixel_padding_value, header.pixel_padding_range_limit
+    if value is None:
+        return None
+    other = value if limit is None else limit
+    return min(value, other), max(value, other)
+
+
+def _may_be_negative(header: InstanceHeader, dataset: Any) -> bool:
+    if dataset.get("ModalityLUTSequence"):
+        return False
+    return header.pixel_representation == 1 or (header.rescale_intercept or 0) < 0
+
+
+def _table(dataset: Any, sequence: str, *, is_signed: bool) -> Lut | None:
+    items = dataset.get(sequence)
+    if not items:
+        return None
+    entries, first, bits = (int(v) for v in items[0].LUTDescriptor)
+    entries = (entries & 0xFFFF) or 1 << 16
+    if is_signed and first >= 1 << 15:
+        first -= 1 << 16
+    elif not is_signed and first < 0:
+        first += 1 << 16
+    raw = items[0].LUTData
+    if isinstance(raw, bytes):
+        order = "<" if dataset.original_encoding[1] else ">"
+        values = np.frombuffer(raw, f"{order}u2" if len(raw) >= 2 * entries else np.uint8)
+    else:
+        values = np.atleast_1d(np.asarray(raw, np.int64)) & 0xFFFF
+    if len(values) < entries or not 1 <= bits <= 16:
+        raise ValueError(f"{sequence} has {len(values)} of {entries} entries of {bits} bits")
+    return Lut(first, tuple(int(v) for v in values[:entries]), bits)
+
+
+def _palette(header: InstanceHeader, dataset: Any) -> NDArray[Any]:
+    from pydicom.pixels.processing import apply_color_lut
+
+    bits = header.bits_stored or 8
+    indices = np.arange(1 << bits, dtype=np.uint8 if bits <= 8 else np.uint16)
+    return np.asarray(apply_color_lut(indices, dataset))
+
+
+def _item(groups: tuple[Any, ...], name: str) -> Any:
+    """Return the one item of a functional group, the frame's own before the shared one; an empty mapping if none."""
+    for group in groups:
+        items = group.get(name)
+        if items:
+            return items[0]
+    return {}
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    if values is None or values == "":
+        return ()
+    return tuple(float(v) for v in values) if hasattr(values, "__iter__") else (float(values),)
+
+
+def _number(value: Any, otherwise: float | None) -> float | None:
+    return otherwise if value is None or value == "" else float(value)

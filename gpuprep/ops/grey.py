@@ -1,0 +1,272 @@
+"""Stored values to grey levels, through tables: modality LUT, VOI LUT or window, MONOCHROME1, padding (PS3.3 C.11).
+
+A table holds the grey level of every value that the stored bits can have; one is made for each distinct set of
+`GreyRule`s, in float64, and a kernel looks the pixels up. So 16 bits stay 16 bits, and both backends agree to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuprep.backends.base import TYPE_SUFFIX, Backend, lane_dims, ready
+from gpuprep.dicom.display import Lut
+from gpuprep.errors import DecodeError
+
+Float = NDArray[np.float64]
+
+#: ``LOWEST_IS_BLACK`` is LINEAR with the value ``centre - (width - 1) / 2`` still black, which makes the least value
+#: black and the greatest white when the window spans them.
+WindowFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID", "LOWEST_IS_BLACK"]
+
+_TABLE_BITS = 16  # wider values have no table
+
+
+@dataclass(frozen=True, slots=True)
+class GreyWindow:
+    """A VOI window, in modality units (PS3.3 C.11.2.1.2)."""
+
+    centre: float
+    width: float
+    function: WindowFunction = "LINEAR"
+
+    def apply(self, values: Float, white: int) -> Float:
+        """Return grey levels from 0 to `white`, truncated to whole numbers."""
+        centre, width = self.centre, self.width
+        if self.function == "SIGMOID":
+            exponent = np.clip(-4 * (values - centre) / width, -700, 700)
+            return np.floor(white / (1 + np.exp(exponent)))
+        if self.function == "LINEAR_EXACT":
+            low, high, span, middle = centre - width / 2, centre + width / 2, width, centre
+        else:
+            width = max(width, 1.0)
+            middle, span = centre - 0.5, max(width - 1, np.finfo(float).tiny)
+            low, high = middle - (width - 1) / 2, middle + (width - 1) / 2
+            if self.function == "LOWEST_IS_BLACK":
+                low = centre - (width - 1) / 2
+        with np.errstate(over="ignore"):
+            inside = np.floor(((values - middle) / span + 0.5) * white)
+        return np.where(values <= low, 0.0, np.where(values > high, white, inside))
+
+
+@dataclass(frozen=True, slots=True)
+class GreyRule:
+    """What the header says of the grey levels of a frame.
+
+    Parameters
+    ----------
+    slope, intercept : float
+        Rescale; not used when there is a `modality_lut`.
+    modality_lut : Lut or None
+    voi : Lut, GreyWindow or None
+        None stretches from the least to the greatest value of the whole image.
+    is_inverted : bool
+        MONOCHROME1: the least value is white.
+    padding : (int, int) or None
+        Stored values that are no picture, least and greatest; they become black.
+    """
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    modality_lut: Lut | None = None
+    voi: Lut | GreyWindow | None = None
+    is_inverted: bool = False
+    padding: tuple[int, int] | None = None
+
+    def to_modality(self, stored: Float) -> Float:
+        """Return modality values."""
+        if self.modality_lut is not None:
+            return self.modality_lut.apply(stored)
+        return stored * self.slope + self.intercept
+
+    def is_padding(self, stored: Float) -> NDArray[np.bool_]:
+        """Return which stored values are padding."""
+        low, high = self.padding or (1, 0)
+        return (stored >= low) & (stored <= high)
+
+    def to_grey(self, stored: Float, white: int) -> Float:
+        """Return grey levels; `voi` must be known."""
+        values = self.to_modality(stored)
+        if isinstance(self.voi, Lut):
+            grey = np.floor(self.voi.apply(values) * (white / ((1 << self.voi.bits) - 1)))
+        elif self.voi is not None:
+            grey = self.voi.apply(values, white)
+        else:
+            raise AssertionError
+        if self.is_inverted:
+            grey = white - grey
+        return np.where(self.is_padding(stored), 0.0, grey)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GreyImage:
+    """Pixels ready for crop and resize.
+
+    Parameters
+    ----------
+    planes : array of shape (D, H, W), uint8, uint16, int16 or float32
+    background : float
+        Value of what is no picture: 0, or the lowest value of modality values.
+    window : GreyWindow or None
+        The window of the first frame, when it had one.
+    """
+
+    planes: Any
+    background: float
+    window: GreyWindow | None
+
+
+def to_grey(stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, backend: Backend) -> GreyImage:
+    """Make grey levels of stored values: uint8 up to 8 bits stored, else uint16 over its whole range.
+
+    Frames without VOI share one window from the least to the greatest modality value of them all, padding left out.
+
+    Parameters
+    ----------
+    stored : array of shape (D, H, W), integers or floats
+        Decoded stored values with clean bits, on `backend`.
+    rules : sequence of D GreyRule
+    bits_stored : int
+    backend : Backend
+        Where to compute.
+
+    Raises
+    ------
+    DecodeError
+        ``not-finite``: float pixels hold no finite number.
+    """
+    dtype: np.dtype[Any] = np.dtype("u1" if bits_stored <= 8 else "u2")
+    white = (1 << 8 * dtype.itemsize) - 1
+    if any(rule.voi is None for rule in rules):
+        low, high = _modality_range(stored, rules, bits_stored, backend)
+        window = GreyWindow((low + high) / 2, high - low + 1, "LOWEST_IS_BLACK")
+        if stored.dtype.kind == "f":  # no whole numbers, so no half a step at the ends
+            window = GreyWindow((low + high) / 2, max(high - low, float(np.finfo(np.float32).tiny)), "LINEAR_EXACT")
+        rules = [rule if rule.voi is not None else replace(rule, voi=window) for rule in rules]
+    planes = _map(stored, rules, bits_stored, lambda rule, values: rule.to_grey(values, white), dtype, backend)
+    first = rules[0].voi
+    return GreyImage(planes, 0.0, first if isinstance(first, GreyWindow) else None)
+
+
+def to_values(stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, backend: Backend) -> GreyImage:
+    """Make modality values: int16 where all that the stored bits can hold fit, else float32.
+
+    Padding becomes the lowest value of the rest. Parameters and errors as `to_grey`.
+    """
+    low, _ = _modality_range(stored, rules, bits_stored, backend)
+    dtype: np.dtype[Any] = np.dtype(np.float32)
+    if stored.dtype.kind in "iu" and bits_stored <= _TABLE_BITS:
+        possible = np.concatenate([rule.to_modality(_possible(stored.dtype, bits_stored)) for rule in set(rules)])
+        limits = np.iinfo(np.int16)
+        if (possible == np.rint(possible)).all() and limits.min <= possible.min() and possible.max() <= limits.max:
+            dtype = np.dtype(np.int16)
+
+    def values_of(rule: GreyRule, values: Float) -> Float:
+        return np.where(rule.is_padding(values), low, rule.to_modality(values))
+
+    return GreyImage(_map(stored, rules, bits_stored, values_of, dtype, backend), low, None)
+
+
+def look_up(stored: Any, table: NDArray[Any], *, backend: Backend) -> Any:
+    """Return ``table[stored]`` for unsigned `stored`, of shape (D, H, W), and a table for every value they can have."""
+    return _look_up(stored, table[None], np.zeros(len(stored), np.int32), 0, backend)
+
+
+def _possible(dtype: np.dtype[Any], bits_stored: int) -> Float:
+    """Return all values that the stored bits can have, ascending."""
+    least = -(1 << bits_stored - 1) if dtype.kind == "i" else 0
+    return np.arange(least, least + (1 << bits_stored), dtype=np.float64)
+
+
+def _distinct(rules: Sequence[GreyRule]) -> tuple[list[GreyRule], NDArray[np.int32]]:
+    """Return the distinct rules and which of them each frame has."""
+    distinct = list(dict.fromkeys(rules))
+    place = {rule: i for i, rule in enumerate(distinct)}
+    return distinct, np.array([place[rule] for rule in rules], np.int32)
+
+
+def _map(
+    stored: Any, rules: Sequence[GreyRule], bits_stored: int, apply: Any, dtype: np.dtype[Any], backend: Backend
+) -> Any:
+    distinct, table_of = _distinct(rules)
+    if stored.dtype.kind == "f" or stored.dtype.itemsize > 2:  # no table: rare, computed frame by frame on the host
+        result = np.empty(stored.shape, dtype)
+        for frame, rule, source in zip(result, rules, backend.download(stored), strict=True):
+            frame[:] = apply(rule, np.nan_to_num(source.astype(np.float64), nan=rule.padding[0] if rule.padding else 0))
+        return backend.upload(result)
+    possible = _possible(stored.dtype, bits_stored)
+    tables = np.stack([apply(rule, possible) for rule in distinct]).astype(dtype)
+    return _look_up(stored, tables, table_of, -int(possible[0]), backend)
+
+
+def _look_up(stored: Any, tables: NDArray[Any], table_of: NDArray[np.int32], first: int, backend: Backend) -> Any:
+    if not backend.has_kernels:
+        return np.stack([tables[t][frame.astype(np.int64) + first] for t, frame in zip(table_of, stored, strict=True)])
+    words = ready(stored, backend)
+    result = backend.xp.empty(words.shape, tables.dtype)
+    backend.launch(
+        f"lut_{TYPE_SUFFIX[words.dtype.name]}_{TYPE_SUFFIX[tables.dtype.name]}",
+        *lane_dims(words.size, backend),
+        (
+            words,
+            result,
+            np.int64(words.size),
+            np.int64(words[0].size),
+            backend.upload(tables),
+            np.int32(tables.shape[1]),
+            backend.upload(table_of),
+            np.int32(first),
+        ),
+    )
+    return result
+
+
+def _modality_range(stored: Any, rules: Sequence[GreyRule], bits_stored: int, backend: Backend) -> tuple[float, float]:
+    """Return the least and greatest modality value of all frames, padding left out unless there is nothing else."""
+    distinct, table_of = _distinct(rules)
+    if stored.dtype.kind == "f" or stored.dtype.itemsize > 2:
+        frames = backend.download(stored)
+        values = [np.unique(frames[table_of == i]).astype(np.float64) for i in range(len(distinct))]
+        values = [v[np.isfinite(v)] for v in values]
+    else:
+        possible = _possible(stored.dtype, bits_stored)
+        found = _present(stored, len(distinct), len(possible), table_of, -int(possible[0]), backend)
+        values = [possible[row != 0] for row in found]
+    pictures = [v[~rule.is_padding(v)] for rule, v in zip(distinct, values, strict=True)]
+    if not any(map(len, pictures)):
+        pictures = values
+    modality = np.concatenate([rule.to_modality(v) for rule, v in zip(distinct, pictures, strict=True)])
+    if not len(modality):
+        raise DecodeError("the pixels hold no finite number", code="not-finite")
+    return float(modality.min()), float(modality.max())
+
+
+def _present(
+    stored: Any, count: int, entries: int, table_of: NDArray[np.int32], first: int, backend: Backend
+) -> NDArray[np.int32]:
+    """Return, for each rule, which of the possible values occur in its frames."""
+    present = np.zeros((count, entries), np.int32)
+    if not backend.has_kernels:
+        for t, frame in zip(table_of, stored, strict=True):
+            present[t, frame.astype(np.int64) + first] = 1
+        return present
+    words = ready(stored, backend)
+    flags = backend.upload(present)
+    backend.launch(
+        f"present_{TYPE_SUFFIX[words.dtype.name]}",
+        *lane_dims(words.size, backend),
+        (
+            words,
+            np.int64(words.size),
+            np.int64(words[0].size),
+            flags,
+            np.int32(entries),
+            backend.upload(table_of),
+            np.int32(first),
+        ),
+    )
+    return np.asarray(backend.download(flags))

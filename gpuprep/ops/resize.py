@@ -1,0 +1,238 @@
+"""Resizing planes in two dimensions by an antialiased separable filter.
+
+An output pixel ``o`` of an axis that shrinks by ``r = source / output`` is centred at ``(o + 0.5) r`` in source pixel
+edges. Its taps are the source pixels within ``support · max(r, 1)`` of there, those beyond the border left out, with
+weights ``filter((i + 0.5 - centre) / max(r, 1))`` that are normalised. Values are summed in float32, saturated, and
+rounded half away from zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuprep.backends.base import TYPE_SUFFIX, Backend, Dims
+from gpuprep.errors import ConfigError
+
+Float = NDArray[np.float64]
+
+FilterName = Literal["triangle", "nearest", "catmull-rom", "gaussian", "lanczos3", "box"]
+
+#: Taps along x come in groups of this many. Source: kChains in kernels/resize2d.cu.
+TAP_GROUP = 8
+#: Kernel (float32) and reference (float64) differ by at most this share of the largest magnitude of the source, and
+#: integers by one more where that decides which way a value is rounded.
+REFERENCE_TOLERANCE = 2e-6
+#: Standard deviation of the Gaussian, output pixels.
+GAUSSIAN_SIGMA = 0.5
+
+_BLOCK = (64, 4, 1)
+_MAX_PLANES = 65535  # blocks that CUDA takes along z
+
+
+def _triangle(x: Float) -> Float:
+    return np.maximum(0.0, 1.0 - np.abs(x))
+
+
+def _catmull_rom(x: Float) -> Float:
+    """Cubic of Mitchell and Netravali (SIGGRAPH 1988) with B = 0, C = 1/2."""
+    a = np.abs(x)
+    near, far = 1.5 * a**3 - 2.5 * a**2 + 1.0, -0.5 * a**3 + 2.5 * a**2 - 4.0 * a + 2.0
+    return np.where(a < 1, near, np.where(a < 2, far, 0.0))
+
+
+def _gaussian(x: Float) -> Float:
+    return np.exp(-(x**2) / (2 * GAUSSIAN_SIGMA**2))
+
+
+def _lanczos3(x: Float) -> Float:
+    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
+
+
+def _box(x: Float) -> Float:
+    return ((x > -0.5) & (x <= 0.5)).astype(np.float64)
+
+
+_FILTERS: dict[str, tuple[float, Callable[[Float], Float]]] = {
+    "triangle": (1.0, _triangle),
+    "catmull-rom": (2.0, _catmull_rom),
+    "gaussian": (3.0, _gaussian),
+    "lanczos3": (3.0, _lanczos3),
+    "box": (0.5, _box),
+}
+FILTERS = ("triangle", "nearest", "catmull-rom", "gaussian", "lanczos3", "box")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taps:
+    """The filter along one axis: source pixels ``first[o] … first[o] + weights.shape[1] - 1`` of output ``o``.
+
+    Weights beyond the filter or the border are 0.
+    """
+
+    first: NDArray[np.int32]
+    weights: Float
+
+
+def filter_taps(source: int, output: int, name: str) -> Taps:
+    """Return the taps of an axis of `source` pixels resized to `output`; `name` is any filter but ``nearest``."""
+    support, kernel = _FILTERS[name]
+    ratio = source / output
+    widening = max(ratio, 1.0)
+    centres = (np.arange(output) + 0.5) * ratio
+    first = np.clip(np.floor(centres - support * widening), 0, source - 1).astype(np.int32)
+    end = np.clip(np.ceil(centres + support * widening), first + 1, source).astype(np.int32)
+    taps = int((end - first).max())
+    pixels = first[:, None] + np.arange(taps)
+    weights = np.where(pixels < end[:, None], kernel((pixels + 0.5 - centres[:, None]) / widening), 0.0)
+    return Taps(first, weights / weights.sum(axis=1, keepdims=True))
+
+
+def nearest_pixels(source: int, output: int) -> NDArray[np.int32]:
+    """Return the source pixel that each output pixel's centre lies in."""
+    pixels: Float = np.floor((np.arange(output) + 0.5) * (source / output))
+    return np.minimum(pixels, source - 1).astype(np.int32)
+
+
+def resize_planes(
+    planes: Any,
+    height: int,
+    width: int,
+    *,
+    filter_name: str,
+    backend: Backend,
+    box: tuple[int, int, int, int] | None = None,
+) -> Any:
+    """Resize each plane, or a box of it, to ``height × width``.
+
+    Parameters
+    ----------
+    planes : array of shape (D, H, W), uint8, uint16, int16 or float32
+        On `backend`, C contiguous.
+    height, width : int
+        Wanted size, pixels.
+    filter_name : str
+        One of `FILTERS`.
+    backend : Backend
+        Where to compute.
+    box : (left, top, width, height), optional
+        Part of each plane that is resized, pixels; pixels beside it have no influence.
+
+    Returns
+    -------
+    array of shape (D, height, width) and the dtype of `planes`
+
+    Raises
+    ------
+    ConfigError
+        ``unknown-filter``; ``bad-size``: an empty output, or a box that is not in the plane; ``unsupported-dtype``.
+    """
+    if filter_name not in FILTERS:
+        raise ConfigError(
+            f"there is no filter {filter_name!r}", code="unknown-filter", hint=f"choose one of: {', '.join(FILTERS)}"
+        )
+    depth, source_height, source_width = planes.shape
+    left, top, box_width, box_height = box or (0, 0, source_width, source_height)
+    if (
+        min(height, width, box_width, box_height) < 1
+        or min(left, top) < 0
+        or left + box_width > source_width
+        or top + box_height > source_height
+    ):
+        raise ConfigError(
+            f"box {box} of a {source_width} × {source_height} plane to {width} × {height}", code="bad-size"
+        )
+    if planes.dtype.name not in ("uint8", "uint16", "int16", "float32"):
+        raise ConfigError(f"cannot resize {planes.dtype}", code="unsupported-dtype")
+    if not backend.has_kernels:
+        part = planes[:, top : top + box_height, left : left + box_width]
+        return reference_resize(part, height, width, filter_name)
+    result = backend.xp.empty((depth, height, width), planes.dtype)
+    block: Dims = _BLOCK
+    for start in range(0, depth, _MAX_PLANES):
+        count = min(_MAX_PLANES, depth - start)
+        grid = (-(-width // block[0]), -(-height // block[1]), count)
+        source, target = planes[start : start + count], result[start : start + count]
+        if filter_name == "nearest":
+            _launch_gather(source, target, (left, top, box_width, box_height), grid, backend)
+        else:
+            _launch_resize(source, target, (left, top, box_width, box_height), filter_name, grid, backend)
+    return result
+
+
+def _launch_resize(
+    planes: Any, result: Any, box: tuple[int, int, int, int], filter_name: str, grid: Dims, backend: Backend
+) -> None:
+    depth, height, width = result.shape
+    left, top, box_width, box_height = box
+    y, x = filter_taps(box_height, height, filter_name), filter_taps(box_width, width, filter_name)
+    x_weights = np.pad(x.weights, ((0, 0), (0, -x.weights.shape[1] % TAP_GROUP)))
+    _, row, page = planes.shape[0], planes.shape[2], planes.shape[1] * planes.shape[2]
+    origin = planes.reshape(-1)[top * row + left :]
+    backend.launch(
+        f"resize_{TYPE_SUFFIX[planes.dtype.name]}",
+        grid,
+        _BLOCK,
+        (
+            origin,
+            result,
+            backend.upload(y.first),
+            backend.upload(y.weights.astype(np.float32)),
+            np.int32(y.weights.shape[1]),
+            backend.upload(x.first),
+            backend.upload(np.ascontiguousarray(x_weights, np.float32)),
+            np.int32(x_weights.shape[1]),
+            *map(np.int32, (depth, height, width, box_height, box_width)),
+            np.int64(row),
+            np.int64(page),
+        ),
+    )
+
+
+def _launch_gather(planes: Any, result: Any, box: tuple[int, int, int, int], grid: Dims, backend: Backend) -> None:
+    depth, height, width = result.shape
+    left, top, box_width, box_height = box
+    word = np.dtype(f"u{planes.dtype.itemsize}")
+    tables = (
+        np.arange(depth, dtype=np.int32),
+        nearest_pixels(box_height, height) + np.int32(top),
+        nearest_pixels(box_width, width) + np.int32(left),
+    )
+    strides = (planes.shape[2], planes.shape[1] * planes.shape[2], 0, width, height * width)
+    backend.launch(
+        f"gather_{TYPE_SUFFIX[word.name]}",
+        grid,
+        _BLOCK,
+        (
+            planes.view(word),
+            result.view(word),
+            *map(backend.upload, tables),
+            *map(np.int32, result.shape),
+            *map(np.int64, strides),
+        ),
+    )
+
+
+def reference_resize(planes: Any, height: int, width: int, filter_name: str) -> Any:
+    """Plain form of `resize_planes`, in float64."""
+    _, source_height, source_width = planes.shape
+    if filter_name == "nearest":
+        return planes[:, nearest_pixels(source_height, height)[:, None], nearest_pixels(source_width, width)]
+    y = _dense(filter_taps(source_height, height, filter_name), source_height)
+    x = _dense(filter_taps(source_width, width, filter_name), source_width)
+    values = y @ planes.astype(np.float64) @ x.T
+    if planes.dtype.kind == "f":
+        return values.astype(planes.dtype)
+    limits = np.iinfo(planes.dtype)
+    return np.trunc(np.clip(values, limits.min, limits.max) + np.copysign(0.5, values)).astype(planes.dtype)
+
+
+def _dense(taps: Taps, source: int) -> Float:
+    matrix = np.zeros((len(taps.first), source))
+    for row, first, weights in zip(matrix, taps.first, taps.weights, strict=True):
+        row[first : first + len(weights)] = weights[: source - first]
+    return matrix

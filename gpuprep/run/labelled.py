@@ -1,0 +1,90 @@
+"""What all jobs with labels share: plans, what earlier runs left, the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gpuprep.config import LabelPatterns
+from gpuprep.errors import ConfigError, OutputError
+from gpuprep.run.case import CaseOptions
+from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
+from gpuprep.run.plan import CasePlan, FailedPlan
+from gpuprep.run.sources import Sources
+from gpuprep.writers.atomic import make_folder
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """Rows of all cases of the data set, the unusable files, and the images that had no segmentation."""
+
+    rows: tuple[CaseRow, ...]
+    problems: tuple[FileProblem, ...]
+    unlabelled: int
+
+
+def labels_of(case_options: CaseOptions) -> tuple[LabelPatterns, ...]:
+    """Return the labels of a job.
+
+    Raises
+    ------
+    ConfigError
+        ``roi-map-missing``.
+    """
+    if case_options.rois is None:
+        raise ConfigError("a labelled data set needs a ROI map", code="roi-map-missing")
+    return case_options.rois.labels
+
+
+def count_unlabelled(sources: Sources, plans: Sequence[CasePlan | FailedPlan], modality: str) -> int:
+    """Return how many series of `modality` are no case."""
+    used = {p.channels[0].series_instance_uid for p in plans if isinstance(p, CasePlan)}
+    return sum(s.modality == modality and s.series_instance_uid not in used for s in sources.series)
+
+
+def forget_vanished_failures(ledger: Ledger, plans: Sequence[CasePlan | FailedPlan]) -> None:
+    """Remove the rows of failed cases that are not planned any more."""
+    planned = {p.case for p in plans}
+    ledger.remove(c for c, row in ledger.rows().items() if row.status == "failed" and c not in planned)
+
+
+def refuse_mixed_options(ledger: Ledger, plans: Sequence[CasePlan | FailedPlan], config: str) -> None:
+    """Refuse to mix cases made with other options into a data set.
+
+    Raises
+    ------
+    OutputError
+        ``options-changed``: finished cases that are not planned now have another configuration.
+    """
+    planned = {p.case for p in plans}
+    others = [c for c, r in ledger.rows().items() if r.status == "done" and c not in planned and r.config != config]
+    if others:
+        raise OutputError(
+            f"the data set holds {len(others)} cases made with other options from sources not given now, "
+            f"for example {others[0]}",
+            code="options-changed",
+            hint="give those sources too, or write into another folder or --dataset-name",
+        )
+
+
+def move_outputs(ledger: Ledger, root: Path, path_of: Callable[[str, str], str]) -> None:
+    """Move the files of finished cases to where they belong now.
+
+    Parameters
+    ----------
+    root : Path
+        What paths are relative to.
+    path_of : callable
+        Returns where a file belongs, from its case and its path.
+    """
+    for case, row in ledger.rows().items():
+        moved = tuple(replace(o, path=path_of(case, o.path)) for o in row.outputs)
+        if moved == row.outputs:
+            continue
+        for old, new in zip(row.outputs, moved, strict=True):
+            source, destination = root / old.path, root / new.path
+            make_folder(destination.parent)
+            if source.exists():
+                source.replace(destination)
+        ledger.put(replace(row, outputs=moved))

@@ -1,0 +1,35 @@
+"""Colours of labels: those of the structure set or segmentation, or ones that tell labels apart."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterable, Mapping, Sequence
+
+Rgb = tuple[int, int, int]
+
+#: Fractional part of the golden ratio: multiples of it, modulo 1, stay far apart however many there are.
+_GOLDEN = 0.6180339887498949
+
+
+def choose_colours(names: Sequence[str], seen: Iterable[Mapping[str, Sequence[int] | None]]) -> tuple[Rgb, ...]:
+    """Return a colour for each label: the first that any case has for it, else a hue of its own.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Labels.
+    seen : iterable of mappings
+        For each case label → RGB, 0 to 255, or None.
+    """
+    known: dict[str, Rgb] = {}
+    for colours in seen:
+        for name, rgb in colours.items():
+            if rgb is not None:
+                red, green, blue = rgb
+                known.setdefault(name, (red, green, blue))
+    return tuple(known.get(name, _hue(number)) for number, name in enumerate(names))
+
+
+def _hue(number: int) -> Rgb:
+    red, green, blue = colorsys.hsv_to_rgb(number * _GOLDEN % 1, 0.75, 0.95)
+    return round(red * 255), round(green * 255), round(blue * 255)

@@ -1,0 +1,255 @@
+"""Studies as trees of NIfTI files: images, doses and masks under names made of DICOM fields, with fingerprints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuprep.dicom.header import InstanceHeader
+from gpuprep.errors import WriteError
+from gpuprep.geometry import VolumeGeometry
+from gpuprep.masks import RoiMask, to_label_image
+from gpuprep.volume import Volume
+from gpuprep.writers.base import Output
+from gpuprep.writers.names import safe_name, text_digest
+from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, write_nifti
+
+#: Stands in a path for the name of a ROI, which is known when the mask is drawn.
+ROI_PLACE = "\0"
+
+
+class MaskFiles(StrEnum):
+    """What a mask is written to: one file a ROI, or one label image."""
+
+    SEPARATE = "separate"
+    LABEL = "label"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFile:
+    """A file that a case is to write, and what it is made of.
+
+    Parameters
+    ----------
+    case : str
+        The case.
+    path : str
+        Relative to the output folder, without suffix; with `ROI_PLACE` where one file a ROI is written.
+    source : InstanceHeader
+        The segmentation or dose, or one instance of the image series.
+    reference_series_uid : str
+        Series on whose grid it is; empty for images, and for doses on their own grid.
+    """
+
+    case: str
+    path: str
+    source: InstanceHeader
+    reference_series_uid: str = ""
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Where it comes from, for the index of files."""
+        is_image = self.source.modality not in ("RTSTRUCT", "SEG", "RTDOSE")
+        return {
+            "case": self.case,
+            "patient_id": self.source.patient_id,
+            "modality": self.source.modality,
+            "study_instance_uid": self.source.study_instance_uid,
+            "series_instance_uid": self.source.series_instance_uid,
+            "sop_instance_uid": "" if is_image else self.source.sop_instance_uid,
+            "reference_series_uid": self.reference_series_uid,
+        }
+
+
+def tell_apart(files: Sequence[NamedFile]) -> list[NamedFile]:
+    """Return the files with a digest of their origin in those paths that others have too, or could get from a ROI.
+
+    Paths count as equal when they differ in case alone, as some file systems take them.
+    """
+    taken = Counter(f.path.lower() for f in files)
+    patterns = sorted(_around_roi(path) for path in taken if ROI_PLACE in path)
+    meets = {a for a, b in pairwise(patterns) if a[0] == b[0] and b[1].startswith(a[1])}
+    return [
+        replace(f, path=f"{f.path}_{_digest(f)}")
+        if taken[f.path.lower()] > 1 or _around_roi(f.path.lower()) in meets
+        else f
+        for f in files
+    ]
+
+
+def _around_roi(path: str) -> tuple[str, str]:
+    """Return the end of a pattern after the ROI, and its start before it: ROIs tell no others apart."""
+    start, _, end = path.partition(ROI_PLACE)
+    return end, start
+
+
+def _digest(file: NamedFile) -> str:
+    return text_digest("/".join((file.case, file.source.series_instance_uid, file.source.sop_instance_uid)))
+
+
+@dataclass(frozen=True, slots=True)
+class StudyWriter:
+    """Writes NIfTI files at planned places; each output's `content` is its entry in the index of files.
+
+    Parameters
+    ----------
+    root : Path
+        The output folder.
+    images : mapping of str to NamedFile
+        Case → its image or dose.
+    masks : mapping of str to NamedFile
+        Case → its mask.
+    kind : MaskFiles
+    layout : str
+        The template of the names, part of what makes a case done.
+    suffix : str
+        ``.nii.gz`` or ``.nii``.
+    threads : int
+        For compression.
+    """
+
+    root: Path
+    images: Mapping[str, NamedFile]
+    masks: Mapping[str, NamedFile]
+    kind: MaskFiles
+    layout: str
+    suffix: str
+    threads: int
+    _written: dict[str, list[Path]] = field(default_factory=dict, repr=False)
+    _taken: frozenset[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        taken = frozenset(f.path.lower() for f in (*self.images.values(), *self.masks.values()))
+        object.__setattr__(self, "_taken", taken)
+
+    @property
+    def config(self) -> str:
+        """Template, and what masks are written to."""
+        return f"{self.layout} {self.kind}"
+
+    def write_image(self, case: str, channel: int, volume: Volume) -> tuple[Output]:
+        """Write the only channel, or the dose."""
+        file = self.images[case]
+        content = {**file.origin, "units": _units(volume, file.source)}
+        content |= describe_grid(volume.array, volume.geometry) | measure_values(volume.array)
+        return (self._write(case, file.path, volume.array, volume.geometry, IMAGE_LEVEL, content),)
+
+    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> tuple[Output, ...]:
+        """Write the ROIs of a mask: `record` gets ``overlaps``, and a warning of each ROI without a voxel.
+
+        Raises
+        ------
+        OverlapError
+            ``labels-overlap``: one label image cannot hold it.
+        WriteError
+        """
+        file = self.masks[case]
+        names = [roi.name for roi in mask.rois]
+        record["overlaps"] = [[names[i], names[j], voxels] for i, j, voxels in mask.overlaps()]
+        rois = describe_rois(mask)
+        if self.kind is MaskFiles.LABEL:
+            labels = to_label_image(mask)
+            content = {**file.origin, **describe_grid(labels, mask.geometry), "rois": rois}
+            return (self._write(case, file.path, labels, mask.geometry, LABEL_LEVEL, content),)
+        filled = [i for i, roi in enumerate(rois) if roi["voxels"]]
+        if not filled:
+            raise WriteError("no ROI has a voxel", code="mask-empty", subject=file.source.path)
+        outputs = []
+        for i, path in zip(filled, self._roi_paths(file, [mask.rois[i].name for i in filled]), strict=True):
+            voxels = mask.binary(i)
+            content = {**file.origin, **describe_grid(voxels, mask.geometry), "rois": [{**rois[i], "value": 1}]}
+            outputs.append(self._write(case, path, voxels, mask.geometry, LABEL_LEVEL, content))
+        return tuple(outputs)
+
+    def discard(self, case: str) -> None:
+        """Remove what was written of a case."""
+        planned = [self._path(f.path) for f in (self.images.get(case), self.masks.get(case)) if f is not None]
+        for path in [*planned, *self._written.pop(case, ())]:
+            if ROI_PLACE not in str(path):
+                path.unlink(missing_ok=True)
+
+    def _path(self, stem: str) -> Path:
+        return self.root / f"{stem}{self.suffix}"
+
+    def _roi_paths(self, file: NamedFile, names: Iterable[str]) -> list[str]:
+        """Return a path for each ROI; what is taken already gets the ROI's number and a digest of its name."""
+        taken: set[str] = set()
+        paths: list[str] = []
+        for number, name in enumerate(names, 1):
+            path = file.path.replace(ROI_PLACE, safe_name(name, "roi"))
+            if path.lower() in taken or path.lower() in self._taken:
+                path = file.path.replace(ROI_PLACE, f"{safe_name(name, 'roi')}_{number}_{text_digest(name)}")
+            taken.add(path.lower())
+            paths.append(path)
+        return paths
+
+    def _write(
+        self, case: str, stem: str, array: NDArray[Any], geometry: VolumeGeometry, level: int, content: dict[str, Any]
+    ) -> Output:
+        path = self._path(stem)
+        self._written.setdefault(case, []).append(path)
+        output = write_nifti(path, array, geometry, level=level, threads=self.threads, root=self.root)
+        return replace(output, content=content)
+
+
+def describe_grid(array: NDArray[Any], geometry: VolumeGeometry) -> dict[str, Any]:
+    """Return type, size and voxel size of a file, axes in NIfTI's order: columns, rows, slices."""
+    return {
+        "dtype": array.dtype.name,
+        "shape": list(geometry.shape[::-1]),
+        "spacing_mm": geometry.spacing_dhw_mm[::-1].round(6).tolist(),
+    }
+
+
+def measure_values(array: NDArray[Any]) -> dict[str, float]:
+    """Return minimum, maximum, mean and standard deviation (of all voxels, not of a sample), in float64."""
+    total = squares = 0.0
+    shift = float(array.flat[0])  # near the values, so that squares of large numbers do not cancel
+    for plane in array:
+        values = plane.astype(np.float64).reshape(-1)
+        values -= shift
+        total += float(values.sum())
+        squares += float(values @ values)
+    mean = total / array.size
+    return {
+        "minimum": float(array.min()),
+        "maximum": float(array.max()),
+        "mean": shift + mean,
+        "std": float(np.sqrt(max(0.0, squares / array.size - mean * mean))),
+    }
+
+
+def describe_rois(mask: RoiMask) -> list[dict[str, Any]]:
+    """Return name, label value, voxels, volume and box (x, y, z: first and last voxel) of each ROI."""
+    voxel_mm3 = float(np.prod(mask.geometry.spacing_dhw_mm))
+    described = []
+    for value, (roi, voxels, box) in enumerate(
+        zip(mask.rois, mask.voxel_counts.tolist(), mask.bounding_boxes(), strict=True), 1
+    ):
+        described.append(
+            {
+                "name": roi.name,
+                "value": value,
+                "voxels": voxels,
+                "volume_mm3": round(voxels * voxel_mm3, 3),
+                "box": [box[0][::-1].tolist(), (box[1][::-1] - 1).tolist()] if voxels else None,
+            }
+        )
+    return described
+
+
+def _units(volume: Volume, source: InstanceHeader) -> str:
+    steps = {step.name: step.parameters for step in volume.steps}
+    if steps.get("window", {}).get("rescale"):
+        return ""
+    if "suvbw" in steps:
+        return "SUVbw"
+    return {"CT": "HU", "RTDOSE": "GY", "PT": source.units}.get(volume.modality, "")

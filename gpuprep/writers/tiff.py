@@ -1,0 +1,174 @@
+"""TIFF: one page a frame, with tags that lead back to the source."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuprep._version import __version__
+from gpuprep.coordinates import (
+    ACTIVE_AREA,
+    COMPAT_NAME,
+    DEFAULT_CROP_ORIGIN,
+    DEFAULT_CROP_SIZE,
+    DEFAULT_SCALE,
+    FLIP,
+    TRANSFORM_KEY,
+    CoordinateMap,
+)
+from gpuprep.writers.atomic import replacing
+from gpuprep.writers.base import Output
+
+Compressor = Literal["packbits", "lzw", "uncompressed", "deflate", "zstd"]
+COMPRESSORS = ("packbits", "lzw", "uncompressed", "deflate", "zstd")
+#: Compressors that gain from differences of neighbouring pixels.
+PREDICTED = ("lzw", "deflate", "zstd")
+
+#: A classic TIFF ends at 4 GiB; compressed pages of noise can be this much larger than their pixels (LZW).
+_CLASSIC_LIMIT = 1 << 32
+_WORST_GROWTH = 1.5
+_PAGE_NUMBER = 297
+_SHORT, _LONG, _FLOAT = 3, 4, 11
+#: Bytes of pixels in a strip of files that dicom-preprocessing could have written.
+_STRIP_BYTES = 1_000_000
+_MAX_PAGE_NUMBER = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class TiffStyle:
+    """How files are written.
+
+    Parameters
+    ----------
+    compressor : str
+        One of `COMPRESSORS`.
+    predictor : bool
+        Store differences of neighbouring pixels (LZW, deflate and zstd).
+    is_compat : bool
+        Tags with the meaning that dicom-preprocessing gives them, and none that it does not write.
+    """
+
+    compressor: Compressor = "packbits"
+    predictor: bool = False
+    is_compat: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TiffOrigin:
+    """Where the pixels of a file come from.
+
+    Parameters
+    ----------
+    coordinates : CoordinateMap
+    nominal_scale : float or None
+        The scale that was aimed at, before sizes were rounded; None when each axis had its own, or none.
+    was_cropped, was_resized, was_padded : bool
+        Which steps were asked for.
+    pixels_per_mm : (float, float) or None
+        Resolution of the file along x and y.
+    description : dict
+        JSON-ready; goes to ImageDescription of the first page. No patient data.
+    """
+
+    coordinates: CoordinateMap
+    nominal_scale: float | None
+    was_cropped: bool
+    was_resized: bool
+    was_padded: bool
+    pixels_per_mm: tuple[float, float] | None
+    description: dict[str, Any]
+
+
+def write_tiff(path: Path, frames: NDArray[Any], origin: TiffOrigin, style: TiffStyle, *, root: Path) -> Output:
+    """Write a file, complete or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Its name.
+    frames : ndarray of shape (frames, H, W) or (frames, H, W, 3), uint8, uint16, int16 or float32
+    origin : TiffOrigin
+    style : TiffStyle
+    root : Path
+        What the path in the result is relative to.
+
+    Raises
+    ------
+    WriteError
+        ``disk-full``, ``not-writable``, ``write-failed``.
+    """
+    import tifffile
+
+    big = frames.nbytes * (1.0 if style.compressor == "uncompressed" else _WORST_GROWTH) >= _CLASSIC_LIMIT
+    tags = [(code, kind, len(values), values, False) for code, kind, values in _tags(origin, style, len(frames))]
+    unit, resolution = _resolution(origin, style)
+    software = f"gpuprep {__version__}"
+    options: dict[str, Any] = {
+        "photometric": "rgb" if frames.ndim == 4 else "minisblack",
+        "compression": None if style.compressor == "uncompressed" else style.compressor,
+        "predictor": style.predictor and style.compressor in PREDICTED,
+        "metadata": None,
+        "software": f"{software} ({COMPAT_NAME})" if style.is_compat else software,
+        "resolution": resolution,
+        "resolutionunit": unit,
+        "extratags": tags,
+        "contiguous": False,
+        "rowsperstrip": max(1, _STRIP_BYTES // frames[0, 0].nbytes) if style.is_compat else frames.shape[1],
+    }
+    if style.compressor == "packbits":  # rows are coded one by one
+        options["rowsperstrip"] = 1 if style.is_compat else options["rowsperstrip"]
+    description = json.dumps(origin.description | {TRANSFORM_KEY: origin.coordinates.to_json()}, ensure_ascii=True)
+    with replacing(path) as part:
+        with tifffile.TiffWriter(part, bigtiff=big) as file:
+            for number, frame in enumerate(frames):
+                first = number == 0 and not style.is_compat
+                file.write(frame, description=description if first else None, **options)
+        size = part.stat().st_size
+    return Output(path.relative_to(root).as_posix(), size, 0)
+
+
+def _tags(origin: TiffOrigin, style: TiffStyle, frames: int) -> list[tuple[int, int, tuple[float, ...]]]:
+    coordinates = origin.coordinates
+    left, top, width, height = coordinates.crop
+    scale = coordinates.scale
+    active = (
+        coordinates.pad[0],
+        coordinates.pad[1],
+        coordinates.pad[0] + round(width * scale[0]),
+        coordinates.pad[1] + round(height * scale[1]),
+    )
+    start = (left, top)
+    if style.is_compat:
+        start, active = (left + width // 2, top + height // 2), coordinates.pad
+        scale = (origin.nominal_scale, origin.nominal_scale) if origin.nominal_scale else scale
+    page_number = (0, min(frames, _MAX_PAGE_NUMBER))
+    tags: list[tuple[int, int, tuple[float, ...]]] = [(_PAGE_NUMBER, _SHORT, page_number)]
+    if origin.was_resized or not style.is_compat:
+        tags.append((DEFAULT_SCALE, _FLOAT, tuple(float(np.float32(s)) for s in scale)))
+    if origin.was_cropped or not style.is_compat:
+        tags += [(DEFAULT_CROP_ORIGIN, _LONG, start), (DEFAULT_CROP_SIZE, _LONG, (width, height))]
+    if origin.was_padded or not style.is_compat:
+        tags.append((ACTIVE_AREA, _LONG, active))
+    if any(coordinates.flip):
+        tags.append((FLIP, _LONG, (*coordinates.source_size, *map(int, coordinates.flip))))
+    return tags
+
+
+def _resolution(origin: TiffOrigin, style: TiffStyle) -> tuple[str, Any]:
+    if origin.pixels_per_mm is None:
+        return "none", (1, 1)
+    per_cm = [value * 10 for value in origin.pixels_per_mm]
+    if style.is_compat:
+        return "centimeter", tuple((int(value), 1) for value in per_cm)
+    return "centimeter", tuple(_rational(value) for value in per_cm)
+
+
+def _rational(value: float) -> tuple[int, int]:
+    """Return a fraction of 32-bit numbers that is nearest to a positive value, as float32 at least."""
+    denominator = 1_000_000 if value < 4000 else 1
+    return max(1, round(value * denominator)), denominator

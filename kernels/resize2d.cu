@@ -1,0 +1,48 @@
+// Antialiased resizing of planes by a separable filter whose taps are consecutive rows and columns.
+#include "gpuprep.cuh"
+
+static constexpr i32 kChains = 8;  // sums along x run in as many chains, which host vectors hold
+
+DEVICE f32 limited(f32 v, f32 low, f32 high) {
+    v = v > low ? v : low;
+    return v < high ? v : high;
+}
+DEVICE i32 half_away(f32 v) { return (i32)(v < 0.f ? v - 0.5f : v + 0.5f); }
+DEVICE void put(f32& d, f32 v) { d = v; }
+DEVICE void put(u8& d, f32 v) { d = (u8)half_away(limited(v, 0.f, 255.f)); }
+DEVICE void put(u16& d, f32 v) { d = (u16)half_away(limited(v, 0.f, 65535.f)); }
+DEVICE void put(i16& d, f32 v) { d = (i16)half_away(limited(v, -32768.f, 32767.f)); }
+DEVICE f32 sum_chains(const f32* s) { return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7])); }
+
+// dst[z, y, x], of shape (nz, ny, nx), is the sum over columns of x_weight times the sum over rows of y_weight times
+// src. The taps of output x are the source columns x_first[x] … + x_taps - 1, likewise for rows; x_taps is a multiple
+// of kChains. Taps from column src_nx on count as zero, rows end before src_ny. Sums along y are one chain of fmaf in the
+// order of the rows; along x, tap t belongs to chain t % kChains.
+#define RESIZE(NAME, T)                                                                                              \
+    KERNEL NAME(const T* __restrict__ src, T* __restrict__ dst, const i32* __restrict__ y_first,                     \
+                const f32* __restrict__ y_weight, i32 y_taps, const i32* __restrict__ x_first,                       \
+                const f32* __restrict__ x_weight, i32 x_taps, i32 nz, i32 ny, i32 nx, i32 src_ny, i32 src_nx,        \
+                i64 src_row, i64 src_page) {                                                                         \
+        const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;              \
+        const i32 z = blockIdx.z;                                                                                    \
+        if (x >= nx || y >= ny || z >= nz) return;                                                                   \
+        const T* page = src + z * src_page + y_first[y] * src_row;                                                   \
+        const f32 *wy = y_weight + (i64)y * y_taps, *wx = x_weight + (i64)x * x_taps;                                \
+        const i32 rows = y_taps < src_ny - y_first[y] ? y_taps : src_ny - y_first[y];                                \
+        f32 sums[kChains];                                                                                           \
+        for (i32 k = 0; k < kChains; ++k) sums[k] = 0.f;                                                             \
+        for (i32 t = 0; t < x_taps; t += kChains)                                                                    \
+            for (i32 k = 0; k < kChains; ++k) {                                                                      \
+                const i32 column = x_first[x] + t + k;                                                               \
+                f32 in_column = 0.f;                                                                                 \
+                if (column < src_nx)                                                                                 \
+                    for (i32 r = 0; r < rows; ++r)                                                                   \
+                        in_column = fmaf(wy[r], (f32)page[r * src_row + column], in_column);                         \
+                sums[k] = fmaf(wx[t + k], in_column, sums[k]);                                                       \
+            }                                                                                                        \
+        put(dst[((i64)z * ny + y) * nx + x], sum_chains(sums));                                                      \
+    }
+RESIZE(resize_u8, u8)
+RESIZE(resize_u16, u16)
+RESIZE(resize_i16, i16)
+RESIZE(resize_f32, f32)

@@ -1,0 +1,301 @@
+"""From studies to NIfTI files through the command line: PET, doses, masks, names and the index of files."""
+
+import csv
+import json
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pyarrow import parquet
+
+from gpuprep.dicom import synth
+from gpuprep.errors import ExitStatus
+
+#: A polygon's voxel count differs from its volume by boundary voxels that fall on either side: relative tolerance.
+VOLUME_TOLERANCE = 0.06
+#: SUV of up to some 20 in float32, from decimal strings; g/ml.
+SUV_TOLERANCE = 2e-6
+#: Interpolated in float32 here, in float64 by SimpleITK; Gy, of doses up to 60.
+DOSE_TOLERANCE_GY = 2e-5
+PATIENT = "SYNTH-001"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A CT with RTSTRUCT, SEG, PET and RTDOSE in one frame of reference."""
+    folder = tmp_path_factory.mktemp("study")
+    (patient,) = synth.write_study(folder, with_seg=True)
+    rng = np.random.default_rng(0)
+    grid = synth.axial_geometry((12, 20, 20), spacing_xyz_mm=(12, 12, 10))
+    activity = rng.uniform(0, 2e4, grid.shape) * np.linspace(0.2, 1, 12)[:, None, None]
+    synth.write_pet_series(folder / "PT", grid, activity)
+    grid = synth.axial_geometry((10, 16, 18), spacing_xyz_mm=(6, 6.5, 7), origin_lps_mm=(-50, -60, -30.3))
+    synth.write_rtdose(folder / "RD.dcm", patient.series, grid, rng.uniform(0, 60, grid.shape))
+    return folder, patient
+
+
+def convert(gpuprep, source, output, *extra, modalities="CT,PT,RTSTRUCT,SEG,RTDOSE"):
+    template = "{PatientID}/{Modality}/{ImageID}.nii.gz"
+    return gpuprep("nifti", "-m", modalities, "-f", template, *extra, source, output)
+
+
+def load(path):
+    """Return voxels (D, H, W) and affine."""
+    image = nibabel.load(path)
+    return np.asarray(image.dataobj).T, image.affine
+
+
+def read_index(folder):
+    with (folder / "index.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def failures(folder):
+    cases = json.loads((folder / "gpuprep" / "report.json").read_text())["cases"]
+    return sorted(case["code"] for case in cases if case["status"] == "failed")
+
+
+def test_everything_of_a_study(gpuprep, study, tmp_path):
+    source, patient = study
+    result = convert(gpuprep, source, tmp_path)
+    assert result.status == ExitStatus.DONE, result.stderr
+    root = tmp_path / PATIENT
+    rois = ["CTV_60", "GTVp", "Lung_L", "Lung_R", "Ring"]
+    expected = ["CT/CT", "PT/PT", "RTDOSE/RTDOSE", *(f"{m}/{roi}" for m in ("RTSTRUCT", "SEG") for roi in rois)]
+    assert sorted(str(p.relative_to(root))[:-7] for p in root.rglob("*.nii.gz")) == sorted(expected)
+    assert "'Bolus' hold no voxel" in result.stderr
+
+    ct, ct_affine = load(root / "CT" / "CT.nii.gz")
+    truth = np.stack([pydicom.dcmread(p).pixel_array for p in patient.series.paths]) + synth.CT_INTERCEPT_HU
+    np.testing.assert_array_equal(ct, truth)
+    seg = pydicom.dcmread(patient.seg)
+    frames = {s.SegmentNumber: np.zeros(ct.shape, np.uint8) for s in seg.SegmentSequence}
+    for item, pixels in zip(seg.PerFrameFunctionalGroupsSequence, seg.pixel_array, strict=True):
+        z = float(item.PlanePositionSequence[0].ImagePositionPatient[2])
+        depth = round(patient.series.geometry.to_index((0, 0, z))[0])
+        frames[item.SegmentIdentificationSequence[0].ReferencedSegmentNumber][depth] = pixels
+    for segment in seg.SegmentSequence:
+        if segment.SegmentLabel in rois:
+            mask, affine = load(root / "SEG" / f"{segment.SegmentLabel}.nii.gz")
+            np.testing.assert_array_equal(mask, frames[segment.SegmentNumber])
+            np.testing.assert_array_equal(affine, ct_affine)
+    voxel_mm3 = abs(np.linalg.det(ct_affine[:3, :3]))
+    for roi, label in zip(rois, ("CTV", "GTV", "Lung_L", "Lung_R", "Ring"), strict=True):
+        mask, _ = load(root / "RTSTRUCT" / f"{roi}.nii.gz")
+        assert mask.sum() * voxel_mm3 == pytest.approx(patient.volumes_mm3[label], rel=VOLUME_TOLERANCE)
+
+
+def test_pet_in_suv_by_weight(gpuprep, study, tmp_path):
+    source, _ = study
+    assert convert(gpuprep, source, tmp_path, modalities="PT").status == ExitStatus.DONE
+    suv, _ = load(tmp_path / PATIENT / "PT" / "PT.nii.gz")
+    slices = [pydicom.dcmread(p) for p in sorted((source / "PT").iterdir())]
+    assert len({s.RescaleSlope for s in slices}) == len(slices)
+    activity = np.stack([s.pixel_array * float(s.RescaleSlope) for s in slices])
+    decayed_bq = 3.5e8 * 2 ** (-3600 / 6586.2)
+    np.testing.assert_allclose(suv, activity * 70_000 / decayed_bq, atol=SUV_TOLERANCE)
+    (entry,) = read_index(tmp_path)
+    assert entry["units"] == "SUVbw"
+
+    stored = convert(gpuprep, source, tmp_path / "stored", "--pet", "stored", modalities="PT")
+    assert stored.status == ExitStatus.DONE
+    values, _ = load(tmp_path / "stored" / PATIENT / "PT" / "PT.nii.gz")
+    np.testing.assert_allclose(values, activity, rtol=1e-6)
+    assert read_index(tmp_path / "stored")[0]["units"] == "BQML"
+
+
+def test_pet_without_weight_is_refused_by_name(gpuprep, study, tmp_path):
+    for path in (study[0] / "PT").iterdir():
+        data = pydicom.dcmread(path)
+        del data.PatientWeight
+        synth.write_dataset(data, tmp_path / "in" / path.name)
+    result = convert(gpuprep, tmp_path / "in", tmp_path / "out", modalities="PT")
+    assert result.status == ExitStatus.CASES_FAILED
+    assert "[suv-weight-missing]" in result.stderr
+    assert "--pet stored" in result.stderr
+    assert read_index(tmp_path / "out") == []
+
+
+def test_dose_on_its_own_grid_and_on_the_image(gpuprep, study, tmp_path):
+    source, _ = study
+    assert convert(gpuprep, source, tmp_path / "own", modalities="RTDOSE").status == ExitStatus.DONE
+    gray, _ = load(tmp_path / "own" / PATIENT / "RTDOSE" / "RTDOSE.nii.gz")
+    data = pydicom.dcmread(source / "RD.dcm")
+    np.testing.assert_array_equal(gray, (data.pixel_array * float(data.DoseGridScaling)).astype(np.float32))
+    own = sitk.GetImageFromArray(data.pixel_array * float(data.DoseGridScaling))
+    own.SetOrigin([float(v) for v in data.ImagePositionPatient])
+    own.SetSpacing([float(data.PixelSpacing[1]), float(data.PixelSpacing[0]), 7.0])
+
+    result = convert(gpuprep, source, tmp_path, "--dose-grid", "image", modalities="CT,RTDOSE")
+    assert result.status == ExitStatus.DONE, result.stderr
+    root = tmp_path / PATIENT
+    on_image = sitk.Resample(own, sitk.ReadImage(root / "CT" / "CT.nii.gz"), sitk.Transform(), sitk.sitkLinear, 0.0)
+    found, _ = load(root / "RTDOSE" / "RTDOSE.nii.gz")
+    np.testing.assert_allclose(found, sitk.GetArrayFromImage(on_image), atol=DOSE_TOLERANCE_GY)
+    assert 0 < np.count_nonzero(found) < found.size
+    entries = {e["modality"]: e for e in read_index(tmp_path)}
+    assert entries["RTDOSE"]["units"] == "GY"
+    assert entries["RTDOSE"]["reference_series_uid"] == entries["CT"]["series_instance_uid"]
+
+
+def test_all_of_a_study_on_one_grid(gpuprep, study, tmp_path):
+    extra = ("--dose-grid", "image", "--crop", "foreground", "--spacing", "3,3,3", "--orientation", "RAS")
+    assert convert(gpuprep, study[0], tmp_path, *extra).status == ExitStatus.DONE
+    root = tmp_path / PATIENT
+    ct = load(root / "CT" / "CT.nii.gz")
+    for other in ("RTSTRUCT/GTVp", "SEG/GTVp", "RTDOSE/RTDOSE"):
+        array, affine = load(root / f"{other}.nii.gz")
+        assert array.shape == ct[0].shape
+        np.testing.assert_allclose(affine, ct[1], atol=1e-4)
+
+
+def test_cropped_to_its_rois_an_image_goes_with_each_segmentation(gpuprep, study, tmp_path):
+    result = convert(gpuprep, study[0], tmp_path, "--crop", "roi:5", modalities="CT,RTSTRUCT,SEG")
+    assert result.status == ExitStatus.DONE, result.stderr
+    entries = read_index(tmp_path)
+    for image in (e for e in entries if e["modality"] == "CT"):
+        sizes = {e["size_x"] for e in entries if e["case"] == image["case"]}
+        assert sizes == {image["size_x"]}
+        assert int(image["size_x"]) < 64
+    assert sum(e["modality"] == "CT" for e in entries) == 2
+
+
+def test_label_images_refuse_overlap_and_the_rest_is_written(gpuprep, study, tmp_path):
+    source, _ = study
+    result = convert(gpuprep, source, tmp_path, "--masks", "label", modalities="CT,RTSTRUCT")
+    assert result.status == ExitStatus.CASES_FAILED
+    assert failures(tmp_path) == ["labels-overlap"]
+    assert [p.name for p in tmp_path.rglob("*.nii.gz")] == ["CT.nii.gz"]
+
+    rois = tmp_path / "rois.yaml"
+    rois.write_text("Lungs: [lung.*]\nRing: [ring]\n")
+    extra = ("--masks", "label", "-ryaml", rois, "--roi-strategy", "merge")
+    result = convert(gpuprep, source, tmp_path, *extra, modalities="CT,RTSTRUCT")
+    assert result.status == ExitStatus.DONE, result.stderr
+    labels, _ = load(tmp_path / PATIENT / "RTSTRUCT" / "RTSTRUCT.nii.gz")
+    entries = {e["roi"]: e for e in read_index(tmp_path)}
+    for name, value in (("Lungs", 1), ("Ring", 2)):
+        assert int(entries[name]["voxels"]) == (labels == value).sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("strategy", "files"),
+    [("merge", ["Lungs"]), ("keep_first", ["Lungs"]), ("separate", ["Lungs__Lung_L", "Lungs__Lung_R"])],
+)
+def test_roi_strategies(gpuprep, study, tmp_path, strategy, files):
+    rois = tmp_path / "rois.yaml"
+    rois.write_text("Lungs: [lung.*]\nHeart: heart\n")
+    extra = ("-ryaml", rois, "--roi-strategy", strategy)
+    result = convert(gpuprep, study[0], tmp_path, *extra, modalities="CT,RTSTRUCT")
+    assert result.status == ExitStatus.DONE, result.stderr
+    assert "no ROI for the label 'Heart'" in result.stderr
+    assert sorted(p.name[:-7] for p in (tmp_path / PATIENT / "RTSTRUCT").iterdir()) == files
+    voxels = sum(int(e["voxels"]) for e in read_index(tmp_path) if e["roi"])
+    counts = [load(p)[0].sum() for p in (tmp_path / PATIENT / "RTSTRUCT").iterdir()]
+    assert voxels == sum(counts)
+
+
+def test_the_index_tells_what_the_files_hold(gpuprep, study, tmp_path):
+    assert convert(gpuprep, study[0], tmp_path).status == ExitStatus.DONE
+    entries = read_index(tmp_path)
+    assert len(entries) == len({e["path"] for e in entries}) == len(list(tmp_path.rglob("*.nii.gz")))
+    for entry in entries:
+        image = nibabel.load(tmp_path / entry["path"])
+        voxels = np.asarray(image.dataobj)
+        assert voxels.shape == tuple(int(entry[f"size_{axis}"]) for axis in "xyz")
+        np.testing.assert_allclose(image.header.get_zooms(), [float(entry[f"spacing_{a}_mm"]) for a in "xyz"])
+        assert voxels.dtype.name == entry["dtype"]
+        if entry["roi"]:
+            place = np.argwhere(voxels)
+            assert [int(entry[f"box_first_{axis}"]) for axis in "xyz"] == place.min(axis=0).tolist()
+            assert [int(entry[f"box_last_{axis}"]) for axis in "xyz"] == place.max(axis=0).tolist()
+            assert int(entry["voxels"]) == len(place)
+            volume_mm3 = len(place) * np.prod(image.header.get_zooms())
+            assert float(entry["volume_mm3"]) == pytest.approx(volume_mm3, rel=1e-6)
+        else:
+            exact = voxels.astype(np.float64)
+            found = [float(entry[name]) for name in ("minimum", "maximum", "mean", "std")]
+            np.testing.assert_allclose(found, [exact.min(), exact.max(), exact.mean(), exact.std()], rtol=1e-9)
+    table = parquet.read_table(tmp_path / "index.parquet")
+    assert table["path"].to_pylist() == [e["path"] for e in entries]
+    assert table.column_names == list(entries[0])
+
+
+def test_rerun_resumes_and_other_options_replace(gpuprep, study, tmp_path):
+    convert(gpuprep, study[0], tmp_path, modalities="CT,RTSTRUCT")
+    index = (tmp_path / "index.csv").read_bytes()
+    again = convert(gpuprep, study[0], tmp_path, modalities="CT,RTSTRUCT")
+    assert "2 cases are done already" in again.stderr
+    assert (tmp_path / "index.csv").read_bytes() == index
+    rois = tmp_path / "rois.yaml"
+    rois.write_text("Ring: ring\n")
+    convert(gpuprep, study[0], tmp_path, "-ryaml", rois, modalities="CT,RTSTRUCT")
+    assert [p.name for p in (tmp_path / PATIENT / "RTSTRUCT").iterdir()] == ["Ring__Ring.nii.gz"]
+
+
+def test_uncompressed_files_of_one_folder(gpuprep, study, tmp_path):
+    result = gpuprep("nifti", "-m", "CT,PT", "-f", "{PatientID}.nii", study[0], tmp_path)
+    assert result.status == ExitStatus.DONE, result.stderr
+    names = sorted(p.name for p in tmp_path.glob("*.nii"))
+    assert len(names) == 2
+    assert all(name.startswith(f"{PATIENT}_") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("extra", "code"),
+    [
+        (("-m", "CT,XYZ"), "bad-modalities"),
+        (("-m", "RTSTRUCT"), "bad-modalities"),
+        (("-m", "RTDOSE", "--dose-grid", "image"), "bad-modalities"),
+        (("-m", "CT,RTDOSE", "--dose-grid", "image", "--crop", "roi"), "bad-crop"),
+        (("-m", "CT,RTSTRUCT", "-f", "{PatientID}.nii.gz"), "bad-filename-format"),
+        (("-f", "{ImageID}.png"), "bad-filename-format"),
+        (("-f", "{PatientName}.nii.gz"), "unknown-field"),
+        (("-m", "CT,RTSTRUCT", "--roi-strategy", "merge"), "roi-map-missing"),
+    ],
+)
+def test_wrong_options_stop_before_work(gpuprep, study, tmp_path, extra, code):
+    result = gpuprep("nifti", *extra, study[0], tmp_path)
+    assert result.status == ExitStatus.CONFIG
+    assert f"[{code}]" in result.stderr
+    assert not list(tmp_path.rglob("*.nii*"))
+
+
+def test_a_dose_without_image_is_a_failed_case(gpuprep, study, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "RD.dcm").write_bytes((study[0] / "RD.dcm").read_bytes())
+    result = convert(gpuprep, tmp_path / "in", tmp_path / "out", "--dose-grid", "image")
+    assert result.status == ExitStatus.CASES_FAILED
+    assert failures(tmp_path / "out") == ["channel-missing"]
+
+
+def test_a_structure_set_without_rois_is_a_failed_case(gpuprep, study, tmp_path):
+    _, patient = study
+    for path in patient.series.paths:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / path.name).write_bytes(path.read_bytes())
+    synth.write_rtstruct(tmp_path / "in" / "RS.dcm", patient.series, [])
+    result = convert(gpuprep, tmp_path / "in", tmp_path / "out", modalities="CT,RTSTRUCT")
+    assert result.status == ExitStatus.CASES_FAILED
+    assert failures(tmp_path / "out") == ["no-roi-matched"]
+    assert [p.name for p in tmp_path.rglob("*.nii.gz")] == ["CT.nii.gz"]
+
+
+@pytest.mark.parametrize("name", ["ibsi_sts_002", "ibsi_sts_025"])
+def test_real_study_against_references(gpuprep, data_dir, tmp_path, name):
+    folder = data_dir / "ct-rtstruct" / name
+    patient = name.replace("ibsi_sts", "STS")
+    result = convert(gpuprep, folder / "dicom", tmp_path, modalities="CT,MR,PT,RTSTRUCT")
+    assert result.status == ExitStatus.DONE, result.stderr
+    suv, affine = load(tmp_path / patient / "PT" / "PT.nii.gz")
+    reference = sitk.ReadImage(folder / "nifti" / patient / "PET_image.nii.gz")
+    expected = sitk.GetArrayFromImage(reference)
+    np.testing.assert_allclose(suv, expected, atol=SUV_TOLERANCE)
+    np.testing.assert_allclose(np.linalg.norm(affine[:3, :3], axis=0), reference.GetSpacing(), rtol=1e-5)
+    for modality in ("CT", "MR_T1", "PET"):
+        (path,) = (tmp_path / patient / "RTSTRUCT").glob(f"GTV_Mass_{modality}_????????.nii.gz")
+        mask, _ = load(path)
+        exact = folder / "reference-masks" / modality / "exact-pixel-centre" / f"GTV_Mass_{modality}.nii.gz"
+        np.testing.assert_array_equal(mask, load(exact)[0])

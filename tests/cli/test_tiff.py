@@ -1,0 +1,206 @@
+"""``gpuprep tiff`` on real and synthetic images, as a user calls it."""
+
+import csv
+import json
+
+import numpy as np
+import pydicom
+import pytest
+import tifffile
+from PIL import Image
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.uid import JPEGExtended12Bit
+from tiff_images import CPU, options_of, write_image
+
+from gpuprep.dicom.header import read_headers
+from gpuprep.errors import ExitStatus
+from gpuprep.run.tiff import make_image
+from gpuprep.writers.tiff import COMPRESSORS, write_tiff
+
+#: pydicom rounds, we truncate; JPEG decoders differ by rounding.
+ORACLE_LEVELS = 1
+JPEG_LEVELS = 2
+
+
+def convert_file(path, target, **chosen):
+    (header,) = read_headers([str(path)])
+    options = options_of(**chosen)
+    image = make_image(header, options, CPU, 1)
+    write_tiff(target, image.frames, image.origin, options.style, root=target.parent)
+    return image.frames
+
+
+def list_images(folder):
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md")
+    assert paths
+    return paths
+
+
+@pytest.mark.parametrize("theme", ["xray-mammo", "colour"])
+def test_every_real_image_becomes_a_tiff_that_others_read(data_dir, tmp_path, theme):
+    paths = list_images(data_dir / theme)
+    for number, path in enumerate(paths):
+        compressor = COMPRESSORS[number % len(COMPRESSORS)]
+        frames = convert_file(path, tmp_path / "a.tiff", size="384,512", compressor=compressor)
+        assert frames.shape[1:3] == (512, 384)
+        with tifffile.TiffFile(tmp_path / "a.tiff") as file:
+            assert len(file.pages) == len(frames)
+            np.testing.assert_array_equal(np.stack([page.asarray() for page in file.pages]), frames)
+        if frames.ndim == 4 and frames.dtype == np.uint16:
+            continue  # Pillow has no 48-bit colour
+        with Image.open(tmp_path / "a.tiff") as image:
+            for index in {0, len(frames) - 1}:
+                image.seek(index)
+                np.testing.assert_array_equal(np.asarray(image), frames[index])
+    assert len(paths) == {"xray-mammo": 9, "colour": 36}[theme]
+
+
+@pytest.mark.parametrize("theme", ["xray-mammo", "colour"])
+def test_grey_levels_and_colours_are_those_of_pydicom(data_dir, tmp_path, theme):
+    compared = 0
+    for path in list_images(data_dir / theme):
+        ds = pydicom.dcmread(path, force=True)
+        syntax = ds.file_meta.get("TransferSyntaxUID")
+        if syntax in (None, JPEGExtended12Bit) or ds.BitsAllocated == 32 or "PixelPaddingValue" in ds:
+            continue  # pydicom cannot decode it, or knows no such rule
+        found = convert_file(path, tmp_path / "a.tiff")
+        pixels = ds.pixel_array
+        tolerance = ORACLE_LEVELS
+        if ds.PhotometricInterpretation == "PALETTE COLOR":
+            oracle = apply_color_lut(pixels, ds)
+        elif ds.SamplesPerPixel == 3:
+            oracle = pixels  # RGB: pydicom has converted it
+            tolerance = JPEG_LEVELS
+        elif ("WindowCenter" in ds or "VOILUTSequence" in ds) and ds.get("NumberOfFrames", 1) == 1:
+            values = apply_modality_lut(pixels, ds)
+            low, high = scale_of(ds)
+            oracle = (apply_voi_lut(values, ds).astype(float) - low) / (high - low) * np.iinfo(found.dtype).max
+            if ds.PhotometricInterpretation == "MONOCHROME1":
+                oracle = np.iinfo(found.dtype).max - oracle
+        else:
+            continue
+        assert np.abs(found.reshape(oracle.shape).astype(float) - oracle).max() <= tolerance, path.name
+        compared += 1
+    assert compared >= {"xray-mammo": 2, "colour": 20}[theme]
+
+
+def scale_of(ds):
+    """Return what black and white are in pydicom's VOI output."""
+    if "VOILUTSequence" in ds:
+        return 0, (1 << ds.VOILUTSequence[0].LUTDescriptor[2]) - 1
+    ends = np.array([0, (1 << ds.BitsStored) - 1] if ds.PixelRepresentation == 0 else
+                    [-(1 << ds.BitsStored - 1), (1 << ds.BitsStored - 1) - 1])  # fmt: skip
+    if "ModalityLUTSequence" in ds:
+        ends = np.array([0, (1 << ds.ModalityLUTSequence[0].LUTDescriptor[2]) - 1])
+    return tuple(ends * float(ds.get("RescaleSlope", 1)) + float(ds.get("RescaleIntercept", 0)))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(12)
+    for name in "abc":
+        frames = np.zeros((1, 120, 90), np.uint16)
+        frames[0, 20:100, 10:70] = rng.integers(1, 4096, (80, 60))
+        write_image(folder / name, frames, PixelSpacing=[0.2, 0.1])
+    (folder / "notes.txt").write_text("not DICOM")
+    return folder
+
+
+def rows_of(output):
+    return list(csv.DictReader((output / "gpuprep" / "report.csv").read_text().splitlines()))
+
+
+def test_a_folder_becomes_a_tree_of_uids(gpuprep, images, tmp_path):
+    result = gpuprep("tiff", "-c", "-s", "64,64", images, tmp_path / "out")
+    assert result.status == ExitStatus.DONE
+    assert "3 of 3 cases done" in result.stderr
+    assert "not-dicom" in result.stderr
+    files = sorted((tmp_path / "out").rglob("*.tiff"))
+    uids = sorted(pydicom.dcmread(images / name).SOPInstanceUID for name in "abc")
+    assert [f.relative_to(tmp_path / "out").as_posix() for f in files] == [f"1.2.3/{uid}.tiff" for uid in uids]
+    with tifffile.TiffFile(files[0]) as file:
+        page = file.pages[0]
+        assert page.tags["Compression"].value == 32773
+        description = json.loads(page.description)
+    assert description["transform"] == {
+        "source_size": [90, 120], "flip": [False, False], "crop": [10, 20, 60, 80], "scale": [0.8, 0.8],
+        "pad": [16, 0, 0, 0],
+    }  # fmt: skip
+    assert description["source_spacing_xyz_mm"] == [0.1, 0.2, None]
+    assert "Doe" not in files[0].read_bytes().decode("latin-1")
+    assert b"P1" not in files[0].read_bytes()
+
+
+def test_resolution_is_exact(gpuprep, images, tmp_path):
+    assert gpuprep("tiff", "-s", "37,37", images / "a", tmp_path / "a.tiff").status == ExitStatus.DONE
+    with tifffile.TiffFile(tmp_path / "a.tiff") as file:
+        tags = file.pages[0].tags
+        x, y = (tags[name].value for name in ("XResolution", "YResolution"))
+    assert x[0] / x[1] == pytest.approx(100 * 28 / 90, rel=1e-6)
+    assert y[0] / y[1] == pytest.approx(50 * 37 / 120, rel=1e-6)
+
+
+def test_a_rerun_resumes_and_a_changed_option_does_not_lie(gpuprep, images, tmp_path):
+    gpuprep("tiff", "-s", "64,64", images, tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.tiff")}
+    assert "3 cases are done already" in gpuprep("tiff", "-s", "64,64", images, tmp_path).stderr
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.tiff")} == before
+    assert "done already" not in gpuprep("tiff", "-s", "32,32", images, tmp_path).stderr
+    assert gpuprep("tiff", "-s", "32,32", "--on-existing", "fail", images, tmp_path).status == ExitStatus.OUTPUT
+
+
+def test_one_broken_file_costs_itself(gpuprep, images, tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / "good").write_bytes((images / "a").read_bytes())
+    (source / "short").write_bytes((images / "b").read_bytes()[:-1000])
+    result = gpuprep("tiff", source, out)
+    assert result.status == ExitStatus.CASES_FAILED
+    assert {row["status"]: row["code"] for row in rows_of(out)} == {"done": "", "failed": "pixel-data-truncated"}
+    assert len([p for p in out.rglob("*") if "tif" in p.name]) == 1
+
+
+def test_strict_stops_at_the_first_error(gpuprep, images, tmp_path):
+    listed = gpuprep("tiff", "--strict", images, tmp_path / "out")
+    assert listed.status == ExitStatus.CASES_FAILED
+    assert "[not-dicom]" in listed.stderr
+    assert not list((tmp_path / "out").rglob("*.tiff"))
+    (tmp_path / "short").write_bytes((images / "b").read_bytes()[:-1000])
+    failed = gpuprep("tiff", "--strict", tmp_path / "short", tmp_path / "out")
+    assert failed.status == ExitStatus.CASES_FAILED
+    assert "error: " in failed.stderr
+    assert not list((tmp_path / "out").rglob("*.tiff"))
+
+
+def test_a_folder_is_no_single_tiff(gpuprep, images, tmp_path):
+    result = gpuprep("tiff", images, tmp_path / "a.tiff")
+    assert result.status == ExitStatus.CONFIG
+    assert "[bad-output]" in result.stderr
+
+
+def test_option_names_of_dicom_preprocess_work(gpuprep, images, tmp_path):
+    result = gpuprep(
+        "tiff", "--compat", "dicom-preprocessing", "-c", "-m", "-n", "-b", "0.1", "--size", "64,64",
+        "--filter", "lanczos3",
+        "--padding", "bottom-right", "--compressor", "lzw", "--volume-handler", "keep", "--target-frames", "8",
+        "--window", "2048,4096", "--threads", "1", images, tmp_path,
+    )  # fmt: skip
+    assert result.status == ExitStatus.DONE
+    first = sorted(tmp_path.rglob("*.tiff"))[0]
+    assert first.parent.relative_to(tmp_path).as_posix() == "1.2.3/1.2.3.4"
+    with tifffile.TiffFile(first) as file:
+        tags = {tag.name: (tag.dtype.name, tag.value) for tag in file.pages[0].tags}
+    assert "ImageDescription" not in tags
+    assert "Predictor" not in tags
+    assert tags["DefaultScale"][0] == "FLOAT"
+    assert {tags[name][0] for name in ("DefaultCropOrigin", "DefaultCropSize", "ActiveArea")} == {"LONG"}
+
+
+def test_modality_values(gpuprep, images, tmp_path):
+    assert gpuprep("tiff", "-w", "none", "-z", "zstd", images / "a", tmp_path / "a.tif").status == ExitStatus.DONE
+    expected = pydicom.dcmread(images / "a").pixel_array
+    found = tifffile.imread(tmp_path / "a.tif")
+    assert found.dtype == np.int16
+    np.testing.assert_array_equal(found, expected)

@@ -1,0 +1,214 @@
+"""Planning, multi-frame order, spacing along z, turned projections, and what is refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from tiff_images import CPU, options_of, write_image
+
+from gpuprep.backends.reference import ReferenceBackend
+from gpuprep.dicom.display import BREAST_TOMOSYNTHESIS_UID
+from gpuprep.dicom.header import read_headers
+from gpuprep.dicom.index import build_index
+from gpuprep.errors import CaseError, ConfigError, InputNotFoundError
+from gpuprep.run.plan import FailedPlan
+from gpuprep.run.tiff import ImagePlan, make_image, name_output, plan_images, read_sources
+
+
+def convert(path, backend=CPU, **chosen):
+    (header,) = read_headers([str(path)])
+    return make_image(header, options_of(**chosen), backend, 1)
+
+
+def ramp(count, shape=(5, 7)):
+    return np.repeat(np.arange(1, count + 1, dtype=np.uint16), np.prod(shape)).reshape(count, *shape)
+
+
+def item(**elements):
+    ds = Dataset()
+    for name, value in elements.items():
+        setattr(ds, name, value)
+    return ds
+
+
+@pytest.mark.parametrize(("spacing", "expected"), [("1,1,10", 6), ("1,1,4", 12), ("1,1,2.5", 19)])
+def test_v26_frames_at_another_distance(tmp_path, spacing, expected):
+    path = write_image(tmp_path / "a.dcm", ramp(10), PixelSpacing=[1, 1], SpacingBetweenSlices="5")
+    assert len(convert(path, spacing=spacing).frames) == expected
+
+
+def test_v26_between_three_frames(tmp_path):
+    frames = np.array([100, 200, 300], np.uint16).reshape(3, 1, 1) * np.ones((1, 4, 4), np.uint16)
+    path = write_image(tmp_path / "a.dcm", frames, PixelSpacing=[1, 1], SpacingBetweenSlices="1")
+    assert convert(path, spacing="1,1,.5", window="none").frames[:, 0, 0].tolist() == [100, 150, 200, 250, 300]
+
+
+@pytest.mark.parametrize(
+    ("handling", "expected"),
+    [("keep", [1, 2, 3, 4]), ("central-slice", [3]), ("max-intensity", [4]), ("mean", [2]), ("interpolate", [1, 2, 4])],
+)
+def test_volume_handlers(tmp_path, handling, expected):
+    path = write_image(tmp_path / "a.dcm", ramp(4))
+    for backend in (CPU, ReferenceBackend()):
+        found = convert(path, backend, volume_handler=handling, target_frames=3, window="none")
+        assert found.frames[:, 0, 0].tolist() == expected
+
+
+def test_frames_follow_their_dimension_indices(tmp_path):
+    groups = Sequence([item(FrameContentSequence=[item(DimensionIndexValues=[1, i])]) for i in (3, 1, 2)])
+    path = write_image(tmp_path / "a.dcm", ramp(3), PerFrameFunctionalGroupsSequence=groups)
+    result = convert(path, window="none")
+    assert result.frames[:, 0, 0].tolist() == [2, 3, 1]
+    assert result.origin.description["frames"]["ordered_by"] == "dimension-index"
+
+
+@pytest.mark.parametrize(("z", "expected"), [((9, 1, 5), [2, 3, 1]), ((9, 5, 1), [1, 2, 3]), ((1, 5, 9), [1, 2, 3])])
+def test_frames_follow_their_positions(tmp_path, z, expected):
+    groups = Sequence([item(PlanePositionSequence=[item(ImagePositionPatient=[0, 0, v])]) for v in z])
+    shared = Sequence([item(PlaneOrientationSequence=[item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])])])
+    path = write_image(
+        tmp_path / "a.dcm", ramp(3), PerFrameFunctionalGroupsSequence=groups, SharedFunctionalGroupsSequence=shared
+    )
+    result = convert(path, window="none")
+    assert result.frames[:, 0, 0].tolist() == expected
+    assert result.origin.description["source_spacing_xyz_mm"][2] == 4
+
+
+def test_each_frame_has_its_own_window(tmp_path):
+    groups = Sequence([item(FrameVOILUTSequence=[item(WindowCenter=c, WindowWidth=2)]) for c in (1, 100)])
+    path = write_image(tmp_path / "a.dcm", ramp(2), PerFrameFunctionalGroupsSequence=groups)
+    assert convert(path).frames[:, 0, 0].tolist() == [65535, 0]
+
+
+@pytest.mark.parametrize(
+    ("laterality", "view", "orientation", "turned"),
+    [("L", "CC", ["P", "L"], True), ("R", "CC", ["P", "R"], True), ("L", "MLO", ["P", "HL"], True),
+     ("R", "MLO", ["P", "HR"], True), ("R", "CC", ["A", "L"], False), ("L", "CC", ["A", "R"], False)],
+)  # fmt: skip
+def test_turned_tomosynthesis_is_turned_back(tmp_path, laterality, view, orientation, turned):
+    frames = ramp(2)
+    frames[:, 0, 0] = 0
+    path = write_image(
+        tmp_path / "a.dcm", frames, sop_class=BREAST_TOMOSYNTHESIS_UID, ImageLaterality=laterality,
+        ViewPosition=view, PatientOrientation=orientation,
+    )  # fmt: skip
+    result = convert(path, window="none")
+    assert (result.frames[0, -1, -1] == 0) == turned
+    assert result.origin.coordinates.flip == (turned, turned)
+    if turned:
+        assert result.origin.coordinates.to_output([[0, 0]]).tolist() == [[7, 5]]
+
+
+def test_padding_values_are_background(tmp_path):
+    frames = np.full((1, 6, 6), 4095, np.uint16)
+    frames[0, 2:4, 1:5] = [[10, 20, 30, 40]]
+    path = write_image(tmp_path / "a.dcm", frames, photometric="MONOCHROME1", PixelPaddingValue=4095)
+    result = convert(path, crop=True)
+    assert result.origin.coordinates.crop == (1, 2, 3, 2)  # 40 is the least grey of MONOCHROME1: black
+    assert result.frames[0, 0].tolist() == [65535, 42598, 20753]
+
+
+@pytest.mark.parametrize("bits", range(1, 17))
+def test_every_depth_takes_the_whole_range(tmp_path, bits):
+    frames = np.array([[[0, (1 << bits) - 1]]], np.uint16)
+    frames = convert(write_image(tmp_path / "a.dcm", frames, bits=bits)).frames
+    white = 255 if bits <= 8 else 65535
+    assert (frames.dtype.itemsize, frames.ravel().tolist()) == (1 if bits <= 8 else 2, [0, white])
+
+
+def test_sixteen_bits_survive_every_step(tmp_path):
+    rng = np.random.default_rng(2)
+    path = write_image(tmp_path / "a.dcm", rng.integers(0, 65536, (1, 300, 400)).astype(np.uint16), bits=16)
+    for chosen in ({"size": "200,200"}, {"size": "200,200", "filter_name": "nearest"}, {"volume_handler": "mean"}):
+        assert len(np.unique(convert(path, crop=True, **chosen).frames)) > 256
+
+
+def test_reference_backend_gives_the_same_image(tmp_path):
+    rng = np.random.default_rng(2)
+    path = write_image(tmp_path / "a.dcm", rng.integers(0, 4096, (2, 90, 70)).astype(np.uint16))
+    fast, plain = (convert(path, backend, crop=True, size="64,48") for backend in (CPU, ReferenceBackend()))
+    assert np.abs(fast.frames.astype(int) - plain.frames).max() <= 1
+    assert fast.origin == plain.origin
+
+
+def test_spacing_of_a_file_without_any_is_refused(tmp_path):
+    path = write_image(tmp_path / "a.dcm", ramp(1))
+    with pytest.raises(CaseError) as caught:
+        convert(path, spacing="1,1")
+    assert caught.value.code == "spacing-unknown"
+
+
+def test_distance_of_frames_without_any_is_refused(tmp_path):
+    path = write_image(tmp_path / "a.dcm", ramp(3), PixelSpacing=[1, 1])
+    with pytest.raises(CaseError) as caught:
+        convert(path, spacing="1,1,1")
+    assert caught.value.code == "spacing-unknown"
+
+
+def test_a_garbled_table_is_refused(tmp_path):
+    lut = item(LUTDescriptor=[10, 0, 16], LUTData=bytes(6))
+    path = write_image(tmp_path / "a.dcm", ramp(1), VOILUTSequence=[lut])
+    with pytest.raises(CaseError) as caught:
+        convert(path)
+    assert caught.value.code == "attribute-invalid"
+
+
+def test_names_are_uids(tmp_path):
+    (header,) = read_headers([str(write_image(tmp_path / "a.dcm", ramp(1)))])
+    assert name_output(header, "study/series/sop") == f"1.2.3/1.2.3.4/{header.sop_instance_uid}"
+    for change, code in (({"study_instance_uid": ""}, "attribute-missing"),
+                         ({"sop_instance_uid": "../../etc"}, "attribute-invalid"),
+                         ({"sop_instance_uid": ".."}, "attribute-invalid")):  # fmt: skip
+        with pytest.raises(CaseError) as caught:
+            name_output(replace(header, **change), "study/sop")
+        assert caught.value.code == code
+
+
+def test_copies_are_left_out_and_conflicts_refused(tmp_path):
+    first = write_image(tmp_path / "a.dcm", ramp(1))
+    (tmp_path / "copy.dcm").write_bytes(first.read_bytes())
+    (tmp_path / "note.txt").write_text("not DICOM")
+    plans, problems = plan_images(build_index([tmp_path]), "study/sop")
+    assert [type(p) for p in plans] == [ImagePlan]
+    assert [p.code for p in problems] == ["not-dicom", "duplicate-instance"]
+    ds = pydicom.dcmread(first)
+    ds.Rows, ds.Columns = 7, 5
+    ds.save_as(tmp_path / "other.dcm")
+    plans, _ = plan_images(build_index([tmp_path]), "study/sop")
+    assert [type(p) for p in plans] == [FailedPlan] * 2
+    assert {p.error.code for p in plans} == {"conflicting-instances"}
+
+
+def test_a_list_of_paths_is_a_source(tmp_path):
+    paths = [write_image(tmp_path / f"{n}.dcm", ramp(1)) for n in "ab"]
+    listing = tmp_path / "list.txt"
+    listing.write_text("\n".join([*map(str, paths), "", ""]))
+    assert [row.path for row in read_sources(listing, workers=1).instances] == list(map(str, paths))
+
+
+def test_sources_without_dicom_are_refused(tmp_path):
+    (tmp_path / "a.dcm").write_text("no")
+    with pytest.raises(InputNotFoundError) as caught:
+        read_sources(tmp_path, workers=1)
+    assert caught.value.code == "no-dicom-found"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "code"),
+    [
+        ({"size": "0,5"}, "bad-size"), ({"size": "5"}, "bad-size"), ({"size": "5,x"}, "bad-size"),
+        ({"size": "5,5.5"}, "bad-size"), ({"size": "5,5", "spacing": "1,1"}, "bad-size"),
+        ({"spacing": "0,1"}, "bad-spacing"), ({"spacing": "nan,1"}, "bad-spacing"), ({"spacing": "1"}, "bad-spacing"),
+        ({"spacing": "inf,1"}, "bad-spacing"), ({"window": "40"}, "bad-window"), ({"window": "40,0"}, "bad-window"),
+        ({"window": "soft"}, "bad-window"), ({"target_frames": 0}, "bad-frames"),
+        ({"filter_name": "sinc"}, "unknown-filter"), ({"border_frac": float("nan")}, "bad-border"),
+        ({"crop_mode": "components", "no_components": True}, "bad-crop"),
+    ],
+)  # fmt: skip
+def test_options_that_make_no_sense_are_refused(chosen, code):
+    with pytest.raises(ConfigError) as caught:
+        options_of(**chosen)
+    assert caught.value.code == code
