@@ -135,6 +135,8 @@ class Transforms:
         Whether PET becomes SUVbw (g/ml) or keeps the units of its series.
     orientation : str
         ``"keep"``, or the sides towards which columns, rows and slices shall grow: ``"RAS"``, ``"LPS"``.
+    is_axis_aligned : bool
+        Put oblique volumes, with their masks, onto a grid along the patient's axes.
 
     Raises
     ------
@@ -151,6 +153,7 @@ class Transforms:
     crop: Crop = Crop()
     orientation: str = "keep"
     pet: PetValues = "suvbw"
+    is_axis_aligned: bool = False
 
     def __post_init__(self) -> None:
         if not all(0 <= s <= MAX_SPACING_MM for s in self.spacing_xyz_mm):

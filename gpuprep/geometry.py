@@ -178,6 +178,28 @@ class VolumeGeometry:
                 affine[:3, axis] *= -1
         return replace(self, shape=shape, index_to_lps=affine)
 
+    def axis_aligned(self) -> VolumeGeometry:
+        """Return the grid along the patient's axes that covers this one, with the spacing of the nearest axes.
+
+        This grid itself when its axes run along the patient's already, within `SAME_GRID_TOLERANCE_MM` at every corner.
+        Otherwise index axes keep their order and sense, and the outermost voxel centres of this grid lie within.
+        """
+        straight = np.zeros((3, 3))
+        for axis, world in enumerate(closest_axes(self.directions_dhw)):
+            straight[axis, world] = np.sign(self.directions_dhw[axis, world])
+        spacing = self.spacing_dhw_mm
+        corners = np.array([[d, h, w] for d in (0, 1) for h in (0, 1) for w in (0, 1)]) * (np.array(self.shape) - 1)
+        along = self.to_lps(corners) @ straight.T
+        count = np.ceil((along.max(axis=0) - along.min(axis=0)) / spacing - GRID_ROUNDING).astype(int) + 1
+        aligned = VolumeGeometry.from_axes(
+            count.tolist(),
+            origin_lps_mm=along.min(axis=0) @ straight,
+            directions_dhw=straight,
+            spacing_dhw_mm=spacing,
+            frame_of_reference_uid=self.frame_of_reference_uid,
+        )
+        return self if self.same_grid(aligned) else aligned
+
     def orientation(self) -> str:
         """Return the nearest anatomical code of the (column, row, slice) axes, for example ``"LPS"`` for axial CT.
 

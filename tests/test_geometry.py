@@ -113,3 +113,18 @@ def test_share_of_a_grid_within_another(offset, share):
     moved[0, 3] = offset
     other = VolumeGeometry((4, 4, 10), affine)
     assert VolumeGeometry((4, 4, 10), moved).share_within(other) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_straight_grid_covers_an_oblique_one_without_slack(seed):
+    oblique = rotated(seed)
+    straight = oblique.axis_aligned()
+    assert sorted(np.abs(straight.directions_dhw).ravel()) == [0] * 6 + [1] * 3
+    assert np.allclose(straight.spacing_dhw_mm, oblique.spacing_dhw_mm)
+    assert np.diag(straight.directions_dhw @ oblique.directions_dhw.T).min() > 0
+    corners = np.array([[d, h, w] for d in (0, 1) for h in (0, 1) for w in (0, 1)]) * (np.array(oblique.shape) - 1)
+    index = straight.to_index(oblique.to_lps(corners))
+    assert np.allclose(index.min(axis=0), 0)
+    last = index.max(axis=0)
+    assert (last <= np.array(straight.shape) - 1 + 1e-6).all() and (last > np.array(straight.shape) - 2).all()
+    assert straight.axis_aligned() is straight

@@ -21,6 +21,7 @@ GARBAGE_THRESHOLD = 50_000
 #: Command → where its function is.
 COMMANDS = {
     "nnunet": "gpuprep.cli.nnunet:nnunet",
+    "supervisely": "gpuprep.cli.supervisely:supervisely",
     "medsegpy": "gpuprep.cli.medsegpy:medsegpy",
     "nifti": "gpuprep.cli.nifti:nifti",
     "masks": "gpuprep.cli.masks:masks",

@@ -19,12 +19,12 @@ from gpuprep.dicom.pet import read_suv_scale
 from gpuprep.dicom.stack import Stack, build_stacks
 from gpuprep.errors import CaseError, GeometryError
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.masks import RoiMask
+from gpuprep.masks import RoiMask, recode
 from gpuprep.ops.crop import Box, crop_or_pad, foreground_box, with_margin
 from gpuprep.ops.intensity import Window, apply_window, to_modality
 from gpuprep.ops.orient import plan_orientation, reorient, reorient_array
 from gpuprep.ops.rasterize import SliceGrid
-from gpuprep.ops.resample import regularize, resample_to_grid, resample_volume
+from gpuprep.ops.resample import regularize, resample_labels, resample_to_grid, resample_volume
 from gpuprep.run.ledger import CaseRow
 from gpuprep.run.plan import CasePlan, Channel
 from gpuprep.run.segmentations import SelectedRois, draw, select_segmentations
@@ -128,10 +128,14 @@ def _convert(
     if rois is not None and options.rois is not None:
         with clock.stage("rasterize"):
             mask = draw(rois, grid, target, options.rois, backend, record)
+            if transforms.is_axis_aligned:
+                mask = align_mask(mask, backend, record)
             mask = orient_mask(mask, transforms.orientation, backend)
         with clock.stage("write"):
             outputs += writer.write_mask(plan.case, mask, record)
         del mask
+    if transforms.is_axis_aligned:
+        target = target.axis_aligned()
     if plan.dose is not None:
         outputs += _write_dose(plan, plan.dose, target, options, backend, writer, workers, clock, record)
     for number, channel in enumerate(plan.channels if plan.writes_images else ()):
@@ -360,6 +364,23 @@ def window_channel(volume: Volume, plan: CasePlan, transforms: Transforms, backe
         return volume
     window = Window(transforms.window_level, transforms.window_width, transforms.rescale_intensity)
     return apply_window(volume, window, backend)
+
+
+def align_mask(mask: RoiMask, backend: Backend, record: dict[str, Any]) -> RoiMask:
+    """Put the mask of an oblique volume onto the grid along the patient's axes, by nearest voxel; keep others.
+
+    `record` gets a warning with the voxels of each label before and after.
+    """
+    target = mask.geometry.axis_aligned()
+    if target is mask.geometry:
+        return mask
+    codes = backend.download(resample_labels(backend.upload(mask.codes), mask.geometry, target, backend=backend))
+    aligned = recode(RoiMask(codes, mask.table, mask.rois, target), mask.table, mask.rois)
+    counts = zip(mask.rois, mask.voxel_counts.tolist(), aligned.voxel_counts.tolist(), strict=True)
+    listed = ", ".join(f"{roi.name!r} {before} → {after} voxels" for roi, before, after in counts)
+    record["warnings"].append(f"oblique: image and labels were resampled to the patient's axes: {listed}")
+    record["voxels"] = dict(zip((r.name for r in aligned.rois), aligned.voxel_counts.tolist(), strict=True))
+    return aligned
 
 
 def orient_mask(mask: RoiMask, orientation: str, backend: Backend) -> RoiMask:

@@ -27,6 +27,7 @@ from gpuprep.writers.base import Output
 from gpuprep.writers.colours import choose_colours
 from gpuprep.writers.hdf5 import write_slices
 from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL
+from gpuprep.writers.sidecar import count_combinations, describe_labels, describe_sources, parse_grid, write_json
 from gpuprep.writers.splits import draw_order
 
 Layout = Literal["2d", "3d"]
@@ -78,23 +79,17 @@ class MedsegpyWriter:
     def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> Sequence[Output]:
         """Write the ``.seg`` of each slice; in 3-D keep ``seg`` ready for `write_image`, which completes the file.
 
-        `record` gets ``overlaps``, ``combinations`` (sets of labels and their voxels) and ``colours``.
+        `record` gets what `describe_labels` says.
 
         Raises
         ------
         WriteError
             ``too-many-slices``: more than 999 in 2-D.
         """
-        names = [roi.name for roi in mask.rois]
-        record["overlaps"] = [[names[i], names[j], voxels] for i, j, voxels in mask.overlaps()]
-        record["combinations"] = [
-            [[name for name, is_in in zip(names, row, strict=True) if is_in], int(voxels)]
-            for row, voxels in zip(mask.members[1:], mask.code_counts[1:], strict=True)
-        ]
-        record["colours"] = {roi.name: roi.rgb for roi in mask.rois}
+        record |= describe_labels(mask)
         self.discard(case)
         lut = mask.members.astype(np.uint8)
-        attributes = {"classes": names}
+        attributes = {"classes": [roi.name for roi in mask.rois]}
 
         def channels(number: int) -> NDArray[np.uint8]:
             chosen: NDArray[np.uint8] = lut[mask.codes[number]]
@@ -272,7 +267,7 @@ def read_numbering(path: Path) -> Numbering:
 def write_numbering(path: Path, numbering: Numbering) -> None:
     """Write ``subjects.json``; it names patients, and is not part of what is shared."""
     scans = {case: {"patient": p, "time_point": t} for case, (p, t) in sorted(numbering.scans.items())}
-    _write_json(path, {"subjects": numbering.subjects, "scans": scans})
+    write_json(path, {"subjects": numbering.subjects, "scans": scans})
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,7 +416,8 @@ def write_dataset_json(
     Returns
     -------
     list of str
-        One line for each scan and collated class whose members overlap, where MedSegPy's sum exceeds 1.
+        Warnings: scans and collated classes whose members overlap, where MedSegPy's sum exceeds 1; slices of several
+        sizes, of which MedSegPy makes no batches.
     """
     colours = choose_colours(labels, [details["colours"] for _, details in scans.values()])
     overlaps = {
@@ -430,10 +426,6 @@ def write_dataset_json(
         for c in collations
         if (found := [o for o in details["overlaps"] if o[0] in c.members and o[1] in c.members])
     }
-    combinations: dict[tuple[str, ...], int] = {}
-    for _, details in scans.values():
-        for members, voxels in details["combinations"]:
-            combinations[tuple(members)] = combinations.get(tuple(members), 0) + voxels
     content = {
         "name": name,
         "format": layout,
@@ -453,37 +445,32 @@ def write_dataset_json(
             for (scan, of), found in overlaps.items()
             for a, b, voxels in found
         ],
-        "combinations": [{"classes": list(m), "voxels": v} for m, v in sorted(combinations.items())],
+        "combinations": count_combinations(details for _, details in scans.values()),
         "scans": {
             scan: {"split": split, **_describe_scan(details)} for scan, (split, details) in sorted(scans.items())
         },
     }
-    _write_json(root / "dataset.json", content)
-    return [
+    write_json(root / "dataset.json", content)
+    sizes = {tuple(d["grid"]["shape_dhw"][1:]) for _, d in scans.values()}
+    warnings = [
         f"{scan}: members of {of!r} overlap, and MedSegPy sums them: "
         + ", ".join(f"{a!r} and {b!r} ({voxels} voxels)" for a, b, voxels in found)
         for (scan, of), found in overlaps.items()
     ]
+    if len(sizes) > 1:
+        listed = ", ".join(f"{height} × {width}" for height, width in sorted(sizes)[:5])
+        warnings.append(f"slices have {len(sizes)} sizes ({listed}, …), and MedSegPy makes batches of one size only")
+    return warnings
 
 
 def _describe_scan(details: Mapping[str, Any]) -> dict[str, Any]:
-    depth, height, width = details["grid"]["shape_dhw"]
-    affine = np.array(details["grid"]["index_dhw_to_lps_mm"])
-    geometry = VolumeGeometry((depth, height, width), affine)
+    geometry = parse_grid(details["grid"])
+    depth, height, width = geometry.shape
     return {
         "shape_hwd": [height, width, depth],
         **{key: value.tolist() for key, value in _describe(geometry).items()},
-        "frame_of_reference_uid": details["grid"]["frame_of_reference_uid"],
-        "study_instance_uid": details["study_instance_uid"],
-        "series": details["series"],
-        "segmentations": [s["sop_instance_uid"] for s in details["segmentations"]],
-        "voxels": details["voxels"],
-        "rois": {label["name"]: label["rois"] for label in details["labels"]},
+        **describe_sources(details),
     }
-
-
-def _write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_register_script(root: Path) -> None:

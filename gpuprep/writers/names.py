@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 
 #: Longest name that `safe_name` returns; leaves room for suffixes below the 255 bytes of common file systems.
 MAX_NAME = 80
@@ -24,6 +25,20 @@ def safe_name(text: str, fallback: str = "unnamed") -> str:
     if len(name) > MAX_NAME or name.lower() in _RESERVED:
         name = f"{name[: MAX_NAME - 9]}_{text_digest(text)}"
     return name
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """Return the names with ``_2``, ``_3``, … where one has been before, also where case does not count."""
+    unique: list[str] = []
+    taken: set[str] = set()
+    for base in names:
+        name, n = base, 1
+        while name.lower() in taken:
+            n += 1
+            name = f"{base}_{n}"
+        taken.add(name.lower())
+        unique.append(name)
+    return unique
 
 
 def text_digest(text: str) -> str:

@@ -13,7 +13,7 @@ from gpuprep.masks import PLANE_BITS, Roi, RoiMask, apply_lut, from_planes
 from gpuprep.writers.atomic import replacing
 from gpuprep.writers.masks.description import describe, parse_geometry, parse_rois, reading
 from gpuprep.writers.masks.label import HEADER_TOLERANCE_MM
-from gpuprep.writers.names import safe_name
+from gpuprep.writers.names import safe_name, unique_names
 from gpuprep.writers.nifti import LABEL_LEVEL, read_nifti, write_nifti
 
 #: Lists the files in the order of the ROIs, and describes the mask.
@@ -22,17 +22,7 @@ MANIFEST = "rois.json"
 
 def file_names(rois: Sequence[Roi]) -> list[str]:
     """Return a name for the file of each ROI, unique also where case does not count."""
-    names: list[str] = []
-    taken = set()
-    for roi in rois:
-        base = name = safe_name(roi.name)
-        n = 1
-        while name.lower() in taken:
-            n += 1
-            name = f"{base}_{n}"
-        taken.add(name.lower())
-        names.append(f"{name}.nii.gz")
-    return names
+    return [f"{name}.nii.gz" for name in unique_names(safe_name(roi.name) for roi in rois)]
 
 
 def write(mask: RoiMask, path: Path) -> None:

@@ -1,0 +1,277 @@
+"""Supervisely's NIfTI import, by volume name and by plane.
+
+What its importer does with names and files is the contract here. It takes every NIfTI of the tree, keys volumes by
+their stem alone, refuses the whole import when a stem holds ``cor``, ``sag`` or ``axl`` (by volume name), skips folders
+whose path holds ``converted``, gives other files (``.txt``, ``.csv``, ``.json``) a meaning, turns everything
+to RAS, and tilts the masks of oblique volumes the wrong way. So the import folder holds NIfTI along the patient's axes,
+RAS+, and what belongs beside lies beside it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from gpuprep.errors import ConfigError, OutputError
+from gpuprep.masks import RoiMask, to_label_image, to_sparse
+from gpuprep.volume import Volume
+from gpuprep.writers.atomic import PART_SUFFIX, replacing, write_text
+from gpuprep.writers.base import Output
+from gpuprep.writers.colours import Rgb, choose_colours
+from gpuprep.writers.names import safe_name, unique_names
+from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, write_nifti
+from gpuprep.writers.sidecar import count_combinations, describe_labels, describe_sources, parse_grid, write_json
+
+Layout = Literal["volume", "plane"]
+Plane = Literal["axl", "cor", "sag"]
+Overlap = Literal["error", "last"]
+
+PLANES: tuple[Plane, ...] = get_args(Plane)
+#: The folder to upload, below the output folder.
+IMPORT_FOLDER = "import"
+#: Where class names and colours are, by plane.
+COLOUR_MAP = "cls_color_map.txt"
+
+#: Parts of a stem for which the importer by volume name refuses everything.
+_PLANE_WORDS = re.compile("cor|sag|axl")
+#: Folders whose path holds this are skipped by the importer.
+_SKIPPED = "converted"
+
+
+def escape_stem(name: str) -> str:
+    """Return a name in which the importer finds no plane: ``spinal_cord`` becomes ``spinal_Cord``."""
+    return _PLANE_WORDS.sub(lambda found: found[0].capitalize(), name)
+
+
+def class_names(labels: Sequence[str], layout: Layout) -> tuple[str, ...]:
+    """Return the class of each label in the import: one safe word, unique, and where it is a stem without a plane."""
+    names = unique_names(safe_name(label) for label in labels)
+    return tuple(map(escape_stem, names) if layout == "volume" else names)
+
+
+def parse_planes(text: str) -> tuple[Plane, ...]:
+    """Read ``axl,cor,sag`` or some of them.
+
+    Raises
+    ------
+    ConfigError
+        ``bad-planes``.
+    """
+    words = [word.strip() for word in text.split(",")]
+    planes = tuple(plane for plane in PLANES if plane in words)
+    if len(planes) < len(words):
+        raise ConfigError(
+            f"planes {text!r} are not understood",
+            code="bad-planes",
+            hint=f"name some of {','.join(PLANES)}, each once",
+        )
+    return planes
+
+
+def check_output(root: Path) -> None:
+    """Refuse an output folder that the importer would skip or read too much from.
+
+    Raises
+    ------
+    ConfigError
+        ``path-breaks-reader``: its path holds ``converted``.
+    OutputError
+        ``foreign-files``: the import folder holds something else than NIfTI and the colour map.
+    """
+    for path in {root.absolute(), root.resolve()}:
+        if _SKIPPED in str(path):
+            raise ConfigError(
+                f"Supervisely's importer skips folders with {_SKIPPED!r} in their path, and would import nothing",
+                code="path-breaks-reader",
+                subject=str(path),
+                hint="choose another output folder",
+            )
+    for path in sorted((root / IMPORT_FOLDER).rglob("*")):
+        if path.is_file() and not path.name.endswith((".nii.gz", PART_SUFFIX)) and path.name != COLOUR_MAP:
+            raise OutputError(
+                "the import folder holds a file that Supervisely's importer would give a meaning of its own",
+                code="foreign-files",
+                subject=str(path),
+                hint="move it out of the import folder",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeWriter:
+    """Writes ``import/<case>.nii.gz`` and ``import/<case>/<class>.nii.gz``, one file a label, so that overlap is kept.
+
+    Parameters
+    ----------
+    root : Path
+        The output folder.
+    threads : int
+        Compression threads.
+    """
+
+    root: Path
+    threads: int = 1
+
+    @property
+    def config(self) -> str:
+        """The layout."""
+        return "supervisely volume"
+
+    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> list[Output]:
+        """Write a file, 0 and 1, for each label that has voxels; `record` gets what `describe_labels` says."""
+        record |= describe_labels(mask)
+        self.discard(case)
+        folder = self.root / IMPORT_FOLDER / escape_stem(case)
+        stems = class_names([roi.name for roi in mask.rois], "volume")
+        return [
+            write_nifti(
+                folder / f"{stem}.nii.gz",
+                mask.binary(roi),
+                mask.geometry,
+                level=LABEL_LEVEL,
+                threads=self.threads,
+                root=self.root,
+            )
+            for roi, (stem, voxels) in enumerate(zip(stems, mask.voxel_counts, strict=True))
+            if voxels
+        ]
+
+    def write_image(self, case: str, channel: int, volume: Volume) -> list[Output]:
+        """Write the volume."""
+        return [_write_image(self.root / IMPORT_FOLDER / f"{escape_stem(case)}.nii.gz", volume, self)]
+
+    def discard(self, case: str) -> None:
+        """Remove the files of a case, whatever their layout."""
+        _discard(self.root, case)
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneWriter:
+    """Writes ``import/<case>/<plane>_anatomic.nii.gz`` and ``<plane>_inference.nii.gz``, a label map, for each plane.
+
+    Each plane is the same volume under the name by which Supervisely shows it in that plane; its importer turns all
+    volumes to RAS.
+
+    Parameters
+    ----------
+    root : Path
+        The output folder.
+    planes : tuple of str
+    overlap : {"error", "last"}
+        Refuse labels that share voxels, or let the last one win.
+    threads : int
+        Compression threads.
+    """
+
+    root: Path
+    planes: tuple[Plane, ...]
+    overlap: Overlap
+    threads: int = 1
+
+    @property
+    def config(self) -> str:
+        """Layout, planes and what is done to overlap."""
+        return f"supervisely plane {','.join(self.planes)} {self.overlap}"
+
+    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> list[Output]:
+        """Write the label map of each plane; value n is the n-th label.
+
+        `record` gets what `describe_labels` says, and ``lost_voxels`` by label where the last one won.
+
+        Raises
+        ------
+        OverlapError
+            ``labels-overlap``.
+        """
+        record |= describe_labels(mask)
+        if self.overlap == "error":
+            labels = to_label_image(mask)
+        else:
+            labels, lost = to_sparse(mask)
+            record["lost_voxels"] = dict(zip((roi.name for roi in mask.rois), lost.tolist(), strict=True))
+        self.discard(case)
+        first, *others = (self._path(case, plane, "inference") for plane in self.planes)
+        written = write_nifti(first, labels, mask.geometry, level=LABEL_LEVEL, threads=self.threads, root=self.root)
+        return [written, *(_copy(first, other, written, self.root) for other in others)]
+
+    def write_image(self, case: str, channel: int, volume: Volume) -> list[Output]:
+        """Write the volume of each plane."""
+        first, *others = (self._path(case, plane, "anatomic") for plane in self.planes)
+        written = _write_image(first, volume, self)
+        return [written, *(_copy(first, other, written, self.root) for other in others)]
+
+    def discard(self, case: str) -> None:
+        """Remove the files of a case, whatever their layout."""
+        _discard(self.root, case)
+
+    def _path(self, case: str, plane: Plane, kind: str) -> Path:
+        return self.root / IMPORT_FOLDER / case / f"{plane}_{kind}.nii.gz"
+
+
+def _write_image(path: Path, volume: Volume, writer: VolumeWriter | PlaneWriter) -> Output:
+    array, geometry = volume.array, volume.geometry
+    return write_nifti(path, array, geometry, level=IMAGE_LEVEL, threads=writer.threads, root=writer.root)
+
+
+def _copy(source: Path, path: Path, written: Output, root: Path) -> Output:
+    with replacing(path) as part:
+        shutil.copyfile(source, part)
+    return replace(written, path=path.relative_to(root).as_posix())
+
+
+def _discard(root: Path, case: str) -> None:
+    (root / IMPORT_FOLDER / f"{escape_stem(case)}.nii.gz").unlink(missing_ok=True)
+    for folder in {root / IMPORT_FOLDER / escape_stem(case), root / IMPORT_FOLDER / case}:
+        if folder.is_dir():
+            for path in folder.glob("*.nii.gz"):
+                path.unlink()
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def write_colour_map(root: Path, names: Sequence[str], colours: Sequence[Rgb]) -> None:
+    """Write ``cls_color_map.txt``: ``value name R G B``, no blank line, for one bad line discards the whole file."""
+    classes = enumerate(zip(names, colours, strict=True), 1)
+    lines = [f"{value} {name} {red} {green} {blue}\n" for value, (name, (red, green, blue)) in classes]
+    write_text(root / IMPORT_FOLDER / COLOUR_MAP, "".join(lines))
+
+
+def write_dataset_json(
+    root: Path, *, layout: Layout, labels: Sequence[str], cases: Mapping[str, Mapping[str, Any]]
+) -> tuple[Rgb, ...]:
+    """Write ``dataset.json`` beside the import folder; return the colours of the labels.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        In the order of the ROI map.
+    cases : mapping
+        Case → details of its row.
+    """
+    colours = choose_colours(labels, [details["colours"] for details in cases.values()])
+    names = class_names(labels, layout)
+    content = {
+        "layout": layout,
+        "import": IMPORT_FOLDER,
+        "classes": [
+            {"value": value, "name": label, "class": name, "color": list(rgb)}
+            for value, (label, name, rgb) in enumerate(zip(labels, names, colours, strict=True), 1)
+        ],
+        "combinations": count_combinations(cases.values()),
+        "cases": {case: _describe_case(case, details, layout) for case, details in sorted(cases.items())},
+    }
+    write_json(root / "dataset.json", content)
+    return colours
+
+
+def _describe_case(case: str, details: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+    grid = parse_grid(details["grid"])
+    return {
+        "volume": escape_stem(case) if layout == "volume" else case,
+        "shape_dhw": list(grid.shape),
+        "index_dhw_to_lps_mm": grid.index_to_lps.tolist(),
+        **describe_sources(details),
+    }
