@@ -26,6 +26,7 @@ COMMANDS = {
     "nifti": "gpuprep.cli.nifti:nifti",
     "masks": "gpuprep.cli.masks:masks",
     "tiff": "gpuprep.cli.tiff:tiff",
+    "traces": "gpuprep.cli.traces:traces",
     "index": "gpuprep.cli.index:index",
     "show": "gpuprep.cli.index:show",
     "synth": "gpuprep.cli.synth:synth",

@@ -1,0 +1,127 @@
+"""Boxes drawn on source images → boxes on the TIFFs that were made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuprep.coordinates import CoordinateMap
+from gpuprep.errors import ConfigError, InputNotFoundError
+from gpuprep.run.tiff import TIFF_SUFFIXES
+from gpuprep.writers.atomic import replacing
+
+#: Columns of a table of boxes; others are carried along.
+UID_COLUMN = "sop_instance_uid"
+BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
+
+
+@dataclass(frozen=True, slots=True)
+class TraceCounts:
+    """What became of the boxes: how many were mapped, how many lie outside the crop, and UIDs without a TIFF."""
+
+    mapped: int
+    outside: int
+    missing: tuple[str, ...]
+
+
+def map_traces(folder: Path, table_path: Path, output: Path) -> TraceCounts:
+    """Map the boxes of a table to the TIFFs below a folder, which are named by SOP Instance UID.
+
+    Boxes are edges in continuous pixels, as `CoordinateMap` has them. They are cut to the picture, without padding;
+    what is left of none is dropped, and so are boxes of images without a TIFF.
+
+    Parameters
+    ----------
+    folder : Path
+    table_path, output : Path
+        Tables in CSV or Parquet, by suffix, with the columns `UID_COLUMN` and `BOX_COLUMNS`.
+
+    Raises
+    ------
+    InputNotFoundError
+        ``path-missing``, ``no-tiff-found``.
+    ConfigError
+        ``bad-table``: another suffix, or columns missing or not numeric; ``no-coordinate-map``.
+    WriteError
+        As `replacing`.
+    """
+    import pyarrow as pa
+
+    _check_suffix(output)
+    table = _read_table(table_path)
+    tiffs = {path.stem: path for path in sorted(folder.rglob("*")) if path.suffix.lower() in TIFF_SUFFIXES}
+    if not tiffs:
+        raise InputNotFoundError("there is no TIFF", code="no-tiff-found", subject=str(folder))
+    uids = [str(uid) for uid in table.column(UID_COLUMN).to_pylist()]
+    boxes = np.stack([_numbers(table, name, table_path) for name in BOX_COLUMNS], axis=1)
+    mapped = np.full(boxes.shape, np.nan)
+    maps = {uid: CoordinateMap.from_tiff(tiffs[uid]) for uid in dict.fromkeys(uids) if uid in tiffs}
+    rows_of: dict[str, list[int]] = {}
+    for row, uid in enumerate(uids):
+        rows_of.setdefault(uid, []).append(row)
+    for uid, coordinates in maps.items():
+        mapped[rows_of[uid]] = map_boxes(boxes[rows_of[uid]], coordinates)
+    has_area = (mapped[:, 2] > mapped[:, 0]) & (mapped[:, 3] > mapped[:, 1])
+    for column, name in enumerate(BOX_COLUMNS):
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, pa.array(mapped[:, column]))
+    _write_table(table.filter(pa.array(has_area)), output)
+    missing = tuple(uid for uid in rows_of if uid not in maps)
+    found = sum(len(rows_of[uid]) for uid in maps)
+    return TraceCounts(int(has_area.sum()), found - int(has_area.sum()), missing)
+
+
+def map_boxes(boxes: np.ndarray[Any, Any], coordinates: CoordinateMap) -> np.ndarray[Any, Any]:
+    """Map boxes (N, 4) as left, top, right, bottom, and cut them to the picture; empty ones have no area."""
+    corners = coordinates.to_output(boxes.reshape(-1, 2, 2))
+    content = np.array(coordinates.pad[:2]) + np.array(coordinates.crop[2:]) * coordinates.scale
+    corners = np.clip(np.sort(corners, axis=1), coordinates.pad[:2], content)
+    return np.asarray(corners.reshape(-1, 4))
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise ConfigError(
+            "a table is .csv or .parquet", code="bad-table", subject=str(path), hint="name the file accordingly"
+        )
+
+
+def _read_table(path: Path) -> Any:
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    _check_suffix(path)
+    try:
+        if path.suffix.lower() == ".csv":
+            types = csv.ConvertOptions(column_types={UID_COLUMN: pa.string()})
+            table = csv.read_csv(path, convert_options=types)
+        else:
+            table = parquet.read_table(path)
+    except FileNotFoundError as error:
+        raise InputNotFoundError("there is no such file", code="path-missing", subject=str(path)) from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ConfigError(f"cannot be read as a table: {error}", code="bad-table", subject=str(path)) from error
+    lacking = [name for name in (UID_COLUMN, *BOX_COLUMNS) if name not in table.column_names]
+    if lacking:
+        raise ConfigError(f"columns are missing: {', '.join(lacking)}", code="bad-table", subject=str(path))
+    return table
+
+
+def _numbers(table: Any, name: str, path: Path) -> np.ndarray[Any, Any]:
+    try:
+        return np.asarray(table.column(name).to_numpy(), np.float64)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"column {name} holds no numbers", code="bad-table", subject=str(path)) from error
+
+
+def _write_table(table: Any, path: Path) -> None:
+    from pyarrow import csv, parquet
+
+    with replacing(path) as part:
+        if path.suffix.lower() == ".csv":
+            csv.write_csv(table, part)
+        else:
+            parquet.write_table(table, part)

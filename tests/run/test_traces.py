@@ -1,0 +1,83 @@
+"""Boxes from source images to TIFFs: known answers, what is dropped, what is refused."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import csv, parquet
+from tiff_images import options_of
+
+from gpuprep.coordinates import CoordinateMap
+from gpuprep.errors import ConfigError, ExitStatus, InputNotFoundError
+from gpuprep.run.traces import map_boxes, map_traces
+from gpuprep.writers.tiff import TiffOrigin, write_tiff
+
+# 100 × 80, turned, cut to 20 × 20 at (70, 20), doubled, padded by 5 and 7
+TURNED = CoordinateMap((100, 80), (True, True), (70, 20, 20, 20), (2.0, 2.0), (5, 7, 0, 0))
+
+
+@pytest.fixture(params=["standard", "compat"])
+def tiffs(tmp_path, request):
+    options = options_of(**({"compat": "dicom-preprocessing"} if request.param == "compat" else {}))
+    origin = TiffOrigin(TURNED, 2.0, True, True, True, None, {})
+    write_tiff(tmp_path / "1.2" / "1.2.3.tiff", np.zeros((1, 47, 45), np.uint8), origin, options.style, root=tmp_path)
+    return tmp_path
+
+
+TABLE = pa.table(
+    {
+        "sop_instance_uid": ["1.2.3", "1.2.3", "1.2.3", "9.9"],
+        "trace_hash": ["a", "b", "c", "d"],
+        "x_min": [12, 0, 50, 1],
+        "x_max": [20, 15, 60, 2],
+        "y_min": [42, 0, 42, 1],
+        "y_max": [50, 80, 50, 2],
+    }
+)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_boxes_are_turned_cut_and_kept_in_order(gpuprep, tiffs, suffix):
+    source, output = tiffs / f"boxes.{suffix}", tiffs / f"mapped.{suffix}"
+    csv.write_csv(TABLE, source) if suffix == "csv" else parquet.write_table(TABLE, source)
+    result = gpuprep("traces", tiffs, source, output)
+    assert result.status == ExitStatus.CASES_FAILED
+    assert "2 boxes mapped, 1 outside" in result.stderr
+    assert "e.g. of 9.9" in result.stderr
+    rows = (csv.read_csv(output) if suffix == "csv" else parquet.read_table(output)).to_pylist()
+    assert [row["trace_hash"] for row in rows] == ["a", "b"]
+    # x 12…20 is 80…88 turned, 10…18 in the crop, 20…36 doubled, 25…41 padded; y 42…50 is 30…38, 10…18, 20…36, 27…43
+    assert [rows[0][n] for n in ("x_min", "y_min", "x_max", "y_max")] == [25, 27, 41, 43]
+    assert [rows[1][n] for n in ("x_min", "y_min", "x_max", "y_max")] == [35, 7, 45, 47]  # cut to the picture
+
+
+def test_random_boxes_come_back():
+    rng = np.random.default_rng(11)
+    inner = np.sort(rng.random((10_000, 2, 2)) * (20, 20) + (10, 40), axis=1).reshape(-1, 4)
+    mapped = map_boxes(inner, TURNED)
+    back = np.sort(TURNED.to_source(mapped.reshape(-1, 2, 2)), axis=1).reshape(-1, 4)
+    assert np.abs(back - inner).max() < 1e-9
+
+
+def test_refusals(tiffs):
+    for name, table, code in (
+        ("a.csv", TABLE.drop_columns(["x_min"]), "bad-table"),
+        ("b.csv", TABLE.set_column(2, "x_min", pa.array(list("wxyz"))), "bad-table"),
+    ):
+        csv.write_csv(table, tiffs / name)
+        with pytest.raises(ConfigError) as caught:
+            map_traces(tiffs, tiffs / name, tiffs / "out.csv")
+        assert caught.value.code == code
+    (tiffs / "c.parquet").write_text("no table")
+    for source, target in (("c.parquet", "out.csv"), ("boxes.xlsx", "out.csv"), ("a.csv", "out.xlsx")):
+        with pytest.raises(ConfigError) as caught:
+            map_traces(tiffs, tiffs / source, tiffs / target)
+        assert caught.value.code == "bad-table"
+    with pytest.raises(InputNotFoundError) as missing:
+        map_traces(tiffs, tiffs / "nowhere.csv", tiffs / "out.csv")
+    assert missing.value.code == "path-missing"
+    csv.write_csv(TABLE, tiffs / "boxes.csv")
+    (tiffs / "empty").mkdir()
+    with pytest.raises(InputNotFoundError) as missing:
+        map_traces(tiffs / "empty", tiffs / "boxes.csv", tiffs / "out.csv")
+    assert missing.value.code == "no-tiff-found"
+    assert not (tiffs / "out.csv").exists()
