@@ -2,7 +2,7 @@
 // table was made of. Words are decoded ones: clean bits, so that word + first lies in the table.
 #include "gpuprep.cuh"
 
-// dst = table of its slice [src + first]; table_of[z] tells which of the tables, of `entries` each, slice z uses.
+// dst = table of its slice [src + first], which may be the memory of src if as wide; table_of[z] tells which of the tables, of `entries` each, slice z uses.
 template <class S, class D>
 DEVICE void look_up(i64 thread, const S* src, D* dst, i64 n, i64 slice_size, const D* tables, i32 entries,
                     const i32* table_of, i32 first) {
@@ -32,9 +32,11 @@ template <class S>
 DEVICE void mark(i64 thread, const S* src, i64 n, i64 slice_size, i32* present, i32 entries, const i32* table_of,
                  i32 first) {
     const i64 begin = thread * LANES, end = begin + LANES < n ? begin + LANES : n;
-    for (i64 i = begin; i < end; ++i) {
-        i32* flag = present + (i64)table_of[i / slice_size] * entries + first + src[i];
-        if (*(volatile i32*)flag == 0) atomicOr(flag, 1);
+    for (i64 i = begin; i < end;) {
+        const i64 z = i / slice_size, slice_end = (z + 1) * slice_size, stop = slice_end < end ? slice_end : end;
+        i32* flags = present + (i64)table_of[z] * entries + first;
+        for (; i < stop; ++i)
+            if (*(volatile i32*)(flags + src[i]) == 0) atomicOr(flags + src[i], 1);
     }
 }
 #define PRESENT(S)                                                                                                   \

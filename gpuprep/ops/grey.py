@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gpuprep.backends.base import TYPE_SUFFIX, Backend, lane_dims, ready
 from gpuprep.dicom.display import Lut
 from gpuprep.errors import DecodeError
+from gpuprep.ops.intensity import stored_range
 
 Float = NDArray[np.float64]
 
@@ -124,6 +125,7 @@ def to_grey(stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, backend
     """Make grey levels of stored values: uint8 up to 8 bits stored, else uint16 over its whole range.
 
     Frames without VOI share one window from the least to the greatest modality value of them all, padding left out.
+    **`stored` is overwritten** and its memory returned when the result is as wide.
 
     Parameters
     ----------
@@ -155,7 +157,7 @@ def to_grey(stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, backend
 def to_values(stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, backend: Backend) -> GreyImage:
     """Make modality values: int16 where all that the stored bits can hold fit, else float32.
 
-    Padding becomes the lowest value of the rest. Parameters and errors as `to_grey`.
+    Padding becomes the lowest value of the rest. Parameters and errors as `to_grey`; `stored` is overwritten likewise.
     """
     low, _ = _modality_range(stored, rules, bits_stored, backend)
     dtype: np.dtype[Any] = np.dtype(np.float32)
@@ -200,14 +202,25 @@ def _map(
         return backend.upload(result)
     possible = _possible(stored.dtype, bits_stored)
     tables = np.stack([apply(rule, possible) for rule in distinct]).astype(dtype)
-    return _look_up(stored, tables, table_of, -int(possible[0]), backend)
+    if dtype.itemsize == stored.dtype.itemsize and (tables == possible).all():
+        return stored.view(dtype)
+    in_place = backend.has_kernels and stored.dtype.itemsize == dtype.itemsize
+    return _look_up(stored, tables, table_of, -int(possible[0]), backend, in_place=in_place)
 
 
-def _look_up(stored: Any, tables: NDArray[Any], table_of: NDArray[np.int32], first: int, backend: Backend) -> Any:
+def _look_up(
+    stored: Any,
+    tables: NDArray[Any],
+    table_of: NDArray[np.int32],
+    first: int,
+    backend: Backend,
+    *,
+    in_place: bool = False,
+) -> Any:
     if not backend.has_kernels:
         return np.stack([tables[t][frame.astype(np.int64) + first] for t, frame in zip(table_of, stored, strict=True)])
     words = ready(stored, backend)
-    result = backend.xp.empty(words.shape, tables.dtype)
+    result = words.view(tables.dtype) if in_place else backend.xp.empty(words.shape, tables.dtype)
     backend.launch(
         f"lut_{TYPE_SUFFIX[words.dtype.name]}_{TYPE_SUFFIX[tables.dtype.name]}",
         *lane_dims(words.size, backend),
@@ -232,6 +245,9 @@ def _modality_range(stored: Any, rules: Sequence[GreyRule], bits_stored: int, ba
         frames = backend.download(stored)
         values = [np.unique(frames[table_of == i]).astype(np.float64) for i in range(len(distinct))]
         values = [v[np.isfinite(v)] for v in values]
+    elif all(rule.padding is None and rule.modality_lut is None for rule in distinct):
+        ends = stored_range(ready(stored, backend), 0, 0, backend) if backend.has_kernels else _reference_range(stored)
+        values = [ends[table_of == i].ravel() for i in range(len(distinct))]
     else:
         possible = _possible(stored.dtype, bits_stored)
         found = _present(stored, len(distinct), len(possible), table_of, -int(possible[0]), backend)
@@ -243,6 +259,11 @@ def _modality_range(stored: Any, rules: Sequence[GreyRule], bits_stored: int, ba
     if not len(modality):
         raise DecodeError("the pixels hold no finite number", code="not-finite")
     return float(modality.min()), float(modality.max())
+
+
+def _reference_range(stored: Any) -> Float:
+    """Return the least and greatest stored value of each frame, shape (D, 2)."""
+    return np.array([[frame.min(), frame.max()] for frame in stored], np.float64)
 
 
 def _present(

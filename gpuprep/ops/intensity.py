@@ -62,7 +62,7 @@ def to_modality(stored: Any, spec: FrameSpec, slopes: Float, intercepts: Float, 
     ends = possible_range(spec.bits_stored, spec.is_signed)
     target = _smallest_type(np.tile(np.array(ends, np.float64), (len(slopes), 1)), slopes, intercepts, whole=whole)
     if whole and target != np.int16:
-        target = _smallest_type(_stored_range(words, left, right, backend), slopes, intercepts, whole=True)
+        target = _smallest_type(stored_range(words, left, right, backend), slopes, intercepts, whole=True)
     if left == right == 0 and words.dtype == target and (slopes == 1).all() and (intercepts == 0).all():
         return words
     in_place = words.dtype.itemsize == target.itemsize
@@ -118,7 +118,7 @@ def _smallest_type(stored_range: Float, slopes: Float, intercepts: Float, *, who
     return np.dtype(np.float32)
 
 
-def _stored_range(words: Any, left: int, right: int, backend: Backend) -> Float:
+def stored_range(words: Any, left: int, right: int, backend: Backend) -> Float:
     """Return the least and greatest stored value of each slice, shape (D, 2)."""
     found = backend.upload(np.tile(np.array([_INT32.max, _INT32.min], np.int32), (len(words), 1)))
     grid, block = ((1, len(words)), (1,)) if backend.name == "cpu" else ((_RANGE_BLOCKS, len(words)), (BLOCK_THREADS,))

@@ -34,7 +34,7 @@ def test_kernel_equals_reference(dtype, bits, make, slope):
         GreyRule(slope, 5.0, is_inverted=True, padding=(0, 1)),
         GreyRule(slope, -3.0, voi=GreyWindow(20, 100)),
     ]
-    found, plain = (make(stored, rules, bits, backend=backend) for backend in (CPU, REFERENCE))
+    found, plain = (make(stored.copy(), rules, bits, backend=backend) for backend in (CPU, REFERENCE))
     assert found.planes.dtype == plain.planes.dtype
     assert (found.background, found.window) == (plain.background, plain.window)
     np.testing.assert_array_equal(found.planes, plain.planes)
@@ -128,7 +128,7 @@ def test_monochrome1_is_inverted_and_padding_stays_black():
 
 def test_modality_values_keep_their_sign_and_width():
     stored = np.array([[[0, 5, 4095]]], np.uint16)
-    found = to_values(stored, [GreyRule(1, -1024, padding=(0, 0))], 12, backend=CPU)
+    found = to_values(stored.copy(), [GreyRule(1, -1024, padding=(0, 0))], 12, backend=CPU)
     assert (found.planes.dtype, found.planes.ravel().tolist()) == (np.int16, [-1019, -1019, 3071])
     assert found.background == -1019
     wide = to_values(stored, [GreyRule(0.5)], 12, backend=CPU).planes
