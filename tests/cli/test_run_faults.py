@@ -100,10 +100,18 @@ def arguments(studies, output):
     ]  # fmt: skip
 
 
+#: Starts the command line so that Ctrl-C reaches it, even where the tests run in the background of a shell.
+LISTENING = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, "-m", "gpuprep", *sys.argv[1:]])
+"""
+
+
 @contextlib.contextmanager
 def started(studies, output):
     """A run in a process group of its own, as a terminal's."""
-    command = [sys.executable, "-m", "gpuprep", *map(str, arguments(studies, output))]
+    command = [sys.executable, "-c", LISTENING, *map(str, arguments(studies, output))]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         yield process
 
@@ -117,7 +125,8 @@ def undisturbed(gpuprep, studies, tmp_path_factory):
 
 
 def assert_completes(gpuprep, studies, output, undisturbed):
-    assert gpuprep(*arguments(studies, output)).status == ExitStatus.DONE
+    result = gpuprep(*arguments(studies, output))
+    assert result.status == ExitStatus.DONE, result.stderr
     assert digests(output / "nnUNet_raw") == undisturbed
 
 
