@@ -59,6 +59,18 @@ class RoiStrategy(StrEnum):
     SEPARATE = "separate"
 
 
+class MaskContainer(StrEnum):
+    """What a mask is written to; `gpuprep.writers.masks` has the writers."""
+
+    SEPARATE = "separate"
+    LABEL = "label"
+    SEG_NRRD = "seg.nrrd"
+    DICOM_SEG = "dicomseg"
+    ZARR = "zarr"
+    HDF5 = "hdf5"
+    NPZ = "npz"
+
+
 class MultipleSegmentations(StrEnum):
     """What to do when several segmentations belong to one image."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gpuprep.cli import options
-from gpuprep.config import OnExisting, OnMissing, RoiStrategy
+from gpuprep.config import MaskContainer, OnExisting, OnMissing, RoiStrategy
 
 
 @click.command(short_help="Images, masks and doses of studies → a tree of NIfTI files.")
@@ -21,8 +21,9 @@ from gpuprep.config import OnExisting, OnMissing, RoiStrategy
                  show_default=True, metavar="TEMPLATE",
                  help="Paths of the files, .nii.gz or .nii. ImageID is what of its series a file is: the modality, or "
                       "the name of the ROI; CaseID a short name of its own for each image, mask and dose."),
-    click.option("--masks", type=click.Choice(["separate", "label"]), default="separate", show_default=True,
-                 help="One file a ROI, or one label image, which refuses overlap."),
+    click.option("--masks", type=click.Choice([m.value for m in MaskContainer]), default="separate", show_default=True,
+                 help="One NIfTI file a ROI; one label image, which refuses overlap; or one file of another container, "
+                      "which holds it."),
     click.option("-ryaml", "--roi-match-yaml", type=options.PATH, metavar="FILE",
                  help="YAML map from labels to regular expressions of ROI names; without it every ROI is written."),
     click.option("--roi-strategy", type=click.Choice([m.value for m in RoiStrategy], case_sensitive=False),
@@ -65,12 +66,11 @@ def nifti(
     from gpuprep.run.plan import StudyModalities
     from gpuprep.run.sources import open_sources
     from gpuprep.writers.paths import PathTemplate
-    from gpuprep.writers.study import MaskFiles
 
     job = NiftiOptions(
         wanted=StudyModalities.parse(modalities),
         template=PathTemplate(filename_format),
-        masks=MaskFiles(masks),
+        masks=MaskContainer(masks),
         dose_grid=dose_grid,  # type: ignore[arg-type]
     )
     case_options = options.parse_case_options(**shared)

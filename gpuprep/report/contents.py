@@ -16,7 +16,7 @@ from gpuprep.writers.base import Output
 COLUMNS = {
     "path": "string",
     "bytes": "int64",
-    "crc32": "int64",
+    "voxels_crc32": "int64",
     "case": "string",
     "patient_id": "string",
     "modality": "string",
@@ -70,13 +70,13 @@ def write_contents(folder: Path, rows: Sequence[CaseRow]) -> tuple[Path, Path]:
 def _entries(output: Output) -> Iterator[dict[str, Any]]:
     content = output.content
     entry = {name: content[name] for name in COLUMNS if name in content}
-    entry |= {"path": output.path, "bytes": output.size, "crc32": output.crc32}
+    entry |= {"path": output.path, "bytes": output.size}
     for axis, size, spacing in zip("xyz", content["shape"], content["spacing_mm"], strict=True):
         entry |= {f"size_{axis}": size, f"spacing_{axis}_mm": spacing}
     if "rois" not in content:
         yield entry
     for roi in content.get("rois", ()):
-        about = {"roi": roi["name"], "label_value": roi["value"]}
+        about = {"roi": roi["name"], "label_value": roi.get("value")}
         about |= {"voxels": roi["voxels"], "volume_mm3": roi["volume_mm3"]}
         if roi["box"] is not None:
             for end, corner in zip(("first", "last"), roi["box"], strict=True):

@@ -17,7 +17,7 @@ from gpuprep.run.case import CaseOptions, process_case
 from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.local import Crash, map_isolated
 from gpuprep.run.plan import CasePlan, FailedPlan
-from gpuprep.writers.atomic import remove_parts
+from gpuprep.writers.atomic import remove, remove_parts, stored_size
 from gpuprep.writers.base import CaseWriter, Output
 
 #: Told how many cases there are to do, those that cannot even be planned included, and how many are done already.
@@ -205,9 +205,9 @@ def is_complete(row: CaseRow, key: str, config: str, root: Path) -> bool:
 
 
 def files_present(outputs: Sequence[Output], root: Path) -> bool:
-    """Whether all files are there with the size they had."""
+    """Whether all files and folders are there with the size they had."""
     paths = [(root / o.path, o.size) for o in outputs]
-    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+    return all(path.exists() and stored_size(path) == size for path, size in paths)
 
 
 def remove_replaced(old: CaseRow | None, new: CaseRow, root: Path) -> None:
@@ -215,7 +215,7 @@ def remove_replaced(old: CaseRow | None, new: CaseRow, root: Path) -> None:
     if old is None:
         return
     for path in {o.path for o in old.outputs} - {o.path for o in new.outputs}:
-        (root / path).unlink(missing_ok=True)
+        remove(root / path)
 
 
 def crashed(plan: Plan, config: str, crash: Crash) -> CaseRow:

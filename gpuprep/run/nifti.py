@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gpuprep.config import OnExisting
+from gpuprep.config import MaskContainer, OnExisting
 from gpuprep.errors import ConfigError
 from gpuprep.run.case import CaseOptions
 from gpuprep.run.job import OnRow, OnStart, run_cases, share_cores
@@ -16,7 +16,7 @@ from gpuprep.run.plan import CasePlan, FailedPlan, StudyModalities, plan_study_c
 from gpuprep.run.sources import Sources
 from gpuprep.writers.names import safe_name
 from gpuprep.writers.paths import PathTemplate
-from gpuprep.writers.study import ROI_PLACE, MaskFiles, NamedFile, StudyWriter, tell_apart
+from gpuprep.writers.study import ROI_PLACE, NamedFile, StudyWriter, tell_apart
 
 DoseGridChoice = Literal["own", "image"]
 
@@ -29,7 +29,7 @@ class NiftiOptions:
     ----------
     wanted : StudyModalities
     template : PathTemplate
-    masks : MaskFiles
+    masks : MaskContainer
     dose_grid : {"own", "image"}
         Whether RT Doses stay on their own grid or are resampled onto the output grid of their image.
 
@@ -42,16 +42,16 @@ class NiftiOptions:
 
     wanted: StudyModalities
     template: PathTemplate
-    masks: MaskFiles = MaskFiles.SEPARATE
+    masks: MaskContainer = MaskContainer.SEPARATE
     dose_grid: DoseGridChoice = "own"
 
     def __post_init__(self) -> None:
-        separate = self.wanted.segmentations and self.masks is MaskFiles.SEPARATE
+        separate = self.wanted.segmentations and self.masks is MaskContainer.SEPARATE
         if separate and not self.template.tells_files_of_a_case_apart:
             raise ConfigError(
                 f"file name format {self.template.text!r} gives all ROIs of a case one name",
                 code="bad-filename-format",
-                hint="put {ImageID} into it, or use --masks label",
+                hint="put {ImageID} into it, or use another container: --masks seg.nrrd",
             )
         if self.wanted.doses and self.dose_grid == "image" and not self.wanted.images:
             raise ConfigError(
@@ -107,7 +107,7 @@ def convert_to_nifti(
             root,
             images,
             masks,
-            kind=options.masks,
+            container=options.masks,
             layout=options.template.text,
             suffix=options.template.suffix,
             threads=threads,
@@ -141,7 +141,7 @@ def name_files(
     for plan in plans:
         if isinstance(plan, FailedPlan):
             continue
-        reference = plan.channels[0].series_instance_uid if plan.channels else ""
+        reference = plan.channels[0].instances if plan.channels else ()
         if plan.writes_images:
             channel = plan.channels[0]
             image = channel.modality + (f"_{safe_name(channel.volume)}" if channel.volume else "")
@@ -152,7 +152,7 @@ def name_files(
             path = options.template.fill(plan.dose, case=plan.case, image=plan.dose.modality)
             images.append(NamedFile(plan.case, path, plan.dose, reference))
         for segmentation in plan.segmentations:
-            image = ROI_PLACE if options.masks is MaskFiles.SEPARATE else segmentation.modality
+            image = ROI_PLACE if options.masks is MaskContainer.SEPARATE else segmentation.modality
             path = options.template.fill(segmentation, case=plan.case, image=image)
             masks.append(NamedFile(plan.case, path, segmentation, reference))
     apart = tell_apart([*images, *masks])

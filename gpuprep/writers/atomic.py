@@ -49,7 +49,7 @@ def replacing(path: Path) -> Iterator[Path]:
             part.replace(path)
         finally:
             for left in (part, old):
-                _remove(left)
+                remove(left)
     except OSError as error:
         raise WriteError(_message(error), code=_code(error), subject=str(path)) from error
 
@@ -95,12 +95,20 @@ def remove_parts(folder: Path) -> int:
     """Remove what a killed run left unfinished below `folder`; return how many files and folders that was."""
     parts = list(folder.rglob(f".*{PART_SUFFIX}"))
     for part in parts:
-        _remove(part)
+        remove(part)
     return len(parts)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def stored_size(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    if path.is_dir():
+        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    return path.stat().st_size

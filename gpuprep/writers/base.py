@@ -12,7 +12,7 @@ from gpuprep.volume import Volume
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A file that was written.
+    """A file, or a folder that is one thing, that was written.
 
     Parameters
     ----------

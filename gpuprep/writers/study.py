@@ -1,11 +1,10 @@
-"""Studies as trees of NIfTI files: images, doses and masks under names made of DICOM fields, with fingerprints."""
+"""Studies as trees of files: images, doses and masks under names made of DICOM fields, with fingerprints."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,24 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuprep.config import MaskContainer
 from gpuprep.dicom.header import InstanceHeader
-from gpuprep.errors import WriteError
+from gpuprep.errors import OverlapError, WriteError
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.masks import RoiMask, to_label_image
+from gpuprep.masks import RoiMask
 from gpuprep.volume import Volume
+from gpuprep.writers.atomic import remove, stored_size
 from gpuprep.writers.base import Output
+from gpuprep.writers.masks import MASK_WRITERS, SUFFIXES
 from gpuprep.writers.names import safe_name, text_digest
 from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, write_nifti
 
 #: Stands in a path for the name of a ROI, which is known when the mask is drawn.
 ROI_PLACE = "\0"
-
-
-class MaskFiles(StrEnum):
-    """What a mask is written to: one file a ROI, or one label image."""
-
-    SEPARATE = "separate"
-    LABEL = "label"
+#: Container → end of its files' names.
+_SUFFIXES = {container: suffix for suffix, container in reversed(SUFFIXES.items())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +42,14 @@ class NamedFile:
         Relative to the output folder, without suffix; with `ROI_PLACE` where one file a ROI is written.
     source : InstanceHeader
         The segmentation or dose, or one instance of the image series.
-    reference_series_uid : str
+    reference : tuple of InstanceHeader
         Series on whose grid it is; empty for images, and for doses on their own grid.
     """
 
     case: str
     path: str
     source: InstanceHeader
-    reference_series_uid: str = ""
+    reference: tuple[InstanceHeader, ...] = ()
 
     @property
     def origin(self) -> dict[str, str]:
@@ -65,7 +62,7 @@ class NamedFile:
             "study_instance_uid": self.source.study_instance_uid,
             "series_instance_uid": self.source.series_instance_uid,
             "sop_instance_uid": "" if is_image else self.source.sop_instance_uid,
-            "reference_series_uid": self.reference_series_uid,
+            "reference_series_uid": self.reference[0].series_instance_uid if self.reference else "",
         }
 
 
@@ -97,7 +94,7 @@ def _digest(file: NamedFile) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StudyWriter:
-    """Writes NIfTI files at planned places; each output's `content` is its entry in the index of files.
+    """Writes files at planned places; each output's `content` is its entry in the index of files.
 
     Parameters
     ----------
@@ -107,7 +104,8 @@ class StudyWriter:
         Case → its image or dose.
     masks : mapping of str to NamedFile
         Case → its mask.
-    kind : MaskFiles
+    container : MaskContainer
+        What masks are written to; SEPARATE gives each ROI a file of its own at its place.
     layout : str
         The template of the names, part of what makes a case done.
     suffix : str
@@ -119,7 +117,7 @@ class StudyWriter:
     root: Path
     images: Mapping[str, NamedFile]
     masks: Mapping[str, NamedFile]
-    kind: MaskFiles
+    container: MaskContainer
     layout: str
     suffix: str
     threads: int
@@ -133,7 +131,7 @@ class StudyWriter:
     @property
     def config(self) -> str:
         """Template, and what masks are written to."""
-        return f"{self.layout} {self.kind}"
+        return f"{self.layout} {self.container}"
 
     def write_image(self, case: str, channel: int, volume: Volume) -> tuple[Output]:
         """Write the only channel, or the dose."""
@@ -143,41 +141,59 @@ class StudyWriter:
         return (self._write(case, file.path, volume.array, volume.geometry, IMAGE_LEVEL, content),)
 
     def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> tuple[Output, ...]:
-        """Write the ROIs of a mask: `record` gets ``overlaps``, and a warning of each ROI without a voxel.
+        """Write the ROIs of a mask; `record` gets ``overlaps``.
 
         Raises
         ------
         OverlapError
             ``labels-overlap``: one label image cannot hold it.
         WriteError
+            ``mask-empty``: no ROI has a voxel, so that there would be no file; and what the container's writer raises.
         """
         file = self.masks[case]
         names = [roi.name for roi in mask.rois]
         record["overlaps"] = [[names[i], names[j], voxels] for i, j, voxels in mask.overlaps()]
         rois = describe_rois(mask)
-        if self.kind is MaskFiles.LABEL:
-            labels = to_label_image(mask)
-            content = {**file.origin, **describe_grid(labels, mask.geometry), "rois": rois}
-            return (self._write(case, file.path, labels, mask.geometry, LABEL_LEVEL, content),)
+        if self.container is not MaskContainer.SEPARATE:
+            return (self._write_container(file, mask, rois),)
         filled = [i for i, roi in enumerate(rois) if roi["voxels"]]
         if not filled:
             raise WriteError("no ROI has a voxel", code="mask-empty", subject=file.source.path)
         outputs = []
-        for i, path in zip(filled, self._roi_paths(file, [mask.rois[i].name for i in filled]), strict=True):
+        for i, path in zip(filled, self._roi_paths(file, [names[i] for i in filled]), strict=True):
             voxels = mask.binary(i)
             content = {**file.origin, **describe_grid(voxels, mask.geometry), "rois": [{**rois[i], "value": 1}]}
             outputs.append(self._write(case, path, voxels, mask.geometry, LABEL_LEVEL, content))
         return tuple(outputs)
 
+    def _write_container(self, file: NamedFile, mask: RoiMask, rois: list[dict[str, Any]]) -> Output:
+        path = self._mask_path(file)
+        write = MASK_WRITERS.load(self.container)
+        options = {"sources": file.reference} if self.container is MaskContainer.DICOM_SEG else {}
+        try:
+            write(mask, path, **options)
+        except OverlapError as error:
+            hint = f"--masks {MaskContainer.SEPARATE} or {MaskContainer.SEG_NRRD} keeps overlaps"
+            raise OverlapError(error.message, code=error.code, subject=file.source.path, hint=hint) from error
+        if self.container is MaskContainer.LABEL:
+            rois = [{**roi, "value": value} for value, roi in enumerate(rois, 1)]
+        content = {**file.origin, **describe_grid(mask.codes, mask.geometry), "rois": rois}
+        return Output(path.relative_to(self.root).as_posix(), stored_size(path), 0, content)
+
     def discard(self, case: str) -> None:
         """Remove what was written of a case."""
-        planned = [self._path(f.path) for f in (self.images.get(case), self.masks.get(case)) if f is not None]
+        planned = [self._path(self.images[case].path)] if case in self.images else []
+        if case in self.masks and self.container is not MaskContainer.SEPARATE:
+            planned.append(self._mask_path(self.masks[case]))
         for path in [*planned, *self._written.pop(case, ())]:
-            if ROI_PLACE not in str(path):
-                path.unlink(missing_ok=True)
+            remove(path)
 
     def _path(self, stem: str) -> Path:
         return self.root / f"{stem}{self.suffix}"
+
+    def _mask_path(self, file: NamedFile) -> Path:
+        suffix = self.suffix if self.container is MaskContainer.LABEL else _SUFFIXES[self.container]
+        return self.root / f"{file.path}{suffix}"
 
     def _roi_paths(self, file: NamedFile, names: Iterable[str]) -> list[str]:
         """Return a path for each ROI; what is taken already gets the ROI's number and a digest of its name."""
@@ -201,9 +217,12 @@ class StudyWriter:
 
 
 def describe_grid(array: NDArray[Any], geometry: VolumeGeometry) -> dict[str, Any]:
-    """Return type, size and voxel size of a file, axes in NIfTI's order: columns, rows, slices."""
+    """Return type, size, voxel size and CRC-32 of voxels, axes in NIfTI's order: columns, rows, slices."""
+    from isal import isal_zlib
+
     return {
         "dtype": array.dtype.name,
+        "voxels_crc32": isal_zlib.crc32(np.ascontiguousarray(array).data.cast("B")),
         "shape": list(geometry.shape[::-1]),
         "spacing_mm": geometry.spacing_dhw_mm[::-1].round(6).tolist(),
     }
@@ -213,11 +232,11 @@ def measure_values(array: NDArray[Any]) -> dict[str, float]:
     """Return minimum, maximum, mean and standard deviation (of all voxels, not of a sample), in float64."""
     total = squares = 0.0
     shift = float(array.flat[0])  # near the values, so that squares of large numbers do not cancel
+    values = np.empty(array.shape[1:], np.float64)
     for plane in array:
-        values = plane.astype(np.float64).reshape(-1)
-        values -= shift
+        np.subtract(plane, shift, out=values, dtype=np.float64)
         total += float(values.sum())
-        squares += float(values @ values)
+        squares += float(np.einsum("ij,ij", values, values))  # a BLAS product would wake all cores for a slice
     mean = total / array.size
     return {
         "minimum": float(array.min()),
@@ -228,22 +247,19 @@ def measure_values(array: NDArray[Any]) -> dict[str, float]:
 
 
 def describe_rois(mask: RoiMask) -> list[dict[str, Any]]:
-    """Return name, label value, voxels, volume and box (x, y, z: first and last voxel) of each ROI."""
+    """Return name, voxels, volume and box (x, y, z: first and last voxel) of each ROI."""
     voxel_mm3 = float(np.prod(mask.geometry.spacing_dhw_mm))
-    described = []
-    for value, (roi, voxels, box) in enumerate(
-        zip(mask.rois, mask.voxel_counts.tolist(), mask.bounding_boxes(), strict=True), 1
-    ):
-        described.append(
-            {
-                "name": roi.name,
-                "value": value,
-                "voxels": voxels,
-                "volume_mm3": round(voxels * voxel_mm3, 3),
-                "box": [box[0][::-1].tolist(), (box[1][::-1] - 1).tolist()] if voxels else None,
-            }
+    return [
+        {
+            "name": roi.name,
+            "voxels": voxels,
+            "volume_mm3": round(voxels * voxel_mm3, 3),
+            "box": [first[::-1], [end - 1 for end in stop[::-1]]] if voxels else None,
+        }
+        for roi, voxels, (first, stop) in zip(
+            mask.rois, mask.voxel_counts.tolist(), mask.bounding_boxes().tolist(), strict=True
         )
-    return described
+    ]
 
 
 def _units(volume: Volume, source: InstanceHeader) -> str:

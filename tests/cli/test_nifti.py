@@ -12,6 +12,7 @@ from pyarrow import parquet
 
 from gpuprep.dicom import synth
 from gpuprep.errors import ExitStatus
+from gpuprep.writers.masks import read_mask
 
 #: A polygon's voxel count differs from its volume by boundary voxels that fall on either side: relative tolerance.
 VOLUME_TOLERANCE = 0.06
@@ -178,6 +179,33 @@ def test_label_images_refuse_overlap_and_the_rest_is_written(gpuprep, study, tmp
     entries = {e["roi"]: e for e in read_index(tmp_path)}
     for name, value in (("Lungs", 1), ("Ring", 2)):
         assert int(entries[name]["voxels"]) == (labels == value).sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("container", "suffix"), [("seg.nrrd", ".seg.nrrd"), ("zarr", ".zarr"), ("hdf5", ".h5"), ("npz", ".npz")]
+)
+def test_one_container_holds_all_rois(gpuprep, study, tmp_path, container, suffix):
+    source, _ = study
+    result = convert(gpuprep, source, tmp_path, "--masks", container, modalities="CT,RTSTRUCT")
+    assert result.status == ExitStatus.DONE, result.stderr
+    mask = read_mask(tmp_path / PATIENT / "RTSTRUCT" / f"RTSTRUCT{suffix}")
+    entries = {e["roi"]: int(e["voxels"]) for e in read_index(tmp_path) if e["roi"]}
+    assert entries == dict(zip((roi.name for roi in mask.rois), mask.voxel_counts.tolist(), strict=True))
+    assert entries["Bolus"] == 0 < entries["GTVp"] < entries["CTV_60"]
+    assert not list(tmp_path.rglob(".*part*"))
+    again = convert(gpuprep, source, tmp_path, "--masks", container, modalities="CT,RTSTRUCT")
+    assert "2 cases are done already" in again.stderr
+    convert(gpuprep, source, tmp_path, modalities="CT,RTSTRUCT")
+    assert not list(tmp_path.rglob(f"*{suffix}"))
+
+
+def test_dicom_segmentations_refer_to_their_image(gpuprep, study, tmp_path):
+    source, patient = study
+    result = convert(gpuprep, source, tmp_path, "--masks", "dicomseg", modalities="CT,RTSTRUCT")
+    assert result.status == ExitStatus.DONE, result.stderr
+    data = pydicom.dcmread(tmp_path / PATIENT / "RTSTRUCT" / "RTSTRUCT.dcm")
+    assert data.ReferencedSeriesSequence[0].SeriesInstanceUID == patient.series.series_instance_uid
+    assert "GTVp" in [s.SegmentLabel for s in data.SegmentSequence]
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,15 @@ import nibabel
 import numpy as np
 import pytest
 
+from gpuprep.config import MaskContainer
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.synth import axial_geometry
-from gpuprep.errors import WriteError
+from gpuprep.errors import OverlapError, WriteError
 from gpuprep.masks import Roi, from_planes
 from gpuprep.volume import Volume
+from gpuprep.writers.masks import MASK_WRITERS
 from gpuprep.writers.study import (
     ROI_PLACE,
-    MaskFiles,
     NamedFile,
     StudyWriter,
     describe_rois,
@@ -57,10 +58,10 @@ def make_mask(names):
     return from_planes(planes, [Roi(n, name) for n, name in enumerate(names, 1)], GRID)
 
 
-def make_writer(root, kind=MaskFiles.SEPARATE, image="out/CT"):
-    mask = "out/mask" if kind is MaskFiles.LABEL else f"out/{ROI_PLACE}"
+def make_writer(root, container=MaskContainer.SEPARATE, image="out/CT"):
+    mask = "out/mask" if container is MaskContainer.LABEL else f"out/{ROI_PLACE}"
     return StudyWriter(
-        root, {"c": named("c", image)}, {"c": named("c", mask, STRUCTURES)}, kind, "layout", ".nii.gz", 1
+        root, {"c": named("c", image)}, {"c": named("c", mask, STRUCTURES)}, container, "layout", ".nii.gz", 1
     )
 
 
@@ -89,7 +90,7 @@ def test_one_label_image(tmp_path):
     planes = np.zeros((1, *GRID.shape), np.uint32)
     planes[0, 1], planes[0, 2] = 1, 4
     mask = from_planes(planes, [Roi(n, f"roi {n}") for n in range(3)], GRID)
-    (output,) = make_writer(tmp_path, MaskFiles.LABEL).write_mask("c", mask, {})
+    (output,) = make_writer(tmp_path, MaskContainer.LABEL).write_mask("c", mask, {})
     labels = np.asarray(nibabel.load(tmp_path / output.path).dataobj).T
     assert [int((labels == value).sum()) for value in (0, 1, 2, 3)] == [60, 30, 0, 30]
     assert [(r["name"], r["value"], r["voxels"]) for r in output.content["rois"]] == [
@@ -97,6 +98,17 @@ def test_one_label_image(tmp_path):
         ("roi 1", 2, 0),
         ("roi 2", 3, 30),
     ]
+
+
+def test_every_container_is_a_choice():
+    assert {container.value for container in MaskContainer} == set(MASK_WRITERS)
+
+
+def test_overlap_in_a_label_image_names_the_way_out(tmp_path):
+    with pytest.raises(OverlapError) as caught:
+        make_writer(tmp_path, MaskContainer.LABEL).write_mask("c", make_mask(["a", "b", "c"]), {})
+    assert caught.value.code == "labels-overlap"
+    assert "--masks separate" in caught.value.hint
 
 
 def test_discard_leaves_nothing(tmp_path):
@@ -131,5 +143,5 @@ def test_rois_have_volume_and_box():
     planes = np.zeros((1, *GRID.shape), np.uint32)
     planes[0, 1:3, 2:5, 3:4] = 1
     (roi, empty) = describe_rois(from_planes(planes, [Roi(1, "a"), Roi(2, "b")], GRID))
-    assert roi == {"name": "a", "value": 1, "voxels": 6, "volume_mm3": 36.0, "box": [[3, 2, 1], [3, 4, 2]]}
+    assert roi == {"name": "a", "voxels": 6, "volume_mm3": 36.0, "box": [[3, 2, 1], [3, 4, 2]]}
     assert empty["box"] is None
