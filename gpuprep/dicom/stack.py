@@ -194,6 +194,35 @@ class Stack:
         tiles = self.mosaic_columns or 1
         return len(self.frames), self.spec.rows // tiles, self.spec.columns // tiles
 
+    @property
+    def instances(self) -> tuple[InstanceHeader, ...]:
+        """The file of each frame."""
+        return tuple(frame.instance for frame in self.frames)
+
+    @property
+    def is_stray(self) -> bool:
+        """Whether its frames are unlike most of their series, a localizer's among axial slices."""
+        return any(finding.code == "stray-frames" for finding in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenVolume:
+    """Images of one volume that make no grid.
+
+    Parameters
+    ----------
+    label : str
+        As of a `Stack`.
+    instances : tuple of InstanceHeader
+        The file of each frame.
+    error : GeometryError
+        Why: ``gantry-tilt``, ``missing-slice`` or ``variable-spacing``.
+    """
+
+    label: str
+    instances: tuple[InstanceHeader, ...]
+    error: GeometryError
+
 
 def build_stacks(
     instances: Sequence[InstanceHeader],
@@ -201,7 +230,23 @@ def build_stacks(
     spacing_tolerance: float = DEFAULT_SPACING_TOLERANCE,
     on_irregular: Literal["error", "resample"] = "error",
 ) -> tuple[Stack, ...]:
-    """Sort the images of one series into volumes.
+    """Sort the images of one series into volumes, all of them good: as `build_volumes`, raising the first error."""
+    volumes = build_volumes(instances, spacing_tolerance=spacing_tolerance, on_irregular=on_irregular)
+    stacks = []
+    for volume in volumes:
+        if isinstance(volume, BrokenVolume):
+            raise volume.error
+        stacks.append(volume)
+    return tuple(stacks)
+
+
+def build_volumes(
+    instances: Sequence[InstanceHeader],
+    *,
+    spacing_tolerance: float = DEFAULT_SPACING_TOLERANCE,
+    on_irregular: Literal["error", "resample"] = "error",
+) -> tuple[Stack | BrokenVolume, ...]:
+    """Sort the images of one series into volumes; one that makes no grid does not cost the others.
 
     A series with one image at each place is one stack. Where places repeat, the series is split by what tells the
     images apart, in this order: `CATEGORIES` (image type, echo, stack, b-value, temporal position, acquisition, …),
@@ -224,15 +269,14 @@ def build_stacks(
 
     Returns
     -------
-    tuple of Stack
+    tuple of Stack or BrokenVolume
         At least one; the volumes of the majority first, in the order of what tells them apart.
 
     Raises
     ------
     GeometryError
         ``not-an-image``, ``geometry-missing``, ``mixed-orientation``, ``mixed-size``, ``mixed-layout``,
-        ``duplicate-position``, ``gantry-tilt``, ``missing-slice``, ``variable-spacing``, ``frame-count``,
-        ``mosaic-header``, ``attribute-invalid``.
+        ``duplicate-position``, ``frame-count``, ``mosaic-header``, ``attribute-invalid``.
     HeaderError
         ``attribute-missing``, ``attribute-invalid``, ``unreadable``, or the code with which indexing failed.
     """
@@ -242,18 +286,19 @@ def build_stacks(
     volume, *strays = sorted(groups, key=len, reverse=True)
     findings += _judge_strays(volume, strays, unplaced)
 
-    def build(group: Sequence[Plane], findings: Iterable[Finding]) -> tuple[Stack, ...]:
+    def build(group: Sequence[Plane], findings: Iterable[Finding]) -> tuple[Stack | BrokenVolume, ...]:
         return _stack_group(group, spacing_tolerance, on_irregular == "resample", tuple(findings))
 
-    stacks = build(volume, findings)
+    volumes = build(volume, findings)
     for number, stray in enumerate(strays, 1):
         remark = Finding("stray-frames", f"{len(stray)} frames unlike the other {len(volume)} of their series")
         try:
             others = build(stray, [remark])
         except GeometryError:
             continue  # the volume's findings name these frames already
-        stacks += tuple(replace(s, label=f"stray {number} {s.label}".rstrip()) for s in others)
-    return stacks
+        good = (other for other in others if isinstance(other, Stack))
+        volumes += tuple(replace(stack, label=f"stray {number} {stack.label}".rstrip()) for stack in good)
+    return volumes
 
 
 def _required(header: InstanceHeader, name: str) -> Any:
@@ -379,7 +424,7 @@ def _judge_strays(
 
 def _stack_group(
     planes: Sequence[Plane], tolerance: float, may_resample: bool, findings: tuple[Finding, ...]
-) -> tuple[Stack, ...]:
+) -> tuple[Stack | BrokenVolume, ...]:
     """Split planes of one orientation and size into volumes, and stack each."""
     normal = _axes(planes[0])[0]
     along_mm = np.array([p.position_lps_mm for p in planes]) @ normal
@@ -387,15 +432,18 @@ def _stack_group(
     site = np.empty(len(planes), np.int64)
     site[order] = np.concatenate([[0], np.cumsum(np.diff(along_mm[order]) > SAME_POSITION_TOLERANCE_MM)])
     sites = int(site.max()) + 1
-    stacks = []
+    volumes: list[Stack | BrokenVolume] = []
     placed = [_Placed(planes[n], int(site[n]), float(along_mm[n])) for n in order]
     for label, volume, remarks in _split(placed):
         found = [*findings, *remarks]
         if len(volume) < sites:
             message = f"{len(volume)} of the {sites} positions that the other volumes of the series have"
             found.append(Finding("incomplete-volume", message))
-        stacks.append(_stack_volume(volume, label, tolerance, may_resample, found))
-    return tuple(stacks)
+        try:
+            volumes.append(_stack_volume(volume, label, tolerance, may_resample, found))
+        except GeometryError as error:
+            volumes.append(BrokenVolume(label, tuple(p.plane.instance for p in volume), error))
+    return tuple(volumes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from gpuprep.config import CT_FOREGROUND_HU, MultipleSegmentations, RoiOptions, 
 from gpuprep.dicom.dose import describe_dose, read_dose_grid, scale_to_gray
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.pet import read_suv_scale
-from gpuprep.dicom.stack import Stack, build_stacks
+from gpuprep.dicom.stack import BrokenVolume, Stack, build_volumes
 from gpuprep.errors import CaseError, GeometryError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import RoiMask, recode
@@ -203,23 +203,24 @@ def choose_stack(channel: Channel, plan: CasePlan, stacking: Stacking) -> Stack:
     Raises
     ------
     GeometryError
-        ``several-volumes``: that does not settle it; and what `build_stacks` raises.
+        ``several-volumes``: that does not settle it; and what `build_volumes` raises, or says of the volume.
     """
-    stacks = build_stacks(
+    volumes = build_volumes(
         channel.instances, spacing_tolerance=stacking.spacing_tolerance, on_irregular=stacking.on_irregular
     )
     if channel.volume is not None:
-        stacks = tuple(s for s in stacks if s.label == channel.volume)
-    if len(stacks) == 1:
-        return stacks[0]
+        volumes = tuple(v for v in volumes if v.label == channel.volume)
     referenced = {uid for s in plan.segmentations for uid in s.referenced_sop_instance_uids}
-    by_reference = [s for s in stacks if any(f.instance.sop_instance_uid in referenced for f in s.frames)]
-    proper = [s for s in stacks if len(s.frames) > 1 and all(f.code != "stray-frames" for f in s.findings)]
-    for candidates in (by_reference, proper):
+    by_reference = [v for v in volumes if any(i.sop_instance_uid in referenced for i in v.instances)]
+    proper = [v for v in volumes if len(v.instances) > 1 and not (isinstance(v, Stack) and v.is_stray)]
+    for candidates in (volumes, by_reference, proper):
         if len(candidates) == 1:
-            return candidates[0]
+            (chosen,) = candidates
+            if isinstance(chosen, BrokenVolume):
+                raise chosen.error
+            return chosen
     raise GeometryError(
-        f"the series holds {len(stacks)} volumes ({', '.join(s.label or 'unnamed' for s in stacks)}) "
+        f"the series holds {len(volumes)} volumes ({', '.join(v.label or 'unnamed' for v in volumes)}) "
         "and nothing says which one is meant",
         code="several-volumes",
         subject=channel.series_instance_uid,

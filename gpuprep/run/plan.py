@@ -10,7 +10,7 @@ from gpuprep.config import MultipleSegmentations, Stacking, digest
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.index import Series
 from gpuprep.dicom.link import Link, LinkResult
-from gpuprep.dicom.stack import build_stacks
+from gpuprep.dicom.stack import BrokenVolume, build_volumes
 from gpuprep.errors import CaseError, ConfigError, LinkError
 from gpuprep.writers.names import safe_name, text_digest
 
@@ -276,19 +276,23 @@ def _plan_volumes(image: Series, series: Sequence[Series], stacking: Stacking) -
     if isinstance(whole, FailedPlan):
         return [whole]
     try:
-        stacks = build_stacks(
+        volumes = build_volumes(
             image.instances, spacing_tolerance=stacking.spacing_tolerance, on_irregular=stacking.on_irregular
         )
     except CaseError as error:
         return [FailedPlan(whole.case, whole.patient, error)]
-    if len(stacks) == 1:
+    if len(volumes) == 1:
         return [whole]
     plans: list[CasePlan | FailedPlan] = []
-    names = [safe_name(stack.label) for stack in stacks]
-    for stack, name in zip(stacks, names, strict=True):
-        suffix = name if names.count(name) == 1 else f"{name}_{text_digest(stack.label)}"
-        channel = replace(whole.channels[0], volume=stack.label)
-        plans.append(replace(whole, case=f"{whole.case}_{suffix}", channels=(channel,)))
+    names = [safe_name(volume.label) for volume in volumes]
+    for volume, name in zip(volumes, names, strict=True):
+        suffix = name if names.count(name) == 1 else f"{name}_{text_digest(volume.label)}"
+        case = f"{whole.case}_{suffix}"
+        if isinstance(volume, BrokenVolume):
+            plans.append(FailedPlan(case, whole.patient, volume.error))
+        else:
+            channel = replace(whole.channels[0], volume=volume.label)
+            plans.append(replace(whole, case=case, channels=(channel,)))
     return plans
 
 

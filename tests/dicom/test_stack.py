@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from gpuprep.dicom.header import InstanceHeader, read_headers
-from gpuprep.dicom.stack import FrameSpec, Stack, build_stacks
+from gpuprep.dicom.stack import BrokenVolume, FrameSpec, Stack, build_stacks, build_volumes
 from gpuprep.errors import CaseError, GeometryError, HeaderError
 
 #: Voxel centres equal dcm2niix's within this, mm.
@@ -325,6 +325,17 @@ def test_duplicate_position():
 def test_every_position_twice_with_nothing_to_tell_them_apart():
     copies = [replace(i, sop_instance_uid=f"{i.sop_instance_uid}.9") for i in axial([1, 2, 3])]
     assert refused([*axial([1, 2, 3]), *copies]).code == "duplicate-position"
+
+
+def test_a_broken_volume_does_not_cost_the_others():
+    full = axial([1, 2, 3, 4], temporal_position=1)
+    gap = axial([1, 2, 4], start=5, temporal_position=2)
+    good, broken = build_volumes([*full, *gap])
+    assert isinstance(good, Stack)
+    assert isinstance(broken, BrokenVolume)
+    assert (good.label, broken.label) == ("time 1", "time 2")
+    assert [i.path for i in broken.instances] == [i.path for i in gap]
+    assert broken.error.code == refused([*full, *gap]).code == "missing-slice"
 
 
 # Images that do not belong
