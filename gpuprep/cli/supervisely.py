@@ -19,6 +19,8 @@ from gpuprep.config import OnExisting
     click.option("--layout", type=click.Choice(["volume", "plane"]), default="volume", show_default=True,
                  help="volume: <case>.nii.gz and <case>/<class>.nii.gz, which keeps overlap; plane: a label map for "
                       "each plane, with cls_color_map.txt."),
+    click.option("--instances", type=click.Choice(["label", "component"]), default="label", show_default=True,
+                 help="Objects of a class in --layout volume: one, or each connected component."),
     click.option("--planes", default="axl,cor,sag", metavar="PLANES", show_default=True,
                  help="Planes of --layout plane."),
     click.option("--overlap", type=click.Choice(["error", "last"]), default="error", show_default=True,
@@ -31,6 +33,7 @@ def supervisely(
     output: Path,
     modalities: str,
     layout: str,
+    instances: str,
     planes: str,
     overlap: str,
     on_existing: str,
@@ -59,6 +62,7 @@ def supervisely(
         images=images,
         segmentations=segmentations,
         layout=layout,  # type: ignore[arg-type]
+        instances=instances,  # type: ignore[arg-type]
         planes=parse_planes(planes),
         overlap=overlap,  # type: ignore[arg-type]
     )

@@ -24,6 +24,7 @@ from gpuprep.writers.supervisely import (
     COLOUR_MAP,
     IMPORT_FOLDER,
     PLANES,
+    Instances,
     Layout,
     Overlap,
     Plane,
@@ -46,6 +47,8 @@ class SuperviselyOptions:
     images, segmentations : tuple of str
         Modalities; one image modality.
     layout : {"volume", "plane"}
+    instances : {"label", "component"}
+        Of the layout ``volume``: what an object of a class is.
     planes : tuple of str
         Of the layout ``plane``.
     overlap : {"error", "last"}
@@ -60,6 +63,7 @@ class SuperviselyOptions:
     images: tuple[str, ...]
     segmentations: tuple[str, ...]
     layout: Layout
+    instances: Instances = "label"
     planes: tuple[Plane, ...] = PLANES
     overlap: Overlap = "error"
 
@@ -126,7 +130,7 @@ def convert_to_supervisely(
         forget_vanished_failures(ledger, plans)
         processes, threads = share_cores(workers, len(plans))
         writer = (
-            VolumeWriter(root, threads)
+            VolumeWriter(root, options.instances, threads)
             if options.layout == "volume"
             else PlaneWriter(root, options.planes, options.overlap, threads)
         )

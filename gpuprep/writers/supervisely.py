@@ -16,8 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from gpuprep.errors import ConfigError, OutputError
-from gpuprep.masks import RoiMask, to_label_image, to_sparse
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuprep.components import label_components
+from gpuprep.errors import ConfigError, OutputError, WriteError
+from gpuprep.masks import RoiMask, code_dtype, to_label_image, to_sparse
 from gpuprep.volume import Volume
 from gpuprep.writers.atomic import PART_SUFFIX, replacing, write_text
 from gpuprep.writers.base import Output
@@ -29,6 +33,7 @@ from gpuprep.writers.sidecar import count_combinations, describe_labels, describ
 Layout = Literal["volume", "plane"]
 Plane = Literal["axl", "cor", "sag"]
 Overlap = Literal["error", "last"]
+Instances = Literal["label", "component"]
 
 PLANES: tuple[Plane, ...] = get_args(Plane)
 #: The folder to upload, below the output folder.
@@ -108,36 +113,62 @@ class VolumeWriter:
     ----------
     root : Path
         The output folder.
+    instances : {"label", "component"}
+        Whether all voxels of a label are one object, or each connected component is, numbered from 1.
     threads : int
         Compression threads.
     """
 
     root: Path
+    instances: Instances
     threads: int = 1
 
     @property
     def config(self) -> str:
-        """The layout."""
-        return "supervisely volume"
+        """The layout, and what an object is."""
+        return f"supervisely volume {self.instances}"
 
     def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> list[Output]:
-        """Write a file, 0 and 1, for each label that has voxels; `record` gets what `describe_labels` says."""
+        """Write a file for each label that has voxels: 0 outside, else the number of the object.
+
+        `record` gets what `describe_labels` says, and ``objects`` by label.
+
+        Raises
+        ------
+        WriteError
+            ``too-many-objects``: more than uint16 holds.
+        """
         record |= describe_labels(mask)
         self.discard(case)
         folder = self.root / IMPORT_FOLDER / escape_stem(case)
-        stems = class_names([roi.name for roi in mask.rois], "volume")
-        return [
-            write_nifti(
-                folder / f"{stem}.nii.gz",
-                mask.binary(roi),
-                mask.geometry,
-                level=LABEL_LEVEL,
-                threads=self.threads,
-                root=self.root,
+        names = [roi.name for roi in mask.rois]
+        record["objects"] = {}
+        outputs = []
+        for roi, (name, stem) in enumerate(zip(names, class_names(names, "volume"), strict=True)):
+            if not mask.voxel_counts[roi]:
+                continue
+            values, record["objects"][name] = self._number_objects(mask, roi, case)
+            path, geometry = folder / f"{stem}.nii.gz", mask.geometry
+            outputs.append(write_nifti(path, values, geometry, level=LABEL_LEVEL, threads=self.threads, root=self.root))
+        return outputs
+
+    def _number_objects(self, mask: RoiMask, roi: int, case: str) -> tuple[NDArray[np.unsignedinteger], int]:
+        binary = mask.binary(roi)
+        if self.instances == "label":
+            return binary, 1
+        start, stop = mask.bounding_boxes()[roi]
+        box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        labels, count = label_components(binary[box])
+        if count > np.iinfo(np.uint16).max:
+            raise WriteError(
+                f"{mask.rois[roi].name!r} has {count} connected components, more than 16 bits tell apart",
+                code="too-many-objects",
+                subject=case,
+                hint="use --instances label",
             )
-            for roi, (stem, voxels) in enumerate(zip(stems, mask.voxel_counts, strict=True))
-            if voxels
-        ]
+        values: NDArray[np.unsignedinteger] = binary.astype(code_dtype(count + 1))
+        values[box] = labels
+        return values, count
 
     def write_image(self, case: str, channel: int, volume: Volume) -> list[Output]:
         """Write the volume."""

@@ -60,7 +60,7 @@ def read(path):
 
 
 def test_by_volume_name(tmp_path):
-    paths, record = write_case(VolumeWriter(tmp_path))
+    paths, record = write_case(VolumeWriter(tmp_path, "label"))
     assert paths == files(tmp_path) == [
         "import/A_Cor_1.nii.gz",
         "import/A_Cor_1/dog.nii.gz",
@@ -73,6 +73,35 @@ def test_by_volume_name(tmp_path):
     assert np.argwhere(dog).tolist() == [[0, 1, 2], [1, 2, 3]] and dog.max() == 1
     assert np.argwhere(cord).tolist() == [[1, 2, 3]]
     assert record["overlaps"] == [["dog", "spinal cord", 1]]
+
+
+def test_objects_by_connected_component(tmp_path):
+    codes = np.zeros((2, 3, 4), np.uint8)
+    codes[0, 0, :2] = codes[1, 1, 2] = codes[0, 2, 0] = 1  # the second touches the first by a corner
+    mask = RoiMask(codes, np.array([[0], [1]], np.uint32), (Roi(1, "dog"),), GRID)
+    record = {}
+    VolumeWriter(tmp_path, "component").write_mask("a", mask, record)
+    dog = read(tmp_path / "import/a/dog.nii.gz")
+    assert dog.dtype == np.uint8
+    assert dog[0, 0].tolist() == [1, 1, 0, 0] and dog[1, 1, 2] == 1 and dog[0, 2, 0] == 2 and (dog > 0).sum() == 4
+    assert record["objects"] == {"dog": 2}
+
+
+@pytest.mark.parametrize(("count", "outcome"), [(255, np.uint8), (256, np.uint16), (65535, np.uint16), (65536, None)])
+def test_as_many_objects_as_the_type_holds(tmp_path, count, outcome):
+    codes = np.zeros((3, 512, 512), np.uint8)
+    apart = np.zeros((2, 256, 256), np.uint8)
+    apart.reshape(-1)[:count] = 1
+    codes[::2, ::2, ::2] = apart
+    grid = VolumeGeometry(codes.shape, GRID.index_to_lps)
+    mask = RoiMask(codes, np.array([[0], [1]], np.uint32), (Roi(1, "dots"),), grid)
+    writer = VolumeWriter(tmp_path, "component")
+    if outcome is None:
+        assert code_of(writer.write_mask, "a", mask, {}) == "too-many-objects"
+    else:
+        writer.write_mask("a", mask, {})
+        values = np.asanyarray(nibabel.load(tmp_path / "import/a/dots.nii.gz").dataobj)
+        assert values.dtype == outcome and values.max() == count == len(np.unique(values)) - 1
 
 
 def test_by_plane(tmp_path):
@@ -93,8 +122,12 @@ def test_overlap_in_a_label_map_is_refused_before_any_file(tmp_path):
 
 
 def test_a_case_in_the_other_layout_replaces_its_files(tmp_path):
-    write_case(VolumeWriter(tmp_path), "B")
-    for writer in (VolumeWriter(tmp_path), PlaneWriter(tmp_path, ("axl",), "last"), VolumeWriter(tmp_path)):
+    write_case(VolumeWriter(tmp_path, "label"), "B")
+    for writer in (
+        VolumeWriter(tmp_path, "label"),
+        PlaneWriter(tmp_path, ("axl",), "last"),
+        VolumeWriter(tmp_path, "label"),
+    ):
         paths, _ = write_case(writer)
         assert [p for p in files(tmp_path) if "/B" not in p] == paths
     writer.discard("A_cor_1")
@@ -144,7 +177,7 @@ def test_paths_that_the_importer_skips_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["README.txt", "meta.json", "scores.csv", "brain.mgz", "a/b/notes.txt", "scan.nii"])
 def test_files_with_a_meaning_of_their_own_are_refused(tmp_path, name):
-    write_case(VolumeWriter(tmp_path))
+    write_case(VolumeWriter(tmp_path, "label"))
     (tmp_path / "import" / "cls_color_map.txt").touch()
     (tmp_path / "dataset.json").touch()
     check_output(tmp_path)
