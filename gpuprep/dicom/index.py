@@ -306,7 +306,7 @@ def read_index(path: Path) -> Index:
             f"the index cannot be read: {error.strerror}",
             code="path-missing" if missing else "index-unreadable",
             subject=str(path),
-            hint="gpuprep index SRC -o INDEX writes one",
+            hint="name the index file itself; gpuprep index SRC -o FILE.parquet writes one",
         ) from error
     try:
         table = pa.parquet.read_table(pa.BufferReader(content))

@@ -70,10 +70,17 @@ def load_roi_patterns(path: Path) -> tuple[LabelPatterns, ...]:
 
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+    except OSError as error:
         raise ConfigError(
-            f"cannot read the ROI map: {reason}", code="roi-map-unreadable", subject=str(path), hint=_EXAMPLE
+            f"cannot read the ROI map: {error.strerror}",
+            code="roi-map-unreadable",
+            subject=str(path),
+            hint="check the path of --roi-match-yaml",
+        ) from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"the ROI map is no YAML: {reason}", code="roi-map-unreadable", subject=str(path), hint=_EXAMPLE
         ) from error
     if not isinstance(data, dict) or not data:
         raise _invalid("it is not a map from labels to patterns", path)

@@ -23,6 +23,10 @@ def format_summary(rows: Sequence[CaseRow], problems: Sequence[FileProblem], unl
     done = sum(row.status == "done" for row in rows)
     failed = [row for row in rows if row.status == "failed"]
     lines = [f"{done} of {len(rows)} cases done"]
+    if not rows:
+        lines.append(
+            "nothing here to convert; gpuprep show SOURCE tells which series there are and what belongs together"
+        )
     for code, count in sorted(Counter(row.code for row in failed).items(), key=lambda item: (-item[1], item[0])):
         example = next(row for row in failed if row.code == code)
         lines.append(f"  failed {count:5d}  {code:24s} e.g. {example.case}: {example.message}")

@@ -47,11 +47,12 @@ def open_sources(
     index = load_index(paths, index_path=index_path, workers=workers, on_progress=on_progress)
     series = index.series()
     if not series:
+        files = len(index.instances)
         raise InputNotFoundError(
-            f"none of {len(index.instances)} files is DICOM with a series" if index.instances else "there are no files",
+            f"none of {files} files is DICOM with a series" if files else "there are no files",
             code="no-dicom-found",
             subject=", ".join(map(str, paths)),
-            hint="gpuprep index SRC -o index.parquet, then gpuprep show index.parquet, tells why",
+            hint="gpuprep show with these sources tells why" if files else "check the paths",
         )
     problems = [FileProblem(p.path, p.error_code, p.error_detail) for p in index.problems]
     return Sources(tuple(series), link(series), tuple(problems))

@@ -1,0 +1,88 @@
+"""What people read when they got something wrong: what happened, a code, and what to do."""
+
+import pytest
+
+from gpuprep.dicom.synth import write_study
+from gpuprep.errors import ExitStatus
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    write_study(folder, slices=4, size=16)
+    return folder
+
+
+@pytest.fixture
+def places(study, tmp_path):
+    """Texts in arguments → paths."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "readme.txt").write_text("no DICOM")
+    (tmp_path / "broken.yaml").write_text("GTV: [\nCTV: x")
+    (tmp_path / "junk.parquet").write_bytes(b"junk")
+    return {"STUDY": study, "MAP": study / "roi_patterns.yaml", "TMP": tmp_path}
+
+
+NNUNET = "nnunet -m CT,RTSTRUCT -ryaml"
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        ("show TMP/nowhere", ExitStatus.NO_INPUT, ["[path-missing]", "check the path"]),
+        ("index TMP/nowhere -o TMP/i.parquet", ExitStatus.NO_INPUT, ["[path-missing]", "check the path"]),
+        ("index STUDY -o TMP/empty", ExitStatus.NO_INPUT, ["[index-unreadable]", "FILE.parquet"]),
+        ("show TMP/junk.parquet", ExitStatus.CONFIG, ["[not-an-index]", "gpuprep index"]),
+        ("nifti TMP/empty TMP/out", ExitStatus.NO_INPUT, ["[no-dicom-found]", "no files", "check the paths"]),
+        ("nifti TMP/notes TMP/out", ExitStatus.NO_INPUT, ["[no-dicom-found]", "none of 1 files", "gpuprep show"]),
+        ("nifti -m MR STUDY TMP/out", ExitStatus.NO_INPUT, ["0 of 0 cases", "gpuprep show"]),
+        ("nifti STUDY TMP/notes/readme.txt", ExitStatus.OUTPUT, ["hint: "]),
+        (f"{NNUNET} TMP/none.yaml STUDY TMP/out", ExitStatus.CONFIG, ["No such file", "--roi-match-yaml"]),
+        (f"{NNUNET} TMP/broken.yaml STUDY TMP/out", ExitStatus.CONFIG, ["no YAML", "line 2", "one line a label"]),
+        (f"{NNUNET} MAP TMP/nowhere TMP/out", ExitStatus.NO_INPUT, ["[path-missing]", "check the path"]),
+        ("nnunet -m CT,SEG -ryaml MAP STUDY TMP/out", ExitStatus.NO_INPUT,
+         ["1 image series without a segmentation", "gpuprep show"]),
+        ("nnunet -m CT STUDY TMP/out", ExitStatus.CONFIG, ["--roi-match-yaml"]),
+        ("frobnicate", ExitStatus.CONFIG, ["No such command", "--help"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_gets_a_status_and_advice(gpuprep, places, command, status, said):
+    arguments = []
+    for word in command.split():
+        head, _, tail = word.partition("/")
+        arguments.append(str(places[head] / tail) if head in places else word)
+    result = gpuprep(*arguments)
+    assert result.status == status
+    assert "Traceback" not in result.stderr
+    for text in said:
+        assert text in result.stderr
+
+
+def test_info_names_backends_decoders_and_versions(gpuprep):
+    result = gpuprep("info")
+    assert result.status == ExitStatus.DONE
+    for text in ("backends", "cpu", "cuda", "reference", "decoders", "JPEG 2000", "RLE Lossless", "numpy", "cores"):
+        assert text in result.stdout
+
+
+def test_show_prints_the_tree_of_a_study(gpuprep, study):
+    result = gpuprep("show", study)
+    assert result.status == ExitStatus.DONE
+    for text in (
+        "patient SYNTH-001",
+        "CT ",
+        "4 instances",
+        "RTSTRUCT",
+        "by series-uid",
+        "1 segmentation linked, 0 not",
+    ):
+        assert text in result.stdout
+
+
+def test_help_tells_every_command_and_the_exit_status(gpuprep):
+    text = gpuprep("--help").stdout
+    for command in ("nnunet", "nifti", "index", "show", "synth", "info"):
+        assert gpuprep(command, "--help").status == ExitStatus.DONE
+        assert f"\n  {command}" in text
+    assert "Exit status: 0 all done" in text
