@@ -76,7 +76,7 @@ def nifti(
     case_options = options.parse_case_options(**shared)
     sources = open_sources(source, index_path=index_path, workers=workers or usable_cores())
     with Progress() as progress:
-        rows, problems = convert_to_nifti(
+        result = convert_to_nifti(
             sources,
             output,
             case_options=case_options,
@@ -87,6 +87,6 @@ def nifti(
             on_start=progress.start,
             on_row=progress.add,
         )
-    write_contents(output, rows)
+    write_contents(output, result.outputs)
     click.echo(str(output))
-    return finish(output / "gpuprep", rows, problems)
+    return finish(output / "gpuprep", result.rows, result.problems)

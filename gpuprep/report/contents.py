@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gpuprep.run.ledger import CaseRow
 from gpuprep.writers.atomic import replacing, write_text
 from gpuprep.writers.base import Output
 
@@ -40,8 +39,8 @@ COLUMNS = {
 }
 
 
-def write_contents(folder: Path, rows: Sequence[CaseRow]) -> tuple[Path, Path]:
-    """Write ``index.csv`` and ``index.parquet`` of all files of the rows into `folder`; return their paths.
+def write_contents(folder: Path, outputs: Iterable[Output]) -> tuple[Path, Path]:
+    """Write ``index.csv`` and ``index.parquet`` of files into `folder`; return their paths.
 
     Raises
     ------
@@ -51,7 +50,7 @@ def write_contents(folder: Path, rows: Sequence[CaseRow]) -> tuple[Path, Path]:
     import pyarrow as pa
     from pyarrow import parquet
 
-    entries = [entry for row in rows for output in row.outputs for entry in _entries(output)]
+    entries = [entry for output in outputs for entry in _entries(output)]
     csv_path, parquet_path = folder / "index.csv", folder / "index.parquet"
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,9 +14,10 @@ from gpuprep.run.job import OnRow, OnStart, run_cases, share_cores
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.plan import CasePlan, FailedPlan, StudyModalities, plan_study_cases
 from gpuprep.run.sources import Sources
+from gpuprep.writers.base import Output
 from gpuprep.writers.names import safe_name
 from gpuprep.writers.paths import PathTemplate
-from gpuprep.writers.study import ROI_PLACE, NamedFile, StudyWriter, tell_apart
+from gpuprep.writers.study import ROI_PLACE, NamedFile, StudyWriter, tell_apart, without_suffix
 
 DoseGridChoice = Literal["own", "image"]
 
@@ -61,6 +62,15 @@ class NiftiOptions:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class NiftiResult:
+    """Rows of what was asked for, all files that the folder holds (of earlier runs too), and the unusable files."""
+
+    rows: tuple[CaseRow, ...]
+    outputs: tuple[Output, ...]
+    problems: tuple[FileProblem, ...]
+
+
 def convert_to_nifti(
     sources: Sources,
     root: Path,
@@ -72,8 +82,8 @@ def convert_to_nifti(
     workers: int | None,
     on_start: OnStart,
     on_row: OnRow,
-) -> tuple[tuple[CaseRow, ...], tuple[FileProblem, ...]]:
-    """Convert all that is wanted of the sources, resuming what an earlier run left; return rows and problems.
+) -> NiftiResult:
+    """Convert all that is wanted of the sources, resuming what an earlier run left.
 
     Raises
     ------
@@ -98,9 +108,10 @@ def convert_to_nifti(
         images_with_masks=crops_to_rois,
         doses_on_images=on_images,
     )
-    images, masks = name_files(plans, options)
     ledger = Ledger(root / "gpuprep" / "ledger.sqlite")
     try:
+        held = {without_suffix(o.path).lower(): row.case for row in ledger.rows().values() for o in row.outputs}
+        images, masks = name_files(plans, options, held)
         ledger.set_file_problems(sources.problems)
         processes, threads = share_cores(workers, len(plans))
         writer = StudyWriter(
@@ -110,6 +121,7 @@ def convert_to_nifti(
             container=options.masks,
             layout=options.template.text,
             suffix=options.template.suffix,
+            held=held,
             threads=threads,
         )
         run_cases(
@@ -130,13 +142,17 @@ def convert_to_nifti(
     finally:
         ledger.close()
     planned = {p.case for p in plans}
-    return tuple(row for case, row in rows.items() if case in planned), sources.problems
+    return NiftiResult(
+        tuple(row for case, row in rows.items() if case in planned),
+        tuple(output for row in rows.values() if row.status == "done" for output in row.outputs),
+        sources.problems,
+    )
 
 
 def name_files(
-    plans: Sequence[CasePlan | FailedPlan], options: NiftiOptions
+    plans: Sequence[CasePlan | FailedPlan], options: NiftiOptions, held: Mapping[str, str]
 ) -> tuple[dict[str, NamedFile], dict[str, NamedFile]]:
-    """Give each case the place of its image or dose, and that of its mask; no two places are the same."""
+    """Give each case the place of its image or dose, and that of its mask: none twice, none that another case holds."""
     images, masks = [], []
     for plan in plans:
         if isinstance(plan, FailedPlan):
@@ -155,5 +171,5 @@ def name_files(
             image = ROI_PLACE if options.masks is MaskContainer.SEPARATE else segmentation.modality
             path = options.template.fill(segmentation, case=plan.case, image=image)
             masks.append(NamedFile(plan.case, path, segmentation, reference))
-    apart = tell_apart([*images, *masks])
+    apart = tell_apart([*images, *masks], held)
     return {f.case: f for f in apart[: len(images)]}, {f.case: f for f in apart[len(images) :]}

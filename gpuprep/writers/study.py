@@ -66,20 +66,32 @@ class NamedFile:
         }
 
 
-def tell_apart(files: Sequence[NamedFile]) -> list[NamedFile]:
+def tell_apart(files: Sequence[NamedFile], held: Mapping[str, str]) -> list[NamedFile]:
     """Return the files with a digest of their origin in those paths that others have too, or could get from a ROI.
 
     Paths count as equal when they differ in case alone, as some file systems take them.
+
+    Parameters
+    ----------
+    files : sequence of NamedFile
+        All that are to be written.
+    held : mapping of str to str
+        Path, lower case and without suffix → case that has written it before.
     """
     taken = Counter(f.path.lower() for f in files)
     patterns = sorted(_around_roi(path) for path in taken if ROI_PLACE in path)
     meets = {a for a, b in pairwise(patterns) if a[0] == b[0] and b[1].startswith(a[1])}
     return [
         replace(f, path=f"{f.path}_{_digest(f)}")
-        if taken[f.path.lower()] > 1 or _around_roi(f.path.lower()) in meets
+        if taken[path] > 1 or _around_roi(path) in meets or held.get(path, f.case) != f.case
         else f
-        for f in files
+        for f, path in ((f, f.path.lower()) for f in files)
     ]
+
+
+def without_suffix(path: str) -> str:
+    """Return the path of a file that `StudyWriter` wrote, as it was planned."""
+    return next((path.removesuffix(s) for s in SUFFIXES if path.endswith(s)), path)
 
 
 def _around_roi(path: str) -> tuple[str, str]:
@@ -110,6 +122,8 @@ class StudyWriter:
         The template of the names, part of what makes a case done.
     suffix : str
         ``.nii.gz`` or ``.nii``.
+    held : mapping of str to str
+        As in `tell_apart`.
     threads : int
         For compression.
     """
@@ -120,13 +134,14 @@ class StudyWriter:
     container: MaskContainer
     layout: str
     suffix: str
+    held: Mapping[str, str]
     threads: int
     _written: dict[str, list[Path]] = field(default_factory=dict, repr=False)
-    _taken: frozenset[str] = field(init=False, repr=False)
+    _planned: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        taken = frozenset(f.path.lower() for f in (*self.images.values(), *self.masks.values()))
-        object.__setattr__(self, "_taken", taken)
+        planned = frozenset(f.path.lower() for f in (*self.images.values(), *self.masks.values()))
+        object.__setattr__(self, "_planned", planned)
 
     @property
     def config(self) -> str:
@@ -201,7 +216,8 @@ class StudyWriter:
         paths: list[str] = []
         for number, name in enumerate(names, 1):
             path = file.path.replace(ROI_PLACE, safe_name(name, "roi"))
-            if path.lower() in taken or path.lower() in self._taken:
+            place = path.lower()
+            if place in taken or place in self._planned or self.held.get(place, file.case) != file.case:
                 path = file.path.replace(ROI_PLACE, f"{safe_name(name, 'roi')}_{number}_{text_digest(name)}")
             taken.add(path.lower())
             paths.append(path)

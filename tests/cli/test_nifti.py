@@ -263,6 +263,17 @@ def test_rerun_resumes_and_other_options_replace(gpuprep, study, tmp_path):
     assert [p.name for p in (tmp_path / PATIENT / "RTSTRUCT").iterdir()] == ["Ring__Ring.nii.gz"]
 
 
+def test_new_sources_take_no_place_of_earlier_ones(gpuprep, study, tmp_path):
+    source, patient = study
+    gpuprep("nifti", "-m", "CT", "-f", "{PatientID}.nii", source, tmp_path / "out")
+    before = (tmp_path / "out" / f"{PATIENT}.nii").read_bytes()
+    synth.write_ct_series(tmp_path / "in", patient.series.geometry, np.zeros((24, 64, 64), np.int16), series="again")
+    result = gpuprep("nifti", "-m", "CT", "-f", "{PatientID}.nii", tmp_path / "in", tmp_path / "out")
+    assert result.status == ExitStatus.DONE, result.stderr
+    assert (tmp_path / "out" / f"{PATIENT}.nii").read_bytes() == before
+    assert len(list((tmp_path / "out").glob("*.nii"))) == len(read_index(tmp_path / "out")) == 2
+
+
 def test_uncompressed_files_of_one_folder(gpuprep, study, tmp_path):
     result = gpuprep("nifti", "-m", "CT,PT", "-f", "{PatientID}.nii", study[0], tmp_path)
     assert result.status == ExitStatus.DONE, result.stderr

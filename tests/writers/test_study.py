@@ -18,6 +18,7 @@ from gpuprep.writers.study import (
     describe_rois,
     measure_values,
     tell_apart,
+    without_suffix,
 )
 
 #: Relative: sums are taken in float64 slice by slice, NumPy's pairwise over all.
@@ -44,10 +45,21 @@ def named(case, path, source=SERIES):
 )
 def test_equal_places_are_told_apart(paths, changed):
     files = [named(f"case{n}", path) for n, path in enumerate(paths)]
-    apart = [f.path for f in tell_apart(files)]
+    apart = [f.path for f in tell_apart(files, {})]
     assert [n for n, (old, new) in enumerate(zip(paths, apart, strict=True)) if old != new] == changed
     assert len({path.lower() for path in apart}) == len(paths)
     assert all(new.startswith(old) for old, new in zip(paths, apart, strict=True))
+
+
+def test_places_of_earlier_runs_are_left_alone(tmp_path):
+    held = {"p/ct": "older", "p/mr": "case1", "out/a": "older", "out/b": "c"}
+    ct, mr = tell_apart([named("case0", "p/CT"), named("case1", "p/MR")], held)
+    assert ct.path.startswith("p/CT_")
+    assert mr.path == "p/MR"
+    first, second = make_writer(tmp_path, held=held).write_mask("c", make_mask(["empty", "a", "b"]), {})
+    assert first.path.startswith("out/a_")
+    assert second.path == "out/b.nii.gz"
+    assert without_suffix(second.path) == "out/b"
 
 
 def make_mask(names):
@@ -58,10 +70,17 @@ def make_mask(names):
     return from_planes(planes, [Roi(n, name) for n, name in enumerate(names, 1)], GRID)
 
 
-def make_writer(root, container=MaskContainer.SEPARATE, image="out/CT"):
+def make_writer(root, container=MaskContainer.SEPARATE, image="out/CT", held=None):
     mask = "out/mask" if container is MaskContainer.LABEL else f"out/{ROI_PLACE}"
     return StudyWriter(
-        root, {"c": named("c", image)}, {"c": named("c", mask, STRUCTURES)}, container, "layout", ".nii.gz", 1
+        root,
+        {"c": named("c", image)},
+        {"c": named("c", mask, STRUCTURES)},
+        container,
+        "layout",
+        ".nii.gz",
+        held or {},
+        1,
     )
 
 
