@@ -14,6 +14,9 @@ from gpuprep.errors import HeaderError
 
 BREAST_TOMOSYNTHESIS_UID = "1.2.840.10008.5.1.4.1.1.13.1.3"
 
+#: Spacings beyond are no spacings but garbage.
+SPACING_RANGE_MM = (1e-6, 1e6)
+
 _ELEMENTS = (
     "FrameIncrementPointer",
     "ImageLaterality",
@@ -145,7 +148,7 @@ def _display(header: InstanceHeader, dataset: Any) -> Display:
         modality_lut=_table(dataset, "ModalityLUTSequence", is_signed=header.pixel_representation == 1),
         voi_lut=_table(dataset, "VOILUTSequence", is_signed=_may_be_negative(header, dataset)),
         padding=_padding(header),
-        pixel_spacing_yx_mm=(spacing[0], spacing[1]) if len(spacing) == 2 and min(spacing) > 0 else None,
+        pixel_spacing_yx_mm=(spacing[0], spacing[1]) if len(spacing) == 2 and all(map(_is_spacing, spacing)) else None,
         slice_spacing_mm=_slice_spacing(header, dataset, groups, shared, order),
         is_turned=header.sop_class_uid == BREAST_TOMOSYNTHESIS_UID and _is_turned(dataset, (groups[0], shared)),
         palette=_palette(header, dataset) if header.photometric_interpretation == "PALETTE COLOR" else None,
@@ -205,14 +208,18 @@ def _slice_spacing(
     positions = _positions_mm(groups, shared)
     if positions is not None and len(positions) > 1:
         steps = np.abs(np.diff([positions[i] for i in order]))
-        if steps.min() > 0:
+        if _is_spacing(float(steps.min())) and _is_spacing(float(steps.max())):
             return float(np.median(steps))
     measures = _item((groups[0], shared), "PixelMeasuresSequence")
     candidates = (
         _number(measures.get("SpacingBetweenSlices"), header.spacing_between_slices_mm),
         _number(measures.get("SliceThickness"), header.slice_thickness_mm),
     )
-    return next((abs(c) for c in candidates if c), None)
+    return next((abs(c) for c in candidates if c is not None and _is_spacing(abs(c))), None)
+
+
+def _is_spacing(value: float) -> bool:
+    return SPACING_RANGE_MM[0] <= value <= SPACING_RANGE_MM[1]
 
 
 def _is_turned(dataset: Any, groups: tuple[Any, ...]) -> bool:
@@ -279,8 +286,11 @@ def _item(groups: tuple[Any, ...], name: str) -> Any:
 def _numbers(values: Any) -> tuple[float, ...]:
     if values is None or values == "":
         return ()
-    return tuple(float(v) for v in values) if hasattr(values, "__iter__") else (float(values),)
+    numbers = tuple(float(v) for v in values) if hasattr(values, "__iter__") else (float(values),)
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{values} is not finite")
+    return numbers
 
 
 def _number(value: Any, otherwise: float | None) -> float | None:
-    return otherwise if value is None or value == "" else float(value)
+    return otherwise if value is None or value == "" else _numbers(value)[0]

@@ -18,7 +18,7 @@ from gpuprep.backends.base import Backend
 from gpuprep.codecs.batch import decode_instance
 from gpuprep.config import OnExisting, digest
 from gpuprep.coordinates import CoordinateMap
-from gpuprep.dicom.display import Display, read_display
+from gpuprep.dicom.display import SPACING_RANGE_MM, Display, read_display
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.index import Index, build_index
 from gpuprep.dicom.stack import FrameSpec
@@ -42,6 +42,8 @@ Layout = Literal["study/sop", "study/series/sop"]
 LAYOUTS = ("study/sop", "study/series/sop")
 TIFF_SUFFIXES = (".tif", ".tiff")
 
+#: Most pixels along an axis of the output, and most frames: what PageNumber can count.
+MOST_PIXELS = 65535
 #: Grey levels of 16 bits up to here count as zero where padding looks for empty borders: what 8 bits would make 0.
 _BLACK_16 = 128
 _UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
@@ -89,13 +91,16 @@ class TiffOptions:
     layout: Layout = "study/sop"
 
     def __post_init__(self) -> None:
-        if self.size is not None and not all(0 < n < 1 << 16 for n in self.size):
-            raise ConfigError(f"size {self.size} is not positive", code="bad-size", hint="as in --size 384,512")
+        if self.size is not None and not all(0 < n <= MOST_PIXELS for n in self.size):
+            raise ConfigError(
+                f"size {self.size} is not from 1 to {MOST_PIXELS}", code="bad-size", hint="as in --size 384,512"
+            )
         if self.spacing_xyz_mm is not None:
             x, y, z = self.spacing_xyz_mm
-            if not (np.isfinite((x, y, z)).all() and x > 0 and y > 0 and z >= 0):
+            least, most = SPACING_RANGE_MM
+            if not (least <= x <= most and least <= y <= most and (z == 0 or least <= z <= most)):
                 raise ConfigError(
-                    f"spacing {self.spacing_xyz_mm} mm is not positive",
+                    f"spacing {self.spacing_xyz_mm} mm is not usable",
                     code="bad-spacing",
                     hint="give x,y or x,y,z in mm, as in --spacing 0.2,0.2",
                 )
@@ -103,7 +108,7 @@ class TiffOptions:
                 raise ConfigError("--size and --spacing exclude each other", code="bad-size")
         if isinstance(self.window, tuple) and not (np.isfinite(self.window).all() and self.window[1] > 0):
             raise ConfigError(f"window {self.window} has no positive width", code="bad-window")
-        if self.target_frames < 1:
+        if not 1 <= self.target_frames <= MOST_PIXELS:
             raise ConfigError(f"{self.target_frames} target frames", code="bad-frames")
         if self.filter_name not in FILTERS:
             raise ConfigError(f"there is no filter {self.filter_name!r}", code="unknown-filter")
@@ -281,7 +286,7 @@ def make_image(
     ------
     CaseError
         HeaderError, GeometryError, DecodeError of the reading layers; GeometryError ``spacing-unknown``: a spacing is
-        asked for and the file has none.
+        asked for and the file has none, ``too-large``: it makes too many pixels or frames.
     """
     clock = clock or Stopwatch()
     with clock.stage("headers"):
@@ -423,6 +428,7 @@ def _handle_frames(planes: Any, samples: int, display: Display, options: TiffOpt
         if display.slice_spacing_mm is None:
             raise GeometryError("the distance of its frames is not known", code="spacing-unknown")
         wanted = int((count - 1) * display.slice_spacing_mm / options.spacing_xyz_mm[2] + 0.5) + 1
+        _check_length(wanted, f"a frame distance of {options.spacing_xyz_mm[2]:g} mm", "frames")
         planes = interpolate_frames(planes, wanted, samples=samples, backend=backend)
     return planes
 
@@ -441,8 +447,15 @@ def _target_size(
             raise GeometryError("its pixel spacing is not known", code="spacing-unknown", hint="use --size")
         spacing_y, spacing_x = spacing_yx_mm
         x, y, _ = options.spacing_xyz_mm
-        return (_scaled(width, np.float32(spacing_x / x)), _scaled(height, np.float32(spacing_y / y))), None
+        size = (_scaled(width, np.float32(spacing_x / x)), _scaled(height, np.float32(spacing_y / y)))
+        _check_length(max(size), f"a spacing of {x:g} × {y:g} mm", "pixels")
+        return size, None
     return (width, height), None
+
+
+def _check_length(n: int, what: str, unit: str) -> None:
+    if n > MOST_PIXELS:
+        raise GeometryError(f"{what} makes {n} {unit}, more than {MOST_PIXELS}", code="too-large")
 
 
 def _scaled(n: int, scale: np.float32) -> int:

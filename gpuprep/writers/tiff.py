@@ -37,6 +37,7 @@ _SHORT, _LONG, _FLOAT = 3, 4, 11
 #: Bytes of pixels in a strip of files that dicom-preprocessing could have written.
 _STRIP_BYTES = 1_000_000
 _MAX_PAGE_NUMBER = 0xFFFF
+_LARGEST_LONG = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +163,7 @@ def _tags(origin: TiffOrigin, style: TiffStyle, frames: int) -> list[tuple[int, 
 def _resolution(origin: TiffOrigin, style: TiffStyle) -> tuple[str, Any]:
     if origin.pixels_per_mm is None:
         return "none", (1, 1)
-    per_cm = [value * 10 for value in origin.pixels_per_mm]
+    per_cm = [min(value * 10, float(_LARGEST_LONG)) for value in origin.pixels_per_mm]
     if style.is_compat:
         return "centimeter", tuple((int(value), 1) for value in per_cm)
-    return "centimeter", tuple(_rational(value) for value in per_cm)
-
-
-def _rational(value: float) -> tuple[int, int]:
-    """Return a fraction of 32-bit numbers that is nearest to a positive value, as float32 at least."""
-    denominator = 1_000_000 if value < 4000 else 1
-    return max(1, round(value * denominator)), denominator
+    return "centimeter", tuple(per_cm)

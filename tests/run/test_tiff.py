@@ -148,6 +148,14 @@ def test_distance_of_frames_without_any_is_refused(tmp_path):
     assert caught.value.code == "spacing-unknown"
 
 
+@pytest.mark.parametrize("spacing", ["1e-6,1", "1,1,1e-6"])
+def test_a_spacing_that_makes_too_many_pixels_is_refused(tmp_path, spacing):
+    path = write_image(tmp_path / "a.dcm", ramp(3), PixelSpacing=[1, 1], SpacingBetweenSlices="1")
+    with pytest.raises(CaseError) as caught:
+        convert(path, spacing=spacing)
+    assert caught.value.code == "too-large"
+
+
 def test_a_garbled_table_is_refused(tmp_path):
     lut = item(LUTDescriptor=[10, 0, 16], LUTData=bytes(6))
     path = write_image(tmp_path / "a.dcm", ramp(1), VOILUTSequence=[lut])

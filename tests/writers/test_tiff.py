@@ -1,0 +1,75 @@
+"""TIFF files: tags, types, BigTIFF, and nothing partial."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from gpuprep.coordinates import CoordinateMap
+from gpuprep.errors import WriteError
+from gpuprep.writers import tiff
+from gpuprep.writers.tiff import COMPRESSORS, PREDICTED, TiffOrigin, TiffStyle, write_tiff
+
+MAP = CoordinateMap((20, 10), (False, False), (0, 0, 20, 10), (1.0, 1.0), (0, 0, 0, 0))
+ORIGIN = TiffOrigin(MAP, None, False, False, False, (5.03, 1 / 3), {"sop_instance_uid": "1.2.3"})
+
+
+def frames_of(dtype, *, colour=False):
+    shape = (3, 10, 20, 3) if colour else (3, 10, 20)
+    return np.random.default_rng(1).integers(0, 120, shape).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize("compressor", COMPRESSORS)
+@pytest.mark.parametrize("predictor", [False, True])
+def test_pages_come_back(tmp_path, dtype, compressor, predictor):
+    frames = frames_of(dtype)
+    style = TiffStyle(compressor, predictor and compressor in PREDICTED)
+    output = write_tiff(tmp_path / "a" / "b.tiff", frames, ORIGIN, style, root=tmp_path)
+    assert (output.path, output.size) == ("a/b.tiff", (tmp_path / "a" / "b.tiff").stat().st_size)
+    with tifffile.TiffFile(tmp_path / "a" / "b.tiff") as file:
+        np.testing.assert_array_equal(np.stack([page.asarray() for page in file.pages]), frames)
+        descriptions = [page.description for page in file.pages]
+        tags = file.pages[0].tags
+        assert (tags["ResolutionUnit"].value, tags["XResolution"].value) == (3, (503, 10))
+    assert descriptions[0].startswith("{")
+    assert descriptions[1:] == ["", ""]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colour(tmp_path, dtype):
+    frames = frames_of(dtype, colour=True)
+    write_tiff(tmp_path / "a.tiff", frames, ORIGIN, TiffStyle("lzw", True), root=tmp_path)
+    with tifffile.TiffFile(tmp_path / "a.tiff") as file:
+        assert file.pages[0].photometric.name == "RGB"
+        np.testing.assert_array_equal(file.pages[2].asarray(), frames[2])
+
+
+@pytest.mark.parametrize("compat", [False, True])
+def test_an_absurd_resolution_is_no_crash(tmp_path, compat):
+    origin = TiffOrigin(MAP, None, False, False, False, (1e300, 1e-300), {})
+    write_tiff(tmp_path / "a.tiff", frames_of(np.uint8), origin, TiffStyle(is_compat=compat), root=tmp_path)
+    with tifffile.TiffFile(tmp_path / "a.tiff") as file:
+        assert file.pages[0].tags["XResolution"].value == (0xFFFFFFFF, 1)
+
+
+def test_what_may_pass_four_gib_is_a_bigtiff(tmp_path, monkeypatch):
+    frames = frames_of(np.uint16)
+    monkeypatch.setattr(tiff, "_CLASSIC_LIMIT", int(frames.nbytes * 1.2))
+    for compressor, big in (("uncompressed", False), ("lzw", True)):
+        write_tiff(tmp_path / "a.tiff", frames, ORIGIN, TiffStyle(compressor), root=tmp_path)
+        with tifffile.TiffFile(tmp_path / "a.tiff") as file:
+            assert file.is_bigtiff == big
+
+
+def test_the_same_image_gives_the_same_bytes(tmp_path):
+    for name in "ab":
+        write_tiff(tmp_path / name, frames_of(np.uint16), ORIGIN, TiffStyle("zstd", True), root=tmp_path)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_folder_that_cannot_be_is_an_error_and_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WriteError) as caught:
+        write_tiff(tmp_path / "file" / "a.tiff", frames_of(np.uint8), ORIGIN, TiffStyle(), root=tmp_path)
+    assert caught.value.code == "not-writable"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
