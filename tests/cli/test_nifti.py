@@ -185,18 +185,21 @@ def test_label_images_refuse_overlap_and_the_rest_is_written(gpuprep, study, tmp
     ("container", "suffix"), [("seg.nrrd", ".seg.nrrd"), ("zarr", ".zarr"), ("hdf5", ".h5"), ("npz", ".npz")]
 )
 def test_one_container_holds_all_rois(gpuprep, study, tmp_path, container, suffix):
-    source, _ = study
-    result = convert(gpuprep, source, tmp_path, "--masks", container, modalities="CT,RTSTRUCT")
+    result = convert(gpuprep, study[0], tmp_path, "--masks", container, modalities="CT,RTSTRUCT")
     assert result.status == ExitStatus.DONE, result.stderr
     mask = read_mask(tmp_path / PATIENT / "RTSTRUCT" / f"RTSTRUCT{suffix}")
     entries = {e["roi"]: int(e["voxels"]) for e in read_index(tmp_path) if e["roi"]}
     assert entries == dict(zip((roi.name for roi in mask.rois), mask.voxel_counts.tolist(), strict=True))
     assert entries["Bolus"] == 0 < entries["GTVp"] < entries["CTV_60"]
     assert not list(tmp_path.rglob(".*part*"))
-    again = convert(gpuprep, source, tmp_path, "--masks", container, modalities="CT,RTSTRUCT")
+
+
+def test_a_container_that_is_a_folder_resumes_and_is_replaced(gpuprep, study, tmp_path):
+    convert(gpuprep, study[0], tmp_path, "--masks", "zarr", modalities="CT,RTSTRUCT")
+    again = convert(gpuprep, study[0], tmp_path, "--masks", "zarr", modalities="CT,RTSTRUCT")
     assert "2 cases are done already" in again.stderr
-    convert(gpuprep, source, tmp_path, modalities="CT,RTSTRUCT")
-    assert not list(tmp_path.rglob(f"*{suffix}"))
+    convert(gpuprep, study[0], tmp_path, modalities="CT,RTSTRUCT")
+    assert not list(tmp_path.rglob("*.zarr"))
 
 
 def test_dicom_segmentations_refer_to_their_image(gpuprep, study, tmp_path):
@@ -300,6 +303,18 @@ def test_wrong_options_stop_before_work(gpuprep, study, tmp_path, extra, code):
     assert result.status == ExitStatus.CONFIG
     assert f"[{code}]" in result.stderr
     assert not list(tmp_path.rglob("*.nii*"))
+
+
+def test_a_dose_beside_its_image_is_a_failed_case(gpuprep, study, tmp_path):
+    _, patient = study
+    for path in patient.series.paths:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / path.name).write_bytes(path.read_bytes())
+    grid = synth.axial_geometry((3, 4, 5), spacing_xyz_mm=(6, 6, 7), origin_lps_mm=(900, 0, 0))
+    synth.write_rtdose(tmp_path / "in" / "RD.dcm", patient.series, grid, np.ones(grid.shape))
+    result = convert(gpuprep, tmp_path / "in", tmp_path / "out", "--dose-grid", "image", modalities="CT,RTDOSE")
+    assert result.status == ExitStatus.CASES_FAILED
+    assert failures(tmp_path / "out") == ["channel-elsewhere"]
 
 
 def test_a_dose_without_image_is_a_failed_case(gpuprep, study, tmp_path):
