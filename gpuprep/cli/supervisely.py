@@ -25,6 +25,9 @@ from gpuprep.config import OnExisting
                  help="Planes of --layout plane."),
     click.option("--overlap", type=click.Choice(["error", "last"]), default="error", show_default=True,
                  help="Labels that share voxels in --layout plane: fail the case, or let the last label win."),
+    click.option("--scores", type=options.PATH, metavar="FILE.csv",
+                 help="Scores for --layout plane: columns case (or patient ID), plane, layer (from 1, in the RAS+ "
+                      "volume), label, score."),
 )  # fmt: skip
 @options.transform_options
 @options.run_options
@@ -36,6 +39,7 @@ def supervisely(
     instances: str,
     planes: str,
     overlap: str,
+    scores: Path | None,
     on_existing: str,
     index_path: Path | None,
     backend: str,
@@ -51,13 +55,15 @@ def supervisely(
     from gpuprep.cli.jobs import finish
     from gpuprep.hostlib import usable_cores
     from gpuprep.report.progress import Progress
+    from gpuprep.run.labelled import labels_of
     from gpuprep.run.plan import parse_modalities
     from gpuprep.run.sources import open_sources
     from gpuprep.run.supervisely import SuperviselyOptions, convert_to_supervisely
-    from gpuprep.writers.supervisely import IMPORT_FOLDER, parse_planes
+    from gpuprep.writers.supervisely import IMPORT_FOLDER, parse_planes, read_scores
 
     images, segmentations = parse_modalities(modalities)
     case_options = options.parse_case_options(**shared)
+    labels = [label.name for label in labels_of(case_options)]
     job = SuperviselyOptions(
         images=images,
         segmentations=segmentations,
@@ -65,6 +71,7 @@ def supervisely(
         instances=instances,  # type: ignore[arg-type]
         planes=parse_planes(planes),
         overlap=overlap,  # type: ignore[arg-type]
+        scores=read_scores(scores, labels) if scores else (),
     )
     sources = open_sources(source, index_path=index_path, workers=workers or usable_cores())
     with Progress() as progress:

@@ -20,6 +20,7 @@ from gpuprep.run.ledger import Ledger
 from gpuprep.run.plan import plan_segmented_cases
 from gpuprep.run.sources import Sources
 from gpuprep.writers.atomic import make_folder
+from gpuprep.writers.sidecar import parse_grid
 from gpuprep.writers.supervisely import (
     COLOUR_MAP,
     IMPORT_FOLDER,
@@ -29,12 +30,14 @@ from gpuprep.writers.supervisely import (
     Overlap,
     Plane,
     PlaneWriter,
+    Score,
     VolumeWriter,
     check_output,
     class_names,
     escape_stem,
     write_colour_map,
     write_dataset_json,
+    write_scores,
 )
 
 
@@ -53,11 +56,13 @@ class SuperviselyOptions:
         Of the layout ``plane``.
     overlap : {"error", "last"}
         Of the layout ``plane``, whose label maps hold one label a voxel.
+    scores : tuple of Score
+        Of the layout ``plane``.
 
     Raises
     ------
     ConfigError
-        ``bad-modalities``.
+        ``bad-modalities``, ``bad-scores``.
     """
 
     images: tuple[str, ...]
@@ -66,6 +71,7 @@ class SuperviselyOptions:
     instances: Instances = "label"
     planes: tuple[Plane, ...] = PLANES
     overlap: Overlap = "error"
+    scores: tuple[Score, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.images) > 1:
@@ -73,6 +79,13 @@ class SuperviselyOptions:
                 "Supervisely's volumes have one channel",
                 code="bad-modalities",
                 hint="name one image modality, as in --modalities CT,RTSTRUCT",
+            )
+        unwritten = {score.plane for score in self.scores} - set(self.planes)
+        if self.scores and (self.layout != "plane" or unwritten):
+            raise ConfigError(
+                f"there are scores of {', '.join(sorted(unwritten)) or 'planes'}, which are not written",
+                code="bad-scores",
+                hint="use --layout plane, with these --planes",
             )
 
 
@@ -95,7 +108,7 @@ def convert_to_supervisely(
     Raises
     ------
     ConfigError
-        ``bad-modalities``, ``bad-orientation``, ``path-breaks-reader``.
+        ``bad-modalities``, ``bad-orientation``, ``bad-scores``, ``path-breaks-reader``.
     OutputError
         ``foreign-files``, ``name-collision``, ``exists``, ``options-changed``, ``output-locked``.
     """
@@ -117,6 +130,11 @@ def convert_to_supervisely(
         multiple=case_options.multiple,
     )
     check_output(root)
+    unknown = {score.case for score in options.scores} - {name for plan in plans for name in (plan.case, plan.patient)}
+    if unknown:
+        raise ConfigError(
+            f"there are scores of {', '.join(sorted(unknown)[:5])}, which the sources do not hold", code="bad-scores"
+        )
     taken = {IMPORT_FOLDER, *names} & {escape_stem(plan.case) for plan in plans}
     if taken:
         raise OutputError(
@@ -132,7 +150,7 @@ def convert_to_supervisely(
         writer = (
             VolumeWriter(root, options.instances, threads)
             if options.layout == "volume"
-            else PlaneWriter(root, options.planes, options.overlap, threads)
+            else PlaneWriter(root, options.planes, options.overlap, bool(options.scores), threads)
         )
         refuse_mixed_options(ledger, plans, digest(case_options, writer.config))
         make_folder(root / IMPORT_FOLDER)
@@ -157,6 +175,9 @@ def convert_to_supervisely(
     colours = write_dataset_json(root, layout=options.layout, labels=labels, cases=done)
     if options.layout == "plane":
         write_colour_map(root, names, colours)
+        for case, details in done.items() if options.scores else ():
+            scores = [score for score in options.scores if score.case in (case, rows[case].patient)]
+            write_scores(root, case, options.planes, labels, parse_grid(details["grid"]), scores)
     else:
         (root / IMPORT_FOLDER / COLOUR_MAP).unlink(missing_ok=True)
     unlabelled = count_unlabelled(sources, plans, options.images[0])

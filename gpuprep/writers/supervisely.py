@@ -9,8 +9,11 @@ RAS+, and what belongs beside lies beside it.
 
 from __future__ import annotations
 
+import csv
+import math
 import re
 import shutil
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +24,7 @@ from numpy.typing import NDArray
 
 from gpuprep.components import label_components
 from gpuprep.errors import ConfigError, OutputError, WriteError
+from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import RoiMask, code_dtype, to_label_image, to_sparse
 from gpuprep.volume import Volume
 from gpuprep.writers.atomic import PART_SUFFIX, replacing, write_text
@@ -40,6 +44,8 @@ PLANES: tuple[Plane, ...] = get_args(Plane)
 IMPORT_FOLDER = "import"
 #: Where class names and colours are, by plane.
 COLOUR_MAP = "cls_color_map.txt"
+#: End of the names of score files.
+SCORES = "_score.csv"
 
 #: Parts of a stem for which the importer by volume name refuses everything.
 _PLANE_WORDS = re.compile("cor|sag|axl")
@@ -85,7 +91,7 @@ def check_output(root: Path) -> None:
     ConfigError
         ``path-breaks-reader``: its path holds ``converted``.
     OutputError
-        ``foreign-files``: the import folder holds something else than NIfTI and the colour map.
+        ``foreign-files``: the import folder holds something else than NIfTI, scores and the colour map.
     """
     for path in {root.absolute(), root.resolve()}:
         if _SKIPPED in str(path):
@@ -96,7 +102,7 @@ def check_output(root: Path) -> None:
                 hint="choose another output folder",
             )
     for path in sorted((root / IMPORT_FOLDER).rglob("*")):
-        if path.is_file() and not path.name.endswith((".nii.gz", PART_SUFFIX)) and path.name != COLOUR_MAP:
+        if path.is_file() and not path.name.endswith((".nii.gz", SCORES, PART_SUFFIX)) and path.name != COLOUR_MAP:
             raise OutputError(
                 "the import folder holds a file that Supervisely's importer would give a meaning of its own",
                 code="foreign-files",
@@ -193,6 +199,8 @@ class PlaneWriter:
     planes : tuple of str
     overlap : {"error", "last"}
         Refuse labels that share voxels, or let the last one win.
+    has_scores : bool
+        Whether names begin with two UUIDs, without which the importer does not find the scores of several cases.
     threads : int
         Compression threads.
     """
@@ -200,12 +208,13 @@ class PlaneWriter:
     root: Path
     planes: tuple[Plane, ...]
     overlap: Overlap
+    has_scores: bool = False
     threads: int = 1
 
     @property
     def config(self) -> str:
-        """Layout, planes and what is done to overlap."""
-        return f"supervisely plane {','.join(self.planes)} {self.overlap}"
+        """Layout, planes, what is done to overlap, and names."""
+        return f"supervisely plane {','.join(self.planes)} {self.overlap} {self.has_scores}"
 
     def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> list[Output]:
         """Write the label map of each plane; value n is the n-th label.
@@ -239,7 +248,8 @@ class PlaneWriter:
         _discard(self.root, case)
 
     def _path(self, case: str, plane: Plane, kind: str) -> Path:
-        return self.root / IMPORT_FOLDER / case / f"{plane}_{kind}.nii.gz"
+        name = f"{plane}_{kind}.nii.gz"
+        return self.root / IMPORT_FOLDER / case / (f"{uuid_prefix(case)}{name}" if self.has_scores else name)
 
 
 def _write_image(path: Path, volume: Volume, writer: VolumeWriter | PlaneWriter) -> Output:
@@ -257,10 +267,110 @@ def _discard(root: Path, case: str) -> None:
     (root / IMPORT_FOLDER / f"{escape_stem(case)}.nii.gz").unlink(missing_ok=True)
     for folder in {root / IMPORT_FOLDER / escape_stem(case), root / IMPORT_FOLDER / case}:
         if folder.is_dir():
-            for path in folder.glob("*.nii.gz"):
+            for path in [*folder.glob("*.nii.gz"), *folder.glob(f"*{SCORES}")]:
                 path.unlink()
             if not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def uuid_prefix(case: str) -> str:
+    """Return two UUIDs that stand for a case, as the importer wants them at the beginning of names."""
+    return f"{uuid.uuid5(uuid.NAMESPACE_OID, case)}_{uuid.uuid5(uuid.NAMESPACE_OID, f'{case}/volume')}_"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a user gives to a label on a layer.
+
+    Parameters
+    ----------
+    case : str
+        Case name or patient ID.
+    plane : str
+    layer : int
+        From 1, along the plane's axis of the RAS+ volume: from the left (sag), from behind (cor), from below (axl).
+    label : str
+    value : float
+    """
+
+    case: str
+    plane: Plane
+    layer: int
+    label: str
+    value: float
+
+
+def read_scores(path: Path, labels: Sequence[str]) -> tuple[Score, ...]:
+    """Read a CSV table with the columns case, plane, layer, label and score.
+
+    Raises
+    ------
+    ConfigError
+        ``bad-scores``: there are none, a column is missing, a value is none of its kind, a score is given twice, or a
+        layer that has a score of one label lacks that of another: the importer drops tables with empty cells.
+    """
+    scores: dict[tuple[str, Plane, int, str], float] = {}
+    line = 1
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for row in csv.DictReader(file, skipinitialspace=True):
+                line += 1
+                (plane,) = (p for p in PLANES if p == row["plane"])
+                layer, value = int(row["layer"]), float(row["score"])
+                key = row["case"], plane, layer, row["label"]
+                if layer < 1 or not math.isfinite(value) or row["label"] not in labels or key in scores:
+                    raise ValueError
+                scores[key] = value
+        if not scores:
+            raise ValueError
+    except OSError as error:
+        raise ConfigError(f"cannot read: {error.strerror}", code="bad-scores", subject=str(path)) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"line {line} does not say a score, or says one again",
+            code="bad-scores",
+            subject=str(path),
+            hint="the columns are case,plane,layer,label,score; layers count from 1; labels are those of the ROI map",
+        ) from error
+    for case, plane in {(case, plane) for case, plane, _, _ in scores}:
+        cells = {(layer, label) for c, p, layer, label in scores if (c, p) == (case, plane)}
+        missing = {(layer, label) for layer, _ in cells for _, label in cells} - cells
+        if missing:
+            layer, label = min(missing)
+            raise ConfigError(
+                f"layer {layer} of {plane} of {case} lacks a score of {label!r}",
+                code="bad-scores",
+                subject=str(path),
+                hint="on a layer that has scores every label of that case and plane needs one: the importer drops gaps",
+            )
+    return tuple(Score(*key, value) for key, value in scores.items())
+
+
+def write_scores(
+    root: Path, case: str, planes: Sequence[Plane], labels: Sequence[str], grid: VolumeGeometry, scores: Sequence[Score]
+) -> None:
+    """Write the score table of each plane of a case.
+
+    One without scores gets a table without rows: the importer would take that of another case.
+
+    Raises
+    ------
+    ConfigError
+        ``bad-scores``: a layer that the volume does not have.
+    """
+    layers_of = dict(zip(PLANES, grid.shape, strict=True))  # RAS+: slices, rows and columns
+    for plane in planes:
+        cells = {(score.layer, score.label): score.value for score in scores if score.plane == plane}
+        layers = sorted({layer for layer, _ in cells})
+        if layers and layers[-1] > layers_of[plane]:
+            raise ConfigError(
+                f"{case} has {layers_of[plane]} layers along {plane}, not {layers[-1]}", code="bad-scores"
+            )
+        columns = [label for label in labels if layers and (layers[0], label) in cells]
+        lines = [["Layer", *(f"Label-{labels.index(label) + 1}" for label in columns)]]
+        lines += [[str(layer), *(repr(cells[layer, label]) for label in columns)] for layer in layers]
+        text = "".join(",".join(line) + "\n" for line in lines)
+        write_text(root / IMPORT_FOLDER / case / f"{uuid_prefix(case)}{plane}{SCORES}", text)
 
 
 def write_colour_map(root: Path, names: Sequence[str], colours: Sequence[Rgb]) -> None:

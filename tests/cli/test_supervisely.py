@@ -89,6 +89,41 @@ def test_labels_that_share_voxels_fail_a_label_map(gpuprep, studies, tmp_path):
     assert not list(tmp_path.rglob("*.nii.gz"))
 
 
+def test_scores_go_beside_the_planes_and_leave_with_the_option(gpuprep, studies, tmp_path):
+    table = tmp_path / "scores.csv"
+    table.write_text("case,plane,layer,label,score\nSYNTH-001,cor,7,CTV,0.8\n")
+    out = tmp_path / "out"
+    extra = ["--layout", "plane", "--planes", "cor", "--overlap", "last"]
+    assert convert(gpuprep, studies[0], out, *extra, "--scores", table).status == ExitStatus.DONE
+    for folder in (p for p in (out / "import").iterdir() if p.is_dir()):
+        names = sorted(p.name[74:] for p in folder.iterdir())
+        assert names == ["cor_anatomic.nii.gz", "cor_inference.nii.gz", "cor_score.csv"]
+        expected = "Layer,Label-2\n7,0.8\n" if folder.name.startswith("SYNTH-001") else "Layer\n"
+        assert next(folder.glob("*.csv")).read_text() == expected
+    table.write_text("case,plane,layer,label,score\nSYNTH-001,cor,7,CTV,0.9\n")
+    result = convert(gpuprep, studies[0], out, *extra, "--scores", table)
+    assert "2 cases are done already" in result.stderr
+    assert "7,0.9" in next((out / "import").glob("SYNTH-001*/*.csv")).read_text()
+    assert convert(gpuprep, studies[0], out, *extra).status == ExitStatus.DONE
+    assert {p.name for p in (out / "import").glob("*/*")} == {"cor_anatomic.nii.gz", "cor_inference.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("line", "extra"),
+    [
+        ("nobody,axl,1,CTV,1", ["--layout", "plane"]),
+        ("SYNTH-001,axl,1,CTV,1", []),
+        ("SYNTH-001,axl,1,CTV,1", ["--layout", "plane", "--planes", "sag"]),
+    ],
+)
+def test_scores_that_have_no_place_are_refused(gpuprep, studies, tmp_path, line, extra):
+    table = tmp_path / "scores.csv"
+    table.write_text(f"case,plane,layer,label,score\n{line}\n")
+    result = convert(gpuprep, studies[0], tmp_path / "out", "--overlap", "last", "--scores", table, *extra)
+    assert result.status == ExitStatus.CONFIG and "[bad-scores]" in result.stderr
+    assert not list(tmp_path.rglob("*.nii.gz"))
+
+
 @pytest.mark.parametrize("layout", ["volume", "plane"])
 def test_a_rerun_computes_nothing(gpuprep, studies, converted, layout):
     before = snapshot(converted / layout / "import")

@@ -1,5 +1,7 @@
 """Names and files of Supervisely's import, against what its importer is known to do, read with nibabel."""
 
+from uuid import UUID
+
 import nibabel
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from gpuprep.writers.supervisely import (
     class_names,
     escape_stem,
     parse_planes,
+    read_scores,
     write_colour_map,
+    write_scores,
 )
 
 #: RAS+: columns grow to the right (x = -LPS x), rows to the front, slices upwards.
@@ -114,6 +118,50 @@ def test_by_plane(tmp_path):
         assert labels.dtype == np.uint8
         assert {tuple(p): labels[tuple(p)] for p in np.argwhere(labels)} == {(0, 1, 2): 1, (1, 2, 3): 2}
     assert record["lost_voxels"] == {"dog": 1, "spinal cord": 0, "tree": 0}
+
+
+def test_scores(tmp_path):
+    table = tmp_path / "scores.csv"
+    table.write_text(
+        "case, plane, layer, label, score\nA,axl,2,tree,0.5\nA,axl,1,tree,1\nA,axl,1,dog,0.126\nA,axl,2,dog,-3e-1\n"
+        "A,sag,4,dog,0\nB,cor,9,dog,1\n"
+    )
+    labels = ["dog", "spinal cord", "tree"]
+    scores = read_scores(table, labels)
+    write_scores(tmp_path, "x", ("axl", "cor", "sag"), labels, GRID, [s for s in scores if s.case == "A"])
+    found = {p.name[74:]: p.read_bytes() for p in (tmp_path / "import" / "x").iterdir()}
+    assert found == {
+        "axl_score.csv": b"Layer,Label-1,Label-3\n1,0.126,1.0\n2,-0.3,0.5\n",
+        "cor_score.csv": b"Layer\n",  # else the importer takes the table of another case
+        "sag_score.csv": b"Layer,Label-1\n4,0.0\n",
+    }
+    (first, second) = {tuple(p.name.split("_")[:2]) for p in (tmp_path / "import" / "x").iterdir()}.pop()
+    assert str(UUID(first)) == first != str(UUID(second)) == second
+    others = [s for s in scores if s.case == "B"]  # rows 9 of 3
+    assert code_of(write_scores, tmp_path, "x", ("cor",), labels, GRID, others) == "bad-scores"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "A,axl,1,dog",
+        "A,axial,1,dog,1",
+        "A,axl,0,dog,1",
+        "A,axl,1.5,dog,1",
+        "A,axl,1,bird,1",
+        "A,axl,1,dog,nan",
+        "A,axl,1,dog,\n",
+        "A,axl,1,dog,1\nA,axl,1,dog,2",
+        "A,axl,1,dog,1\nA,axl,2,cat,1",
+    ],
+)
+def test_bad_scores(tmp_path, lines):
+    table = tmp_path / "scores.csv"
+    table.write_text(f"case,plane,layer,label,score\n{lines}\n")
+    assert code_of(read_scores, table, ["dog", "cat"]) == "bad-scores"
+    table.write_text(lines)
+    assert code_of(read_scores, table, ["dog", "cat"]) == "bad-scores"
+    assert code_of(read_scores, tmp_path / "missing.csv", ["dog"]) == "bad-scores"
 
 
 def test_overlap_in_a_label_map_is_refused_before_any_file(tmp_path):
