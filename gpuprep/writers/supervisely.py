@@ -30,6 +30,7 @@ from gpuprep.volume import Volume
 from gpuprep.writers.atomic import PART_SUFFIX, replacing, write_text
 from gpuprep.writers.base import Output
 from gpuprep.writers.colours import Rgb, choose_colours
+from gpuprep.writers.masks.label import name_labels
 from gpuprep.writers.names import safe_name, unique_names
 from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, write_nifti
 from gpuprep.writers.sidecar import count_combinations, describe_labels, describe_sources, parse_grid, write_json
@@ -217,7 +218,7 @@ class PlaneWriter:
         return f"supervisely plane {','.join(self.planes)} {self.overlap} {self.has_scores}"
 
     def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> list[Output]:
-        """Write the label map of each plane; value n is the n-th label.
+        """Write the label map of each plane; value n is the n-th label, which the file's label table says too.
 
         `record` gets what `describe_labels` says, and ``lost_voxels`` by label where the last one won.
 
@@ -234,7 +235,15 @@ class PlaneWriter:
             record["lost_voxels"] = dict(zip((roi.name for roi in mask.rois), lost.tolist(), strict=True))
         self.discard(case)
         first, *others = (self._path(case, plane, "inference") for plane in self.planes)
-        written = write_nifti(first, labels, mask.geometry, level=LABEL_LEVEL, threads=self.threads, root=self.root)
+        written = write_nifti(
+            first,
+            labels,
+            mask.geometry,
+            level=LABEL_LEVEL,
+            threads=self.threads,
+            root=self.root,
+            extensions=name_labels(mask),
+        )
         return [written, *(_copy(first, other, written, self.root) for other in others)]
 
     def write_image(self, case: str, channel: int, volume: Volume) -> list[Output]:

@@ -12,6 +12,7 @@ import pytest
 from gpuprep.dicom.synth import SegmentSpec, write_ct_series, write_seg, write_study
 from gpuprep.errors import ExitStatus
 from gpuprep.geometry import VolumeGeometry
+from gpuprep.writers.masks import read_mask
 
 CLASSES = ["GTV", "CTV", "Lung_L", "Lung_R", "Ring"]
 #: A polygon's voxel count differs from its volume by boundary voxels that fall on either side: relative tolerance.
@@ -20,6 +21,8 @@ VOLUME_TOLERANCE = 0.06
 RESAMPLED_VOLUME_TOLERANCE = 0.03
 #: ... and its centre, in mm; voxels are 2 to 3 mm wide.
 CENTRE_TOLERANCE_MM = 0.3
+#: NIfTI headers hold affines in float32.
+HEADER_TOLERANCE_MM = 0.01
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,24 @@ def test_by_plane_values_are_those_of_the_colour_map(studies, converted):
             later = [np.asanyarray(nibabel.load(by_name / f"{n}.nii.gz").dataobj) for n in CLASSES[value:]]
             assert np.array_equal(
                 labels == value, (mask > 0) & ~np.any([m > 0 for m in later], axis=0) if later else mask > 0
+            )
+
+
+def test_masks_come_back_from_both_layouts(studies, converted):
+    for case in (p for p in (converted / "volume" / "import").iterdir() if p.is_dir()):
+        by_name = read_mask(case)
+        by_plane = read_mask(converted / "plane" / "import" / case.name / "sag_inference.nii.gz")
+        assert sorted(roi.name for roi in by_name.rois) == sorted(CLASSES)
+        assert [roi.name for roi in by_plane.rois] == CLASSES
+        assert by_plane.rois[0].rgb == (255, 0, 0)
+        assert by_name.geometry.orientation() == "RAS"
+        assert by_name.geometry.same_grid(by_plane.geometry, HEADER_TOLERANCE_MM)
+        grid = studies[1][case.name.split("_")[0]].series.geometry
+        for mask in (by_name, by_plane):
+            ring = next(n for n, roi in enumerate(mask.rois) if roi.name == "Ring")  # the last label: whole in both
+            volume = mask.voxel_counts[ring] * np.prod(grid.spacing_dhw_mm)
+            assert volume == pytest.approx(
+                studies[1][case.name.split("_")[0]].volumes_mm3["Ring"], rel=VOLUME_TOLERANCE
             )
 
 

@@ -38,7 +38,7 @@ def write(mask: RoiMask, path: Path) -> None:
         As `gpuprep.writers.nifti.write_nifti`.
     """
     labels = to_label_image(mask)
-    extensions = (Extension(CARET, _label_table(mask.rois)), Extension(COMMENT, describe(mask).encode()))
+    extensions = name_labels(mask)
     write_nifti(path, labels, mask.geometry, level=LABEL_LEVEL, threads=1, root=path.parent, extensions=extensions)
 
 
@@ -63,6 +63,11 @@ def read(path: Path) -> RoiMask:
                 rois = described
         geometry = stated_geometry(file)
         return from_layers(labels[:, None], [(0, value) for value in values], rois, geometry)
+
+
+def name_labels(mask: RoiMask) -> tuple[Extension, ...]:
+    """Return the extensions of a label image of `mask`: label table and description."""
+    return Extension(CARET, _label_table(mask.rois)), Extension(COMMENT, describe(mask).encode())
 
 
 def as_labels(file: NiftiFile) -> NDArray[np.uint32]:
