@@ -95,9 +95,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of contests")
     args = parser.parse_args()
     work = args.work.resolve()
-    large = studies.make(work / "large", patients=1, slices=200, rois=20, vertices=150)
-    phantom = studies.make(work / "phantom", patients=1, slices=150, rois=10, vertices=100)
-    four = studies.make(work / "four", patients=4, slices=200, rois=1, vertices=100)
+    large = studies.make(work / "large", patients=1, slices=200, rois=20, vertices=150, radius_px=studies.LARGE_PX)
+    phantom = studies.make(work / "phantom", patients=1, slices=150, rois=10, vertices=100, radius_px=studies.SMALL_PX)
+    four = studies.make(work / "four", patients=4, slices=200, rois=1, vertices=100, radius_px=studies.SMALL_PX)
     contests = {
         "nnunet-20-rois": (lambda: nnunet_contest(work, large, args.imgtools, []), args.peer_rounds),
         "nnunet-20-rois-1mm": (

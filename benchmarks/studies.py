@@ -16,31 +16,35 @@ SIZE = 512
 SPACING_XYZ_MM = (0.9765625, 0.9765625, 3.0)
 NOISE_HU = 20
 BODY_HU, AIR_HU, ORGAN_STEP_HU = 20, -1000, 15
+#: Centres of the ROIs, five a row, and the height of the waves of their walls, in pixels.
+COLUMN_STEP_PX, ROW_STEP_PX, WAVE_PX = 101.0, 124.0, 2.0
+#: Radii, in pixels: a large organ, whose surface is what med-imagetools' statistics take long for, and a small one.
+LARGE_PX, SMALL_PX = 48, 20
 #: Slices that each ROI spans.
 ROI_SLICES = 80
 
 
-def make(folder: Path, *, patients: int, slices: int, rois: int, vertices: int) -> Path:
+def make(folder: Path, *, patients: int, slices: int, rois: int, vertices: int, radius_px: int) -> Path:
     """Write ``in/P001/{CT,RTSTRUCT}``… and ``in/roi_patterns.yaml`` into `folder`, unless there; return ``in``."""
     root = folder / "in"
-    stamp = folder / f"{patients}-{slices}-{rois}-{vertices}.made"
+    stamp = folder / f"{patients}-{slices}-{rois}-{vertices}-{radius_px}.made"
     if not stamp.exists():
         for patient in range(patients):
-            _make_patient(root / f"P{patient + 1:03d}", patient, slices, rois, vertices)
+            _make_patient(root / f"P{patient + 1:03d}", patient, slices, rois, vertices, radius_px)
         labels = "".join(f"ROI_{r:02d}: [ROI_{r:02d}]\n" for r in range(rois))
         (root / "roi_patterns.yaml").write_text(labels)
         stamp.touch()
     return root
 
 
-def _make_patient(folder: Path, patient: int, slices: int, rois: int, vertices: int) -> None:
+def _make_patient(folder: Path, patient: int, slices: int, rois: int, vertices: int, radius_px: int) -> None:
     random = np.random.default_rng(patient)
     geometry = axial_geometry((slices, SIZE, SIZE), spacing_xyz_mm=SPACING_XYZ_MM)
     y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
     body = np.where((x / 220) ** 2 + (y / 170) ** 2 < 1, BODY_HU, AIR_HU)
-    centres = [(60.0 * (r % 5 - 2), 55.0 * (r // 5 - 1.5)) for r in range(rois)]
+    centres = [(COLUMN_STEP_PX * (r % 5 - 2), ROW_STEP_PX * (r // 5 - 1.5)) for r in range(rois)]
     for r, (cx, cy) in enumerate(centres):
-        body[np.hypot(x - cx, y - cy) < 22] = BODY_HU + ORGAN_STEP_HU * (r + 1)
+        body[np.hypot(x - cx, y - cy) < radius_px + WAVE_PX] = BODY_HU + ORGAN_STEP_HU * (r + 1)
     volume = body + random.normal(0, NOISE_HU, (slices, SIZE, SIZE)).astype(np.float32)
     series = write_ct_series(
         folder / "CT", geometry, np.clip(np.rint(volume), -1024, 3000).astype(np.int16), patient_id=folder.name,
@@ -52,7 +56,7 @@ def _make_patient(folder: Path, patient: int, slices: int, rois: int, vertices: 
     for r, (cx, cy) in enumerate(centres):
         contours = []
         for d in range(first, first + min(ROI_SLICES, slices)):
-            radius = 20 + 2 * np.sin(5 * angles + d / 7 + r)
+            radius = radius_px + WAVE_PX * np.sin(5 * angles + d / 7 + r)
             index = np.stack([np.full(vertices, d), cy + radius * np.sin(angles), cx + radius * np.cos(angles)], 1)
             contours.append(geometry.to_lps(index + np.array([0, 1, 1]) * (SIZE - 1) / 2))
         specs.append(RoiSpec(r + 1, f"ROI_{r:02d}", contours))
