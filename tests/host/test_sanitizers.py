@@ -15,7 +15,14 @@ from gpuprep import hostlib
 REPOSITORY = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("sanitized.py")
 #: Tests that launch kernels or call other functions of the library. Every kernel must be launched by one of them.
-TESTS = ["tests/ops", "tests/backends/test_cpu.py", "tests/codecs/test_native.py", "tests/codecs/test_damage.py"]
+TESTS = [
+    "tests/ops",
+    "tests/backends/test_cpu.py",
+    "tests/codecs/test_native.py",
+    "tests/codecs/test_damage.py",
+    "tests/test_masks.py",
+    "tests/writers/test_study.py",
+]
 
 pytestmark = [
     pytest.mark.slow,

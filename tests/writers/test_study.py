@@ -154,6 +154,11 @@ def test_statistics(dtype):
         assert found[name] == pytest.approx(value, rel=STATISTICS_TOLERANCE), name
 
 
+def test_statistics_of_the_largest_values_are_exact():
+    array = np.full((2, 300, 301), -32768, np.int16)
+    assert measure_values(array) == {"minimum": -32768, "maximum": -32768, "mean": -32768, "std": 0}
+
+
 def test_statistics_of_large_close_values():
     assert measure_values(np.full((2, 3, 4), 2**30 + 1, np.int32))["std"] == 0.0
 
