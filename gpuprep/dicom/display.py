@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuprep.dicom.datasets import pydicom_errors
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.multiframe import read_dataset
 from gpuprep.errors import HeaderError
@@ -126,7 +127,7 @@ def read_display(header: InstanceHeader) -> Display:
     dataset = read_dataset(header, _ELEMENTS)
     try:
         return _display(header, dataset)
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
+    except pydicom_errors() as error:
         raise HeaderError(
             f"a look-up table or functional group is garbled: {error}", code="attribute-invalid", subject=header.path
         ) from error

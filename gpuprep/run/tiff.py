@@ -19,7 +19,7 @@ from gpuprep.codecs.batch import decode_instance
 from gpuprep.config import OnExisting, digest
 from gpuprep.coordinates import CoordinateMap
 from gpuprep.dicom.display import SPACING_RANGE_MM, Display, read_display
-from gpuprep.dicom.header import InstanceHeader
+from gpuprep.dicom.header import InstanceHeader, read_headers
 from gpuprep.dicom.index import Index, build_index
 from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import CaseError, ConfigError, GeometryError, HeaderError, InputNotFoundError, LinkError
@@ -189,6 +189,8 @@ def config_of(options: TiffOptions) -> str:
 def read_sources(source: Path, *, workers: int) -> Index:
     """Read the headers below a folder, of one file, or of the files that a text file lists.
 
+    A listed path that is not there is a row with an error.
+
     Raises
     ------
     InputNotFoundError
@@ -198,7 +200,10 @@ def read_sources(source: Path, *, workers: int) -> Index:
     if source.suffix.lower() == ".txt" and source.is_file():
         lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
         paths = [Path(line) for line in lines if line]
-    index = build_index(paths, previous=None, workers=workers, on_progress=None)
+    is_list = paths != [source]
+    lost = [str(path) for path in paths if is_list and not path.exists()]
+    index = build_index([path for path in paths if str(path) not in lost], workers=workers)
+    index = Index((*index.instances, *read_headers(lost)))
     if not any(_is_usable(row) for row in index.instances):
         raise InputNotFoundError(
             f"none of {len(index.instances)} files is DICOM", code="no-dicom-found", subject=str(source)

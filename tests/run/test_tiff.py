@@ -193,8 +193,11 @@ def test_copies_are_left_out_and_conflicts_refused(tmp_path):
 def test_a_list_of_paths_is_a_source(tmp_path):
     paths = [write_image(tmp_path / f"{n}.dcm", ramp(1)) for n in "ab"]
     listing = tmp_path / "list.txt"
-    listing.write_text("\n".join([*map(str, paths), "", ""]))
-    assert [row.path for row in read_sources(listing, workers=1).instances] == list(map(str, paths))
+    listing.write_text("\n".join([*map(str, paths), "", str(tmp_path / "lost.dcm"), ""]))
+    index = read_sources(listing, workers=1)
+    assert [row.path for row in index.instances] == [*map(str, paths), str(tmp_path / "lost.dcm")]
+    plans, problems = plan_images(index, "study/sop")
+    assert (len(plans), [problem.code for problem in problems]) == (2, ["unreadable"])
 
 
 def test_sources_without_dicom_are_refused(tmp_path):
