@@ -60,11 +60,12 @@ class CaseWork:
 
     def __call__(self, plan: CasePlan) -> CaseRow:
         """Run one case on this process's backend."""
-        return process_case(plan, self.options, _backend(self.backend, self.threads), self.writer, self.threads)
+        return process_case(plan, self.options, worker_backend(self.backend, self.threads), self.writer, self.threads)
 
 
 @cache
-def _backend(name: str, threads: int) -> Backend:
+def worker_backend(name: str, threads: int) -> Backend:
+    """Return the backend of this process, the same one at each call."""
     return backends.select(name, threads)
 
 

@@ -6,14 +6,12 @@ import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuprep import backends
 from gpuprep.backends.base import Backend
 from gpuprep.codecs.batch import decode_instance
 from gpuprep.config import OnExisting, digest
@@ -29,7 +27,7 @@ from gpuprep.ops.grey import GreyImage, GreyRule, GreyWindow, look_up, to_grey, 
 from gpuprep.ops.region import CropOptions, Region, find_region
 from gpuprep.ops.resize import FILTERS, resize_planes
 from gpuprep.run.case import Stopwatch
-from gpuprep.run.job import OnRow, OnStart, run_plans, share_cores
+from gpuprep.run.job import OnRow, OnStart, run_plans, share_cores, worker_backend
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.plan import FailedPlan
 from gpuprep.writers.base import Output
@@ -150,7 +148,7 @@ class TiffWork:
     def __call__(self, plan: ImagePlan) -> CaseRow:
         """Convert one file and return its row; a `CaseError` becomes a failed row and leaves no file."""
         clock, start = Stopwatch(), time.perf_counter()
-        backend = _backend(self.backend, self.threads)
+        backend = worker_backend(self.backend, self.threads)
         row = CaseRow(
             case=plan.case,
             key=plan.key,
@@ -171,11 +169,6 @@ class TiffWork:
             return replace(row.failed(error), seconds=round(time.perf_counter() - start, 6))
         details = dict(image.origin.description)
         return replace(row, outputs=(output,), details=details, seconds=round(time.perf_counter() - start, 6))
-
-
-@cache
-def _backend(name: str, threads: int) -> Backend:
-    return backends.select(name, threads)
 
 
 def config_of(options: TiffOptions) -> str:
@@ -535,7 +528,7 @@ def convert_one(source: InstanceHeader, path: Path, options: TiffOptions, *, bac
     CaseError
         As `make_image` and `write_tiff`.
     """
-    image = make_image(source, options, _backend(backend, threads), threads)
+    image = make_image(source, options, worker_backend(backend, threads), threads)
     return write_tiff(path, image.frames, image.origin, options.style, root=path.parent)
 
 
