@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuprep.errors import GeometryError
 from gpuprep.masks import PLANE_BITS, Roi, RoiMask, apply_lut, from_planes
@@ -73,5 +75,12 @@ def read(path: Path) -> RoiMask:
             file = read_nifti(path / name)
             if not file.geometry.same_grid(geometry, HEADER_TOLERANCE_MM):
                 raise GeometryError("not on the grid of the other files", code="shape-mismatch", subject=name)
-            planes[roi // PLANE_BITS].reshape(-1)[np.flatnonzero(file.array)] |= np.uint32(1 << roi % PLANE_BITS)
+            planes[roi // PLANE_BITS].reshape(-1)[_filled(file.array)] |= np.uint32(1 << roi % PLANE_BITS)
         return from_planes(planes, rois, geometry)
+
+
+def _filled(array: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the flat indices of voxels that are not 0; slices without any are passed over."""
+    slices = np.flatnonzero(array.reshape(len(array), -1).any(axis=1))
+    first, end = (slices[0], slices[-1] + 1) if len(slices) else (0, 0)
+    return np.flatnonzero(array[first:end]) + first * array[0].size
