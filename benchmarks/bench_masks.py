@@ -1,7 +1,8 @@
 """Mask containers on 148 overlapping ROIs in 512 × 512 × 300: size, CPU seconds, and what each can hold; with MedMask.
 
-``python benchmarks/bench_masks.py [--set FILE.npz] [--reps 3]``. CPU seconds of this process, all threads together, the best
-of the repetitions; files go to the folder for temporary files. The set is made at the first run, which takes minutes.
+``python benchmarks/bench_masks.py [--set FILE.npz] [--reps 3]``. CPU seconds of this process, all threads together,
+the best of the repetitions; files go to the folder for temporary files. The set is made at the first run, which takes
+minutes.
 Needs ``pip install gpuprep[masks] nibabel medmask``.
 """
 
@@ -12,6 +13,7 @@ import dataclasses
 import shutil
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import mask_sets
@@ -60,7 +62,7 @@ def main():
     mask = npz.read(options.set)
     roi = [r.name for r in mask.rois].index("lesion_03")
     share = (mask.codes > 0).mean()
-    print(f"{len(mask.rois)} ROIs, {len(mask.table)} sets of ROIs, {100 * share:.1f} % of {mask.codes.size / 1e6:.1f} M voxels")
+    print(f"{len(mask.rois)} ROIs, {len(mask.table)} sets, {100 * share:.1f} % of {mask.codes.size / 1e6:.1f} M voxels")
     print(f"{'':54s}{'write':>10s}{'read':>10s}{'one ROI':>10s}{'128³':>10s}   CPU s")
     with tempfile.TemporaryDirectory() as folder:
         for name, suffix in SUFFIX.items():
@@ -101,10 +103,11 @@ def bench_organs(mask, folder):
     organs = dataclasses.replace(
         organs, geometry=dataclasses.replace(organs.geometry, frame_of_reference_uid=sources[0].frame_of_reference_uid)
     )
-    for deflated in (False, True):
-        path = folder / "organs.dcm"
-        write_s, _ = best(1, lambda d=deflated: MASK_WRITERS.load("dicomseg")(organs, path, sources=sources, deflated=d))
-        show(f"dicomseg {'deflated' if deflated else 'RLE'}, 104 organs", path, write_s)
+    path = folder / "organs.dcm"
+    for name, deflated in (("RLE", False), ("deflated", True)):
+        write = partial(MASK_WRITERS.load("dicomseg"), organs, path, sources=sources, deflated=deflated)
+        write_s, _ = best(1, write)
+        show(f"dicomseg {name}, 104 organs", path, write_s)
 
 
 def bench_nibabel(mask: RoiMask, folder):

@@ -18,9 +18,7 @@ BOX_BLOCK = (16, 16)
 _FIRST_CAPACITY = 1 << 10
 
 
-def palette_of_planes(
-    planes: Any, rois: Sequence[Roi], geometry: VolumeGeometry, *, backend: Backend
-) -> RoiMask:
+def palette_of_planes(planes: Any, rois: Sequence[Roi], geometry: VolumeGeometry, *, backend: Backend) -> RoiMask:
     """Build the palette of bit planes.
 
     Parameters

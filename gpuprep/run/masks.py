@@ -107,9 +107,11 @@ def _is_dicom(path: Path) -> bool:
 def _stack_of(header: InstanceHeader, image: Path, stacking: Stacking) -> Stack:
     """Return the stack of the images that a SEG or RTSTRUCT belongs to."""
     sources = open_sources([image, Path(header.path)], index_path=None, workers=1)
-    links = [k for k in sources.links.links if k.segmentation.path == header.path]
+    uid = header.sop_instance_uid
+    links = [link for link in sources.links.links if link.segmentation.sop_instance_uid == uid]
     if not links:
-        raise next(p for p in sources.links.problems if p.subject == header.path)
+        paths = {i.path for s in sources.series for i in s.instances if i.sop_instance_uid == uid}
+        raise next(problem for problem in sources.links.problems if problem.subject in paths)
     (series,) = (s for s in sources.series if s.series_instance_uid == links[0].image_series_uid)
     channel = Channel(series.modality, series.series_instance_uid, tuple(series.instances))
     plan = CasePlan("", "", (channel,), (header,), (links[0].detail,), (), "")

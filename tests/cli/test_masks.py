@@ -69,6 +69,8 @@ def test_studies_to_a_seg_and_back(gpuprep, tmp_path):
     ):
         done = gpuprep("masks", "convert", *arguments)
         assert done.status == 0, done.stderr
+    (tmp_path / "there").symlink_to(structures.parent)  # the same file by another path
+    structures = tmp_path / "there" / structures.name
     drawn = gpuprep("masks", "convert", structures, tmp_path / "c.npz", "--image", image)
     assert drawn.status == 0
     check_same(read_mask(tmp_path / "c.npz"), read_mask(tmp_path / "b.seg.nrrd"))

@@ -83,4 +83,5 @@ def _filled(array: NDArray[Any]) -> NDArray[np.intp]:
     """Return the flat indices of voxels that are not 0; slices without any are passed over."""
     slices = np.flatnonzero(array.reshape(len(array), -1).any(axis=1))
     first, end = (slices[0], slices[-1] + 1) if len(slices) else (0, 0)
-    return np.flatnonzero(array[first:end]) + first * array[0].size
+    filled: NDArray[np.intp] = np.flatnonzero(array[first:end]) + first * array[0].size
+    return filled
