@@ -69,6 +69,20 @@ def write_text(path: Path, text: str) -> None:
         raise OutputError(error.message, code=error.code, subject=error.subject, hint=_HINT) from error
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file of a case, if it is there.
+
+    Raises
+    ------
+    WriteError
+        The codes of `replacing`.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise WriteError(_message(error), code=_code(error), subject=str(path)) from error
+
+
 def make_folder(path: Path) -> None:
     """Make a folder of the job, and those above it, where there is none.
 

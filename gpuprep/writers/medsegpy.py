@@ -22,7 +22,7 @@ from gpuprep.extras import load_extra
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import RoiMask
 from gpuprep.volume import Volume
-from gpuprep.writers.atomic import PART_SUFFIX, replacing, write_text
+from gpuprep.writers.atomic import PART_SUFFIX, remove_file, replacing, write_text
 from gpuprep.writers.base import Output
 from gpuprep.writers.colours import choose_colours
 from gpuprep.writers.hdf5 import write_slices
@@ -145,12 +145,12 @@ class MedsegpyWriter:
         scan = self.scan_ids.get(case)
         if scan is None:
             return
-        self._waiting(case).unlink(missing_ok=True)
+        remove_file(self._waiting(case))
         for split in SPLITS:
-            (self.root / split / f"{scan}.h5").unlink(missing_ok=True)
+            remove_file(self.root / split / f"{scan}.h5")
             stem = self.root / split / f"{scan}-Aug00_"
             for path in [p for suffix in (".im", ".seg") for p in reversed(list(_numbered(stem, suffix)))]:
-                path.unlink()
+                remove_file(path)
 
     def _volume(self, case: str) -> Path:
         return self.root / self.splits[case] / f"{self.scan_ids[case]}.h5"

@@ -27,7 +27,7 @@ from gpuprep.errors import ConfigError, OutputError, WriteError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import RoiMask, code_dtype, to_label_image, to_sparse
 from gpuprep.volume import Volume
-from gpuprep.writers.atomic import PART_SUFFIX, replacing, write_text
+from gpuprep.writers.atomic import PART_SUFFIX, remove_file, replacing, write_text
 from gpuprep.writers.base import Output
 from gpuprep.writers.colours import Rgb, choose_colours
 from gpuprep.writers.masks.label import name_labels
@@ -273,11 +273,11 @@ def _copy(source: Path, path: Path, written: Output, root: Path) -> Output:
 
 
 def _discard(root: Path, case: str) -> None:
-    (root / IMPORT_FOLDER / f"{escape_stem(case)}.nii.gz").unlink(missing_ok=True)
+    remove_file(root / IMPORT_FOLDER / f"{escape_stem(case)}.nii.gz")
     for folder in {root / IMPORT_FOLDER / escape_stem(case), root / IMPORT_FOLDER / case}:
         if folder.is_dir():
             for path in [*folder.glob("*.nii.gz"), *folder.glob(f"*{SCORES}")]:
-                path.unlink()
+                remove_file(path)
             if not any(folder.iterdir()):
                 folder.rmdir()
 
