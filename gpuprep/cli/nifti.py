@@ -33,6 +33,8 @@ from gpuprep.config import MaskContainer, OnExisting, OnMissing, RoiStrategy
                  help="A label without a ROI."),
     click.option("--dose-grid", type=click.Choice(["own", "image"]), default="own", show_default=True,
                  help="RTDOSE on its own grid, or on that of the image of the first modality."),
+    click.option("--index-format", type=click.Choice(["csv", "parquet"]), default="csv", show_default=True,
+                 help="The list of files in OUTPUT: index.csv, or index.parquet with typed columns."),
     options.roi_options,
 )  # fmt: skip
 @options.transform_options
@@ -44,6 +46,7 @@ def nifti(
     filename_format: str,
     masks: str,
     dose_grid: str,
+    index_format: str,
     on_existing: str,
     index_path: Path | None,
     backend: str,
@@ -53,8 +56,8 @@ def nifti(
     """Convert images, masks and doses below SOURCE into NIfTI files in OUTPUT.
 
     A series with several volumes (echoes, time points) gives one file each. PET becomes SUVbw, doses are in Gy. Masks
-    lie on the grid of their image. OUTPUT/index.csv and index.parquet list every file with where it comes from, its
-    grid, its values, and the volume and box of each ROI.
+    lie on the grid of their image. OUTPUT/index.csv lists every file with where it comes from, its grid, its values,
+    and the volume and box of each ROI.
 
     Run the same command again to resume, or to add new studies.
     """
@@ -87,6 +90,6 @@ def nifti(
             on_start=progress.start,
             on_row=progress.add,
         )
-    write_contents(output, result.outputs)
+    write_contents(output, result.outputs, index_format)
     click.echo(str(output))
     return finish(output / "gpuprep", result.rows, result.problems)

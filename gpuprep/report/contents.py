@@ -1,4 +1,4 @@
-"""The index of the files that a job wrote: a row a file, and for masks a row a ROI; CSV and Parquet."""
+"""The index of the files that a job wrote: a row a file, and for masks a row a ROI; CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -39,31 +39,45 @@ COLUMNS = {
 }
 
 
-def write_contents(folder: Path, outputs: Iterable[Output]) -> tuple[Path, Path]:
-    """Write ``index.csv`` and ``index.parquet`` of files into `folder`; return their paths.
+#: The formats an index of files is written in.
+CONTENTS_FORMATS = ("csv", "parquet")
+
+
+def write_contents(folder: Path, outputs: Iterable[Output], form: str) -> Path:
+    """Write ``index.csv`` or ``index.parquet`` of files into `folder`, remove the other one, and return the path.
 
     Raises
     ------
     WriteError
         As `replacing`.
     """
-    import pyarrow as pa
-    from pyarrow import parquet
+    entries = (entry for output in outputs for entry in _entries(output))
+    write = {"csv": _write_csv, "parquet": _write_parquet}[form]
+    paths = {name: folder / f"index.{name}" for name in CONTENTS_FORMATS}
+    write(paths[form], entries)
+    for name in set(paths) - {form}:
+        paths[name].unlink(missing_ok=True)
+    return paths[form]
 
-    entries = [entry for output in outputs for entry in _entries(output)]
-    csv_path, parquet_path = folder / "index.csv", folder / "index.parquet"
+
+def _write_csv(path: Path, entries: Iterable[dict[str, Any]]) -> None:
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
     table.writerows(entries)
-    write_text(csv_path, text.getvalue())
+    write_text(path, text.getvalue())
+
+
+def _write_parquet(path: Path, entries: Iterable[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = list(entries)
     columns = {
-        name: pa.array([entry.get(name) for entry in entries], pa.type_for_alias(kind))
-        for name, kind in COLUMNS.items()
+        name: pa.array([row.get(name) for row in rows], pa.type_for_alias(kind)) for name, kind in COLUMNS.items()
     }
-    with replacing(parquet_path) as part:
+    with replacing(path) as part:
         parquet.write_table(pa.table(columns), part, compression="zstd")
-    return csv_path, parquet_path
 
 
 def _entries(output: Output) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ import json
 
 import nibabel
 import numpy as np
+import pyarrow
 import pydicom
 import pytest
 import SimpleITK as sitk
@@ -249,9 +250,11 @@ def test_the_index_tells_what_the_files_hold(gpuprep, study, tmp_path):
             exact = voxels.astype(np.float64)
             found = [float(entry[name]) for name in ("minimum", "maximum", "mean", "std")]
             np.testing.assert_allclose(found, [exact.min(), exact.max(), exact.mean(), exact.std()], rtol=1e-9)
+    assert convert(gpuprep, study[0], tmp_path, "--index-format", "parquet").status == ExitStatus.DONE
+    assert sorted(p.name for p in tmp_path.glob("index.*")) == ["index.parquet"]
     table = parquet.read_table(tmp_path / "index.parquet")
-    assert table["path"].to_pylist() == [e["path"] for e in entries]
-    assert table.column_names == list(entries[0])
+    assert [{name: str("" if v is None else v) for name, v in row.items()} for row in table.to_pylist()] == entries
+    assert {table.schema.field(name).type for name in ("bytes", "size_x")} == {pyarrow.int64()}
 
 
 def test_rerun_resumes_and_other_options_replace(gpuprep, study, tmp_path):

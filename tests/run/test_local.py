@@ -1,3 +1,4 @@
+import faulthandler
 import os
 import signal
 import threading
@@ -16,6 +17,7 @@ def square(x):
 def misbehave(x):
     match x:
         case "fault":
+            faulthandler.disable()  # pytest's; its report would read like a fault of the tests
             os.kill(os.getpid(), signal.SIGSEGV)
         case "exit":
             os._exit(3)
