@@ -4,7 +4,7 @@
 
 dcm2niix is taken from the `bench` extra; med-imagetools needs an environment of its own (its pins differ from ours):
 ``python -m venv peer && peer/bin/pip install med-imagetools==2.16.0``. A peer that is missing is left out, and said so.
-The inputs are made in ``--work``; results go to ``benchmarks/results/``.
+The inputs are made in ``--work``; results go to ``benchmarks/results/``, where ``--only`` renews what it runs.
 """
 
 from __future__ import annotations
@@ -121,7 +121,10 @@ def main() -> None:
         "nifti-4-series": (lambda: nifti_contest(work, four, 4), args.rounds),
         "start": (import_contest, 4 * args.rounds),
     }
-    result: dict[str, object] = {"date": date.today().isoformat(), "machine": describe_machine(), "contests": {}}
+    path = HERE / "results" / f"run-{date.today().isoformat()}.json"
+    result = {"date": date.today().isoformat(), "machine": describe_machine(), "contests": {}}
+    if args.only and path.exists():
+        result = json.loads(path.read_text())
     for name, (contest, rounds) in contests.items():
         if args.only and name not in args.only:
             continue
@@ -133,10 +136,9 @@ def main() -> None:
         if name.startswith("nifti") and len(contestants) == 2:
             sizes = total_size(work / "ours"), total_size(work / "theirs")
             print(f"  files: ours {sizes[0] / 1e6:.2f} MB, theirs {sizes[1] / 1e6:.2f} MB")
-        result["contests"][name] = rows  # type: ignore[index]
-    path = HERE / "results" / f"run-{result['date']}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+        result["contests"][name] = rows
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"\n{path}")
 
 

@@ -1,7 +1,8 @@
 """Full-size synthetic CT + RTSTRUCT studies for benchmarks; the same every time, made once.
 
-Noise of 20 HU makes the voxels about as compressible as clinical CT (gzip -6 to 0.46 of the size); the ROIs are
-disjoint cylinders with wavy walls, so that each contour has its own vertices at sub-voxel places.
+Noise of 20 HU, and padding outside the circle that a scanner reconstructs, make the voxels about as compressible as
+clinical CT (gzip -6 to 0.46 of the size); the ROIs are disjoint cylinders with wavy walls, so that each contour has
+its own vertices at sub-voxel places.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from gpuprep.dicom.synth import RoiSpec, axial_geometry, write_ct_series, write_
 SIZE = 512
 SPACING_XYZ_MM = (0.9765625, 0.9765625, 3.0)
 NOISE_HU = 20
-BODY_HU, AIR_HU, ORGAN_STEP_HU = 20, -1000, 15
+BODY_HU, AIR_HU, ORGAN_STEP_HU, PADDING_HU = 20, -1000, 15, -1024
 #: Centres of the ROIs, five a row, and the height of the waves of their walls, in pixels.
 COLUMN_STEP_PX, ROW_STEP_PX, WAVE_PX = 101.0, 124.0, 2.0
 #: Radii, in pixels: a large organ, whose surface is what med-imagetools' statistics take long for, and a small one.
@@ -46,8 +47,9 @@ def _make_patient(folder: Path, patient: int, slices: int, rois: int, vertices: 
     for r, (cx, cy) in enumerate(centres):
         body[np.hypot(x - cx, y - cy) < radius_px + WAVE_PX] = BODY_HU + ORGAN_STEP_HU * (r + 1)
     volume = body + random.normal(0, NOISE_HU, (slices, SIZE, SIZE)).astype(np.float32)
+    volume[:, np.hypot(x, y) > SIZE / 2] = PADDING_HU
     series = write_ct_series(
-        folder / "CT", geometry, np.clip(np.rint(volume), -1024, 3000).astype(np.int16), patient_id=folder.name,
+        folder / "CT", geometry, np.clip(np.rint(volume), PADDING_HU, 3000).astype(np.int16), patient_id=folder.name,
         seed=patient,
     )  # fmt: skip
     angles = 2 * np.pi * np.arange(vertices) / vertices

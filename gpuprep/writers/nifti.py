@@ -30,8 +30,9 @@ _HEADER_SIZE = 348
 _VOXEL_OFFSET = 352
 #: Extensions fill multiples of this many bytes, with their size and code in the first eight.
 _EXTENSION_STEP = 16
-#: isal levels with the best ratio of speed and size: 3 for images, 1 for label volumes (notes in design.md).
-IMAGE_LEVEL = 3
+#: isal levels. On CT of 16 bits level 2 writes 1 % more than level 3 in 0.85 of the time, level 1 4 % more in 0.75; the
+#: bytes of labels are few at any level.
+IMAGE_LEVEL = 2
 LABEL_LEVEL = 1
 
 
