@@ -10,12 +10,12 @@ import gc
 import os
 import sys
 from contextlib import suppress
-from importlib import import_module
 from typing import NoReturn
 
 import click
 
 from gpuprep._version import __version__
+from gpuprep.cli.lazy import LazyGroup
 from gpuprep.errors import ExitStatus, GpuprepError
 
 #: Objects made between two searches for garbage: imports make many that stay.
@@ -32,27 +32,16 @@ COMMANDS = {
     "index": "gpuprep.cli.index:index",
     "show": "gpuprep.cli.index:show",
     "synth": "gpuprep.cli.synth:synth",
+    "bench": "gpuprep.cli.bench:bench",
     "info": "gpuprep.cli.info:info",
 }
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when called for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands in the order of their table."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, attribute = COMMANDS[cmd_name].split(":")
-        command: click.Command = getattr(import_module(module), attribute)
-        return command
-
-
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(
+    cls=LazyGroup,
+    places=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="gpuprep")
 def cli() -> None:
     """Turn folders of clinical DICOM into training data, on the GPU or the CPU.

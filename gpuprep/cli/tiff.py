@@ -153,7 +153,8 @@ def tiff(
     from gpuprep.cli.jobs import finish
     from gpuprep.hostlib import usable_cores
     from gpuprep.report.progress import Progress
-    from gpuprep.run.tiff import TIFF_SUFFIXES, convert_one, convert_to_tiff, read_sources
+    from gpuprep.run.tiff import convert_one, convert_to_tiff, read_sources
+    from gpuprep.writers.tiff import TIFF_SUFFIXES
 
     tiff_options = parse_tiff_options(**chosen)
     index = read_sources(source, workers=workers or usable_cores())

@@ -16,11 +16,12 @@ PROGRESS_STEP = 1000
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A regular file, maybe DICOM: absolute path, size in bytes, time of modification in ns since 1970."""
+    """A regular file, maybe DICOM: absolute path, size in bytes, modified in ns since 1970, inode number."""
 
     path: str
     size: int
     mtime_ns: int
+    inode: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ def _walk_folder(top: str, listed: set[tuple[int, int]], links: list[str]) -> It
                     folders.append(entry.path)
                 elif entry.is_file():
                     status = entry.stat()
-                    yield FoundFile(entry.path, status.st_size, status.st_mtime_ns)
+                    yield FoundFile(entry.path, status.st_size, status.st_mtime_ns, status.st_ino)
             except OSError as error:
                 yield CrawlProblem(entry.path, "unreadable", str(error.strerror))
         pending.extend(reversed(folders))
@@ -152,7 +153,7 @@ def _visit_file(
     inode = _inode(place.status)
     if stat.S_ISREG(place.status.st_mode) and inode not in loose and place.home not in listed:
         loose.add(inode)
-        yield FoundFile(place.path, place.status.st_size, place.status.st_mtime_ns)
+        yield FoundFile(place.path, place.status.st_size, place.status.st_mtime_ns, place.status.st_ino)
 
 
 def _count_files(

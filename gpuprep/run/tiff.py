@@ -38,7 +38,6 @@ Padding = Literal["zero", "top-left", "bottom-right", "center", "none"]
 PADDINGS = ("zero", "top-left", "bottom-right", "center", "none")
 Layout = Literal["study/sop", "study/series/sop"]
 LAYOUTS = ("study/sop", "study/series/sop")
-TIFF_SUFFIXES = (".tif", ".tiff")
 
 #: Most pixels along an axis of the output, and most frames: what PageNumber can count.
 MOST_PIXELS = 65535

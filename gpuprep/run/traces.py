@@ -10,8 +10,8 @@ import numpy as np
 
 from gpuprep.coordinates import CoordinateMap
 from gpuprep.errors import ConfigError, InputNotFoundError
-from gpuprep.run.tiff import TIFF_SUFFIXES
 from gpuprep.writers.atomic import replacing
+from gpuprep.writers.tiff import TIFF_SUFFIXES
 
 #: Columns of a table of boxes; others are carried along.
 UID_COLUMN = "sop_instance_uid"

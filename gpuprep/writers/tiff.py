@@ -25,9 +25,13 @@ from gpuprep.writers.atomic import replacing
 from gpuprep.writers.base import Output
 
 Compressor = Literal["packbits", "lzw", "uncompressed", "deflate", "zstd"]
-COMPRESSORS = ("packbits", "lzw", "uncompressed", "deflate", "zstd")
+COMPRESSORS: tuple[Compressor, ...] = ("packbits", "lzw", "uncompressed", "deflate", "zstd")
 #: Compressors that gain from differences of neighbouring pixels.
-PREDICTED = ("lzw", "deflate", "zstd")
+PREDICTED: tuple[Compressor, ...] = ("lzw", "deflate", "zstd")
+TIFF_SUFFIXES = (".tif", ".tiff")
+#: Values of the tag Compression that have a name in `COMPRESSORS`, older numbers of the same method too.
+_COMPRESSOR_OF = {1: "uncompressed", 32773: "packbits", 5: "lzw", 8: "deflate", 32946: "deflate", 50000: "zstd",
+                  34926: "zstd"}  # fmt: skip
 
 #: A classic TIFF ends at 4 GiB; compressed pages of noise can be this much larger than their pixels (LZW).
 _CLASSIC_LIMIT = 1 << 32
@@ -106,31 +110,66 @@ def write_tiff(path: Path, frames: NDArray[Any], origin: TiffOrigin, style: Tiff
     import tifffile
 
     big = frames.nbytes * (1.0 if style.compressor == "uncompressed" else _WORST_GROWTH) >= _CLASSIC_LIMIT
-    tags = [(code, kind, len(values), values, False) for code, kind, values in _tags(origin, style, len(frames))]
     unit, resolution = _resolution(origin, style)
     software = f"gpuprep {__version__}"
     options: dict[str, Any] = {
-        "photometric": "rgb" if frames.ndim == 4 else "minisblack",
-        "compression": None if style.compressor == "uncompressed" else style.compressor,
-        "predictor": style.predictor and style.compressor in PREDICTED,
-        "metadata": None,
         "software": f"{software} ({COMPAT_NAME})" if style.is_compat else software,
         "resolution": resolution,
         "resolutionunit": unit,
-        "extratags": tags,
-        "contiguous": False,
-        "rowsperstrip": max(1, _STRIP_BYTES // frames[0, 0].nbytes) if style.is_compat else frames.shape[1],
+        "extratags": [
+            (code, kind, len(values), values, False) for code, kind, values in _tags(origin, style, len(frames))
+        ],
     }
-    if style.compressor == "packbits":  # rows are coded one by one
-        options["rowsperstrip"] = 1 if style.is_compat else options["rowsperstrip"]
     description = json.dumps(origin.description | {TRANSFORM_KEY: origin.coordinates.to_json()}, ensure_ascii=True)
     with replacing(path) as part:
         with tifffile.TiffWriter(part, bigtiff=big) as file:
-            for number, frame in enumerate(frames):
-                first = number == 0 and not style.is_compat
-                file.write(frame, description=description if first else None, **options)
+            write_pages(file, frames, style, description=None if style.is_compat else description, **options)
         size = part.stat().st_size
     return Output(path.relative_to(root).as_posix(), size, 0)
+
+
+def write_pages(
+    file: Any, frames: NDArray[Any], style: TiffStyle, *, description: str | None = None, **options: Any
+) -> None:
+    """Write one page a frame into an open `tifffile.TiffWriter`.
+
+    Parameters
+    ----------
+    file : tifffile.TiffWriter
+    frames : ndarray of shape (frames, H, W) or (frames, H, W, 3), uint8, uint16, int16 or float32
+    style : TiffStyle
+    description : str, optional
+        ImageDescription of the first page.
+    **options
+        Further arguments of ``TiffWriter.write``, the same for all pages.
+    """
+    rows = frames.shape[1]
+    if style.is_compat:  # its reader's packbits has a row a strip
+        rows = 1 if style.compressor == "packbits" else max(1, _STRIP_BYTES // frames[0, 0].nbytes)
+    for number, frame in enumerate(frames):
+        file.write(
+            frame,
+            photometric="rgb" if frames.ndim == 4 else "minisblack",
+            compression=None if style.compressor == "uncompressed" else style.compressor,
+            predictor=style.predictor and style.compressor in PREDICTED,
+            rowsperstrip=rows,
+            metadata=None,
+            contiguous=False,
+            description=description if number == 0 else None,
+            **options,
+        )
+
+
+def name_compression(value: int) -> str:
+    """Return the name in `COMPRESSORS` of a value of the tag Compression, else tifffile's name of it, or the number."""
+    import tifffile
+
+    if value in _COMPRESSOR_OF:
+        return _COMPRESSOR_OF[value]
+    try:
+        return str(tifffile.COMPRESSION(value).name).lower()
+    except ValueError:
+        return str(value)
 
 
 def _tags(origin: TiffOrigin, style: TiffStyle, frames: int) -> list[tuple[int, int, tuple[float, ...]]]:

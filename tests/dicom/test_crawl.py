@@ -26,7 +26,7 @@ def test_every_regular_file_is_found_whatever_its_name(tmp_path):
 
     assert set(found) == {str(p) for p in (*files, empty)}
     status = (tmp_path / "a.dcm").stat()
-    assert found[str(files[1])] == FoundFile(str(files[1]), status.st_size, status.st_mtime_ns)
+    assert found[str(files[1])] == FoundFile(str(files[1]), status.st_size, status.st_mtime_ns, status.st_ino)
     assert found[str(empty)].size == 0
 
 
@@ -111,7 +111,7 @@ def test_an_unreadable_folder_is_a_problem_and_the_rest_is_found(tmp_path, monke
 
     assert list(crawl([tmp_path])) == [
         CrawlProblem(str(tmp_path / "locked"), "unreadable-folder", "Permission denied"),
-        FoundFile(str(good), 1, good.stat().st_mtime_ns),
+        FoundFile(str(good), 1, good.stat().st_mtime_ns, good.stat().st_ino),
     ]
 
 
