@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any, Literal, Protocol
 
@@ -16,6 +17,8 @@ class Backend(Protocol):
 
     ``reference`` has `has_kernels` false: ops then take their plain NumPy form. `reason` says why this backend was
     taken, `lanes` how many elements a thread of a lane kernel handles (``LANES`` in kernels/gpuprep.cuh).
+    `host` works on NumPy arrays, for what is on the host and stays there: itself, but for ``cuda``. `memory_bytes` is
+    how much of a device's memory one case may take; None where arrays lie in the memory of the host.
     """
 
     name: BackendName
@@ -24,6 +27,25 @@ class Backend(Protocol):
     xp: ModuleType
     has_kernels: bool
     lanes: int
+    memory_bytes: int | None
+
+    @property
+    def host(self) -> Backend:
+        """The backend for NumPy arrays."""
+
+    def activate(self) -> AbstractContextManager[None]:
+        """Return a context in which this thread's work goes to this backend's own stream.
+
+        Without it, work goes to the device's default stream.
+
+        Raises
+        ------
+        DeviceMemoryError
+            ``device-memory``: whatever in the context asked for more memory than the device has.
+        """
+
+    def free_memory(self) -> None:
+        """Give memory that is not in use back to the device."""
 
     def launch(self, kernel: str, grid: Dims, block: Dims, args: Sequence[Any]) -> None:
         """Run a kernel over ``grid × block`` threads.

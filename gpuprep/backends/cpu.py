@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import platform
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from gpuprep import hostlib
-from gpuprep.backends.base import ASKED_FOR, BackendName, Dims
+from gpuprep.backends.base import ASKED_FOR, Backend, BackendName, Dims
 from gpuprep.backends.signature import check_arguments, three
 from gpuprep.errors import KernelError
 
@@ -45,6 +46,7 @@ class CpuBackend:
     name: BackendName = "cpu"
     has_kernels = True
     xp: ModuleType = np
+    memory_bytes: int | None = None
 
     def __init__(self, workers: int | None = None, *, row_forms: bool = True, reason: str = ASKED_FOR) -> None:
         library, level = hostlib.load()
@@ -56,6 +58,18 @@ class CpuBackend:
         self.reason = reason
         self.workers = workers or hostlib.usable_cores()
         self.device = f"{platform.machine()} {level}, {self.workers} threads"
+
+    @property
+    def host(self) -> Backend:
+        """The backend itself."""
+        return self
+
+    def activate(self) -> AbstractContextManager[None]:
+        """Return a context that does nothing: there are no streams."""
+        return nullcontext()
+
+    def free_memory(self) -> None:
+        """Return at once: there is no pool."""
 
     def launch(self, kernel: str, grid: Dims, block: Dims, args: Sequence[Any]) -> None:
         """Run a kernel and wait for it; see `Backend.launch`.

@@ -5,20 +5,27 @@ from __future__ import annotations
 import ctypes
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from gpuprep import hostlib
-from gpuprep.backends.base import ASKED_FOR, BackendName, Dims
+from gpuprep.backends.base import ASKED_FOR, Backend, BackendName, Dims
+from gpuprep.backends.cpu import CpuBackend
 from gpuprep.backends.signature import check_arguments, kernel_file, three
+from gpuprep.backends.staging import BUFFER_BYTES, PAGEABLE_BYTES, PinnedRing, download_by, upload_by
 from gpuprep.errors import BackendUnavailableError, DeviceMemoryError, KernelError
 
 #: How kernels are compiled. No contraction: both backends give the same bits.
 NVRTC_OPTIONS = ("--std=c++17", "--fmad=false")
 #: Elements a thread of a lane kernel handles. Source: ``LANES`` in kernels/gpuprep.cuh.
 LANES = 8
+#: Share of the device's memory that CuPy's pool may take, where CUPY_GPU_MEMORY_LIMIT does not say otherwise.
+POOL_SHARE = 0.8
 
 _CUDA_ERROR_NO_DEVICE = 100  # CUresult, cuda.h
 _OLDEST_DRIVER = 12000  # what cuDriverGetVersion returns for CUDA 12.0, the oldest that CuPy 13 and 14 support
@@ -107,10 +114,17 @@ def kernel_source(path: Path) -> str:
 
 
 class CudaBackend:
-    """Runs kernels on the current CUDA device on CuPy arrays.
+    """Runs kernels on the current CUDA device on CuPy arrays: one slot of the device.
+
+    A slot has a stream that waits for no other, and pinned buffers for each direction. Several slots in threads of one
+    process share the device, so that one uploads or downloads while another one computes.
 
     Parameters
     ----------
+    workers : int, optional
+        Threads of `host`; all usable cores by default.
+    slots : int
+        How many slots share the device's memory.
     reason : str
         Why this backend was taken.
 
@@ -118,20 +132,50 @@ class CudaBackend:
     ------
     BackendUnavailableError
         ``no-driver``, ``driver-too-old``, ``no-device``, ``cupy-missing`` or ``probe-failed``.
+    KernelError
+        ``host-library-missing``.
     """
 
     name: BackendName = "cuda"
     has_kernels = True
     lanes = LANES
 
-    def __init__(self, *, reason: str = ASKED_FOR) -> None:
+    def __init__(self, workers: int | None = None, *, slots: int = 1, reason: str = ASKED_FOR) -> None:
         check_driver()
         cupy = _import_cupy()
         _probe(cupy)
         self.xp = cupy
         self.reason = reason
         self.device = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+        self.host: Backend = CpuBackend(workers, reason="what is on the host stays there")
+        self._pool = cupy.get_default_memory_pool()
+        if self._pool.get_limit() == 0:
+            self._pool.set_limit(fraction=POOL_SHARE)
+        self.memory_bytes: int | None = self._pool.get_limit() // slots
+        self._stream = cupy.cuda.Stream(non_blocking=True)
+        self._to_device, self._to_host = PinnedRing(cupy, BUFFER_BYTES), PinnedRing(cupy, BUFFER_BYTES)
         self._modules: dict[str, Any] = {}
+
+    @contextmanager
+    def activate(self) -> Iterator[None]:
+        """Make this slot's stream the one of this thread; see `Backend.activate`.
+
+        Raises
+        ------
+        DeviceMemoryError
+            ``device-memory``.
+        """
+        try:
+            with self._stream:
+                yield
+        except self.xp.cuda.memory.OutOfMemoryError as error:
+            raise DeviceMemoryError(
+                f"the device has too little memory: {error}", code="device-memory", hint="use --backend cpu"
+            ) from error
+
+    def free_memory(self) -> None:
+        """Give the blocks of CuPy's pool that are not in use back to the device."""
+        self._pool.free_all_blocks()
 
     def launch(self, kernel: str, grid: Dims, block: Dims, args: Sequence[Any]) -> None:
         """Start a kernel on the current stream; see `Backend.launch`.
@@ -152,23 +196,23 @@ class CudaBackend:
             raise KernelError(f"{kernel}: {error}", code="kernel-failed") from error
 
     def upload(self, array: Any) -> Any:
-        """Return a copy of a NumPy array on the device.
-
-        Raises
-        ------
-        DeviceMemoryError
-            ``device-memory``.
-        """
-        try:
-            return self.xp.asarray(array)
-        except self.xp.cuda.memory.OutOfMemoryError as error:
-            raise DeviceMemoryError(
-                f"no room on the device for {array.nbytes} bytes", code="device-memory", hint="use --backend cpu"
-            ) from error
+        """Return a copy of a NumPy array on the device, through pinned buffers, on the current stream."""
+        array = np.ascontiguousarray(array)
+        result = self.xp.empty(array.shape, array.dtype)
+        if array.nbytes > PAGEABLE_BYTES:
+            upload_by(self._to_device, array, result)
+        elif array.size:
+            result.set(array)
+        return result
 
     def download(self, array: Any) -> Any:
-        """Return a copy of an array of the device as a NumPy array."""
-        return self.xp.asnumpy(array)
+        """Return a copy of an array of the device as a NumPy array, through pinned buffers."""
+        array = self.xp.ascontiguousarray(array)
+        if array.nbytes <= PAGEABLE_BYTES:
+            return array.get()
+        result = np.empty(array.shape, array.dtype)
+        download_by(self._to_host, array, result)
+        return result
 
     def synchronize(self) -> None:
         """Wait for all work on the current stream."""

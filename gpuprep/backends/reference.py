@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from gpuprep.backends.base import ASKED_FOR, BackendName, Dims
+from gpuprep.backends.base import ASKED_FOR, Backend, BackendName, Dims
 from gpuprep.errors import KernelError
 
 
@@ -21,6 +22,19 @@ class ReferenceBackend:
     has_kernels = False
     lanes = 1
     xp: ModuleType = np
+    memory_bytes: int | None = None
+
+    @property
+    def host(self) -> Backend:
+        """The backend itself."""
+        return self
+
+    def activate(self) -> AbstractContextManager[None]:
+        """Return a context that does nothing: there are no streams."""
+        return nullcontext()
+
+    def free_memory(self) -> None:
+        """Return at once: there is no pool."""
 
     def launch(self, kernel: str, grid: Dims, block: Dims, args: Sequence[Any]) -> None:
         """Refuse: an op that launches here has forgotten its reference.

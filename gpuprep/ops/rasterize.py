@@ -218,12 +218,12 @@ def _nearest(ascending: Float, values: Float) -> Int:
 class _PlacedContours:
     """The contours that can be drawn, sorted by plane.
 
-    points: (n, 3) LPS mm, of all contours of the file; ranges: first and end point of each contour, (m, 2);
-    transform: what `_project` takes; shifts: rows and columns to add, (m, 2); boxes: first row and column and those
-    after the last, (m, 4); plane, layer: of each contour; roi_of_layer: index of the ROI that a layer is part of.
+    points: (n, 3) LPS mm, of all contours of the file, on the backend; ranges: first and end point of each contour,
+    (m, 2); transform: what `_project` takes; shifts: rows and columns to add, (m, 2); boxes: first row and column and
+    those after the last, (m, 4); plane, layer: of each contour; roi_of_layer: index of the ROI that a layer is part of.
     """
 
-    points: Float
+    points: Any
     ranges: Int
     transform: Float
     shifts: Float
@@ -253,7 +253,7 @@ def _place_contours(
                 continue
             refused.setdefault((r, code), []).append((c, 0.0))
 
-    points = np.concatenate([np.zeros((0, 3)), *arrays])
+    points = backend.upload(np.concatenate([np.zeros((0, 3)), *arrays]))
     bounds = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
     transform = np.concatenate([planes.anchor, planes.to_pixel.reshape(-1)])
     measure = _measure_by_kernel if backend.has_kernels else _measure_reference
@@ -301,11 +301,11 @@ def _place_contours(
 _Extremes = tuple[Float, Float, NDArray[np.bool_]]
 
 
-def _measure_by_kernel(points: Float, bounds: Int, transform: Float, backend: Backend) -> _Extremes:
+def _measure_by_kernel(points: Any, bounds: Int, transform: Float, backend: Backend) -> _Extremes:
     """Return lowest and highest (mm along the normal, row, column) of each contour, and whether all are finite."""
     count = len(bounds) - 1
     extremes = backend.xp.empty((count, 7), np.float64)
-    arrays = (*map(backend.upload, (points, bounds, transform)), extremes)
+    arrays = (points, *map(backend.upload, (bounds, transform)), extremes)
     backend.launch("roi_measure", (max(1, -(-count // BLOCK_THREADS)),), (BLOCK_THREADS,), (*arrays, np.int32(count)))
     found = backend.download(extremes)
     return found[:, :3], found[:, 3:6], found[:, 6] == 0
@@ -457,8 +457,8 @@ def _project_contours(contours: _PlacedContours, backend: Backend) -> tuple[NDAr
     records = np.column_stack([contours.ranges, contours.plane, contours.layer]).astype(np.int32)
     vertices = backend.xp.empty((len(contours.points), 2), np.int32)
     if len(records):
-        arrays = map(backend.upload, (contours.points, contours.transform, records, contours.shifts))
-        backend.launch("roi_vertices", (len(records),), (CONTOUR_THREADS,), (*arrays, vertices))
+        arrays = map(backend.upload, (contours.transform, records, contours.shifts))
+        backend.launch("roi_vertices", (len(records),), (CONTOUR_THREADS,), (contours.points, *arrays, vertices))
     return records, vertices
 
 

@@ -88,7 +88,8 @@ def process_case(plan: CasePlan, options: CaseOptions, backend: Backend, writer:
         details=record,
     )
     try:
-        outputs, decoder = _convert(plan, options, backend, writer, workers, clock, record)
+        with backend.activate():
+            outputs, decoder = _convert(plan, options, backend, writer, workers, clock, record)
     except CaseError as error:
         writer.discard(plan.case)
         return replace(row.failed(error), seconds=_since(start))
@@ -129,8 +130,8 @@ def _convert(
         with clock.stage("rasterize"):
             mask = draw(rois, grid, target, options.rois, backend, record)
             if transforms.is_axis_aligned:
-                mask = align_mask(mask, backend, record)
-            mask = orient_mask(mask, transforms.orientation, backend)
+                mask = align_mask(mask, backend.host, record)
+            mask = orient_mask(mask, transforms.orientation, backend.host)
         with clock.stage("write"):
             outputs += writer.write_mask(plan.case, mask, record)
         del mask
@@ -330,7 +331,7 @@ def find_box(
         found = None
         if rois is not None and options.rois is not None:
             mask = draw(rois, grid, grid.geometry, options.rois, backend, {"warnings": []})
-            found = foreground_box(mask.codes, 0, backend)
+            found = foreground_box(mask.codes, 0, backend.host)
         subject = "a ROI voxel"
     if found is None:
         raise GeometryError(f"there is nothing to crop to: no slice holds {subject}", code="nothing-to-crop-to")

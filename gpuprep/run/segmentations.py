@@ -189,7 +189,7 @@ def draw(
                 source.content,
                 decode_segmentation_frames(source.content),
                 grid,
-                backend=backend,
+                backend=backend.host,
                 target=target,
                 fractional_threshold=options.fractional_threshold,
             )
