@@ -12,6 +12,9 @@ DEVICE bool words_equal(const u32* planes, i64 pixels, i32 words, i64 a, i64 b) 
     return true;
 }
 
+// A full table ends the work: all of it has to be done again with a larger one.
+DEVICE bool has_room(const u32* slots) { return *static_cast<const volatile u32*>(slots) == 0; }
+
 DEVICE u32 find_slot(const u32* planes, i64 pixels, i32 words, i64 i, u32* slots, u32 capacity) {
     u32 hash = 0, any = 0;
     for (i32 p = 0; p < words; ++p) {
@@ -70,7 +73,7 @@ DEVICE void encode(const u32* planes, i64 pixels, i32 words, i64 i, u32* slots, 
                 const i32* __restrict__ slice_of, u32 capacity, i32 words, i32 depth, i32 rows, i32 columns,           \
                 i32 height, i32 width, i32 y0, i32 x0) {                                                               \
         const i32 x = (i32)(blockIdx.x * blockDim.x + threadIdx.x) * LANES, y = blockIdx.y * blockDim.y + threadIdx.y; \
-        if (x >= columns || y >= rows) return;                                                                         \
+        if (x >= columns || y >= rows || !has_room(slots)) return;                                                     \
         const i64 pixels = (i64)depth * rows * columns, i = ((i64)blockIdx.z * rows + y) * columns + x;                \
         T* out = codes + ((i64)slice_of[blockIdx.z] * height + y0 + y) * width + x0 + x;                               \
         i64 last = -1;                                                                                                 \

@@ -1,6 +1,7 @@
 """RTSTRUCT files → ROIs with their contours, in patient coordinates; no voxels.
 
-The host library finds names and contours and parses the numbers; pydicom finds them in the files that it declines.
+The host library finds names, contours and codes and parses the numbers; pydicom finds them in the files that it
+declines.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from gpuprep import hostlib
 from gpuprep.dicom.datasets import begins_like_dicom, parse_file, pydicom_errors, raw_text
 from gpuprep.dicom.header import RTSTRUCT_UID, decode_text, parse_int
 from gpuprep.errors import HeaderError, RoiError
-from gpuprep.masks import Roi
+from gpuprep.masks import Code, Roi
 
 #: Number of a ROI whose own cannot be read; no contours can be tied to it.
 NO_ROI_NUMBER = -1
@@ -49,7 +50,8 @@ class RoiContours:
     Parameters
     ----------
     roi : Roi
-        Number, name and colour; the number is NO_ROI_NUMBER when it cannot be read.
+        Number, name, colour, and the codes of its first observation that has any (PS3.3 C.8.8.8): Segmented Property
+        Category, RT ROI Identification as type, Anatomic Region. The number is NO_ROI_NUMBER when it cannot be read.
     contours : tuple of Contour
         In the order of the file; empty when the file has none for this ROI.
     problems : tuple of RoiError
@@ -137,6 +139,7 @@ class _Tokens:
     frame_of_reference_uid: str = ""
     rois: list[tuple[str, str, str]] = field(default_factory=list)  # number, name, frame of reference
     items: list[tuple[str, str, list[_ContourToken]]] = field(default_factory=list)  # ROI number, colour, contours
+    observations: list[tuple[str, list[list[str]]]] = field(default_factory=list)  # ROI number, codes
 
 
 def _assemble(tokens: _Tokens, path: str) -> StructureSet:
@@ -163,6 +166,11 @@ def _assemble(tokens: _Tokens, path: str) -> StructureSet:
             else:
                 found[number].append(Contour(token.geometric_type, array))
 
+    codes: dict[int | None, dict[str, Any]] = {}
+    for text, listed in tokens.observations:
+        if coded := _parse_codes(listed, tokens.character_set):
+            codes.setdefault(parse_int(text), coded)
+
     rois = []
     for number, (text, name, _) in zip(numbers, tokens.rois, strict=True):
         roi_name = decode_text(name, tokens.character_set)
@@ -173,7 +181,7 @@ def _assemble(tokens: _Tokens, path: str) -> StructureSet:
             problem = _problem(f"more than one ROI has the number {number}", "roi-number-repeated", path)
             rois.append(RoiContours(Roi(number, roi_name), (), (problem,)))
         else:
-            roi = Roi(number, roi_name, _parse_colour(colours.get(number, "")))
+            roi = Roi(number, roi_name, _parse_colour(colours.get(number, "")), **codes.get(number, {}))
             rois.append(RoiContours(roi, tuple(found[number]), tuple(faults[number])))
     return StructureSet(
         sop_instance_uid=tokens.sop_instance_uid,
@@ -195,6 +203,25 @@ def _parse_colour(text: str) -> tuple[int, int, int] | None:
         case [red, green, blue] if len(parts) == 3:
             return red, green, blue
     return None
+
+
+def _parse_codes(listed: list[list[str]], character_set: str) -> dict[str, Any]:
+    """Return the codes of an observation by their fields in `Roi`; of several regions, the first.
+
+    Each of `listed` is a field, and scheme, value and meaning; modifiers follow what they modify.
+    """
+    found: dict[str, Any] = {}
+    is_kept = False
+    for place, *texts in listed:
+        scheme, value, meaning = (decode_text(text, character_set) for text in texts)
+        code = Code(scheme, value, meaning)
+        if not place.endswith("_modifiers"):
+            is_kept = value != "" and place not in found
+            if is_kept:
+                found[place] = code
+        elif is_kept and value:
+            found[place] = (*found.get(place, ()), code)
+    return found
 
 
 def _parse_points(data: NDArray[np.uint8], contours: list[_ContourToken]) -> list[NDArray[np.float64] | str]:
@@ -259,6 +286,10 @@ def _tokenise(data: NDArray[np.uint8]) -> _Tokens | None:
             tokens.items.append((texts[0], texts[1], []))
         elif kind == "R":
             tokens.rois.append((texts[0], texts[1], texts[2]))
+        elif kind == "O":
+            tokens.observations.append((texts[0], []))
+        elif kind == "K":
+            tokens.observations[-1][1].append(texts)
         else:
             tokens.sop_class_uid, tokens.sop_instance_uid, tokens.character_set = texts[:3]
             tokens.label, tokens.frame_of_reference_uid = texts[3:]
@@ -306,7 +337,24 @@ def _collect_tokens(dataset: Any) -> _Tokens:
             offset += len(data)
         tokens.items.append((_text(item, 0x30060084), _text(item, 0x3006002A), contours))
     tokens.data = np.frombuffer(b"".join(chunks), np.uint8)
+    tokens.observations = [(_text(item, 0x30060084), _list_codes(item)) for item in _items(dataset, 0x30060080)]
     return tokens
+
+
+def _list_codes(observation: Any) -> list[list[str]]:
+    """Return field, scheme, value and meaning of each code of an observation."""
+    listed = [["category", *_code_texts(code)] for code in _items(observation, 0x00620003)]
+    for field_name, tag, modifier_tag in (("type", 0x30060086, 0x00620011), ("region", 0x00082218, 0x00082220)):
+        for code in _items(observation, tag):
+            listed.append([field_name, *_code_texts(code)])
+            listed += [[f"{field_name}_modifiers", *_code_texts(of)] for of in _items(code, modifier_tag)]
+    return listed
+
+
+def _code_texts(code: Any) -> tuple[str, str, str]:
+    """Return scheme, value and meaning; the value has three places, by length and kind (PS3.3 8.1)."""
+    value = next(filter(None, (_text(code, tag) for tag in (0x00080100, 0x00080119, 0x00080120))), "")
+    return _text(code, 0x00080102), value, _text(code, 0x00080104)
 
 
 def _text(dataset: Any, tag: int) -> str:

@@ -20,7 +20,8 @@ from gpuprep.backends.base import BLOCK_THREADS, Backend
 from gpuprep.dicom.rtstruct import RoiContours
 from gpuprep.errors import GeometryError
 from gpuprep.geometry import DIRECTION_TOLERANCE, SAME_GRID_TOLERANCE_MM, VolumeGeometry, median
-from gpuprep.masks import PLANE_BITS, Roi, RoiMask, canonical_rows, code_dtype, from_slices, pack_bits, unpack_bits
+from gpuprep.masks import PLANE_BITS, Roi, RoiMask, from_slices, pack_bits, unpack_bits
+from gpuprep.ops.palette import PaletteEncoder
 
 Overlap = Literal["xor", "union"]
 Float = NDArray[np.float64]
@@ -38,8 +39,6 @@ SLAB_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}
 COLUMN_STEP = 64
 #: Threads that share the edges of a contour.
 CONTOUR_THREADS = 64
-#: Threads of a block along columns and rows, where a thread handles LANES columns.
-BOX_BLOCK = (16, 16)
 
 #: Contour Geometric Type (3006,0042) that encloses an area → whether it says itself that contours are to be XORed.
 AREA_TYPES = {"CLOSED_PLANAR": False, "CLOSEDPLANAR_XOR": True}
@@ -411,41 +410,17 @@ def _cut_slabs(contours: _PlacedContours, out: VolumeGeometry, slab_bytes: int) 
 def _draw_by_kernels(
     contours: _PlacedContours, planes: _PlaneMap, rois: tuple[Roi, ...], out: VolumeGeometry, backend: Backend
 ) -> RoiMask:
-    xp = backend.xp
     slabs = list(_cut_slabs(contours, out, SLAB_BYTES[backend.name]))
-    codes = xp.zeros(out.shape, np.uint8)
-    buffer = xp.empty(max((int(np.prod(slab.shape)) for slab in slabs), default=0), np.uint32)
+    encoder = PaletteEncoder(out.shape, backend)
+    buffer = backend.xp.empty(max((int(np.prod(slab.shape)) for slab in slabs), default=0), np.uint32)
     records, vertices = _project_contours(contours, backend)
-    capacity = 1 << 8
-    found: list[tuple[NDArray[np.intp], NDArray[np.uint32]]] = []
+    sets = []
     for slab in slabs:
         words = buffer[: int(np.prod(slab.shape))].reshape(slab.shape)
         _fill_planes(words, slab, records[slab.first : slab.end], vertices, backend)
-        while True:
-            slots = xp.zeros(capacity, np.uint32)
-            _launch_on_box(f"palette_encode_u{8 * codes.itemsize}", slab, planes, out, backend,
-                           (words, slots, codes), (np.uint32(capacity), *map(np.int32, slab.shape[:2])))  # fmt: skip
-            owner = backend.download(slots)
-            if owner[0] == 0:
-                break
-            capacity *= 16
-            codes = codes.astype(code_dtype(capacity))
-        used = np.flatnonzero(owner)
-        keys = backend.download(words.reshape(len(words), -1)[:, backend.upload(owner[used].astype(np.int64) - 1)])
-        found.append((used, _roi_sets(keys.T, slab.layers, contours.roi_of_layer, len(rois))))
-
-    empty = np.zeros((1, pack_bits(np.zeros((1, len(rois)), np.bool_)).shape[1]), np.uint32)
-    table, place = canonical_rows(np.concatenate([empty, *(rows for _, rows in found)]))
-    dtype = code_dtype(max(len(table), capacity))
-    codes = codes.astype(dtype, copy=False)
-    done = 1
-    for slab, (used, rows) in zip(slabs, found, strict=True):
-        lut = np.zeros(capacity, dtype)
-        lut[used] = place[done : done + len(rows)]
-        done += len(rows)
-        _launch_on_box(f"palette_relabel_u{8 * codes.itemsize}", slab, planes, out, backend,
-                       (codes, backend.upload(lut)), ())  # fmt: skip
-    codes = codes.astype(code_dtype(len(table)), copy=False)
+        keys = encoder.add(words, planes.first_slice[slab.planes], slab.rows[0], slab.columns[0])
+        sets.append(_roi_sets(keys, slab.layers, contours.roi_of_layer, len(rois)))
+    codes, table = encoder.finish(sets, max(1, -(-len(rois) // PLANE_BITS)))
     for d, plane in enumerate(planes.plane_of_slice):
         if plane >= 0 and planes.first_slice[plane] != d:
             codes[d] = codes[int(planes.first_slice[plane])]
@@ -476,18 +451,6 @@ def _fill_planes(words: Any, slab: _Slab, contours: NDArray[np.int32], vertices:
     block = min(threads, BLOCK_THREADS)
     grid = (-(-threads // block), len(words) * depth)
     backend.launch("roi_scan", grid, (block,), (words, np.int32(rows), np.int32(columns)))
-
-
-def _launch_on_box(
-    kernel: str, slab: _Slab, planes: _PlaneMap, out: VolumeGeometry, backend: Backend,
-    arrays: tuple[Any, ...], leading: tuple[Any, ...],
-) -> None:  # fmt: skip
-    """Launch a kernel of palette.cu over the box of a slab."""
-    _, depth, rows, columns = slab.shape
-    slices = backend.upload(planes.first_slice[slab.planes].astype(np.int32))
-    sizes = (rows, columns, out.shape[1], out.shape[2], slab.rows[0], slab.columns[0])
-    grid = (-(-columns // (backend.lanes * BOX_BLOCK[0])), -(-rows // BOX_BLOCK[1]), depth)
-    backend.launch(kernel, grid, BOX_BLOCK, (*arrays, slices, *leading, *map(np.int32, sizes)))
 
 
 def _roi_sets(keys: NDArray[np.uint32], layers: Int, roi_of_layer: Int, count: int) -> NDArray[np.uint32]:

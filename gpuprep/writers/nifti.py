@@ -19,6 +19,7 @@ from gpuprep.errors import WriteError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.writers.atomic import replacing
 from gpuprep.writers.base import Output
+from gpuprep.writers.sparse_gzip import write_sparse_gzip
 
 #: NIfTI datatype codes (nifti1.h).
 _DATATYPES = {"uint8": 2, "int16": 4, "int32": 8, "float32": 16, "uint16": 512, "uint32": 768}
@@ -130,6 +131,7 @@ def write_nifti(
     threads: int,
     root: Path,
     extensions: Sequence[Extension] = (),
+    filled: range | None = None,
 ) -> Output:
     """Write a volume; ``.nii.gz`` is compressed by isal in blocks of 1 MiB, so threads do not change the bytes.
 
@@ -149,6 +151,8 @@ def write_nifti(
         What the returned path is relative to.
     extensions : sequence of Extension
         Header extensions, in order.
+    filled : range, optional
+        Slices that may hold something: the others are 0, and a ``.nii.gz`` is written in the time that these take.
 
     Raises
     ------
@@ -158,7 +162,12 @@ def write_nifti(
     header = header_bytes(array.dtype, geometry, extensions)
     voxels = np.ascontiguousarray(array).data.cast("B")
     with replacing(path) as part:
-        if path.suffix == ".gz":
+        if path.suffix == ".gz" and filled is not None:
+            slice_bytes = array[0].nbytes
+            with part.open("wb") as sparse:
+                filled_bytes = range(filled.start * slice_bytes, filled.stop * slice_bytes)
+                write_sparse_gzip(sparse, header, voxels, filled_bytes, level=level)
+        elif path.suffix == ".gz":
             from isal import igzip_threaded
 
             with igzip_threaded.open(part, "wb", compresslevel=level, threads=threads) as file:

@@ -178,10 +178,12 @@ class StudyWriter:
         if not filled:
             raise WriteError("no ROI has a voxel", code="mask-empty", subject=file.source.path)
         outputs = []
+        boxes = mask.bounding_boxes().tolist()
         for i, path in zip(filled, self._roi_paths(file, [names[i] for i in filled]), strict=True):
             voxels = mask.binary(i)
+            (first, _, _), (end, _, _) = boxes[i]
             content = {**file.origin, **describe_grid(voxels, mask.geometry), "rois": [{**rois[i], "value": 1}]}
-            outputs.append(self._write(case, path, voxels, mask.geometry, LABEL_LEVEL, content))
+            outputs.append(self._write(case, path, voxels, mask.geometry, LABEL_LEVEL, content, range(first, end)))
         return tuple(outputs)
 
     def _write_container(self, file: NamedFile, mask: RoiMask, rois: list[dict[str, Any]]) -> Output:
@@ -227,11 +229,18 @@ class StudyWriter:
         return paths
 
     def _write(
-        self, case: str, stem: str, array: NDArray[Any], geometry: VolumeGeometry, level: int, content: dict[str, Any]
+        self,
+        case: str,
+        stem: str,
+        array: NDArray[Any],
+        geometry: VolumeGeometry,
+        level: int,
+        content: dict[str, Any],
+        filled: range | None = None,
     ) -> Output:
         path = self._path(stem)
         self._written.setdefault(case, []).append(path)
-        output = write_nifti(path, array, geometry, level=level, threads=self.threads, root=self.root)
+        output = write_nifti(path, array, geometry, level=level, threads=self.threads, root=self.root, filled=filled)
         return replace(output, content=content)
 
 

@@ -1,4 +1,4 @@
-// Reads an RTSTRUCT from memory: its ROIs and contours as texts, and where the numbers of each contour are.
+// Reads an RTSTRUCT from memory: its ROIs, contours and codes as texts, and where the numbers of each contour are.
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
@@ -11,8 +11,25 @@ using namespace gpuprep::dicom;
 namespace {
 
 constexpr std::uint32_t kRoiSequence = 0x30060020, kContourItems = 0x30060039, kContours = 0x30060040;
-constexpr std::uint32_t kFrames = 0x30060010;
+constexpr std::uint32_t kFrames = 0x30060010, kObservations = 0x30060080;
 constexpr std::uint32_t kLongestText = 4096;
+
+// Where an observation has codes (PS3.3 C.8.8.8), and what Python calls them.
+struct CodeSequence {
+    std::uint32_t tag, parent;
+    std::string_view name;
+};
+constexpr CodeSequence kCodeSequences[] = {
+    {0x00620003, kObservations, "category"}, {0x30060086, kObservations, "type"},
+    {0x00620011, 0x30060086, "type_modifiers"}, {0x00082218, kObservations, "region"},
+    {0x00082220, 0x00082218, "region_modifiers"},
+};
+
+const CodeSequence* find_code_sequence(std::uint32_t tag) {
+    for (const CodeSequence& one : kCodeSequences)
+        if (one.tag == tag) return &one;
+    return nullptr;
+}
 
 struct Contour {
     std::string type, point_count;
@@ -29,6 +46,16 @@ struct Roi {
     std::string number, frame_uid, name;
 };
 
+struct Code {
+    std::string_view name;
+    std::string scheme, value, meaning;
+};
+
+struct Observation {
+    std::string roi_number;
+    std::vector<Code> codes;
+};
+
 class StructureVisitor {
 public:
     explicit StructureVisitor(Bytes& bytes) : bytes_(bytes) {}
@@ -39,6 +66,8 @@ public:
         if (sequence == kRoiSequence) rois_.emplace_back();
         if (sequence == kContourItems) items_.emplace_back();
         if (sequence == kContours) items_.back().contours.emplace_back();
+        if (sequence == kObservations) observations_.emplace_back();
+        if (const CodeSequence* of = find_code_sequence(sequence)) observations_.back().codes.push_back({of->name});
     }
 
     Step element(const Element& element, std::uint32_t sequence, int) {
@@ -57,7 +86,8 @@ public:
         return fault_ ? Step::kStop : Step::kSkip;
     }
 
-    // One record a line of the structure set: H header, R ROI, I contour item, C contour of the item before.
+    // One record a line of the structure set: H header, R ROI, I contour item, C contour of the item before,
+    // O observation, K code of the observation before.
     std::string records() const {
         std::string out;
         const auto record = [&out](char kind, std::initializer_list<std::string_view> texts) {
@@ -73,13 +103,21 @@ public:
                 record('C', {contour.type, contour.point_count, std::to_string(contour.data),
                              std::to_string(contour.data_length)});
         }
+        for (const Observation& observation : observations_) {
+            record('O', {observation.roi_number});
+            for (const Code& code : observation.codes) record('K', {code.name, code.scheme, code.value, code.meaning});
+        }
         return out;
     }
 
 private:
     static bool enters(const Element& element, std::uint32_t sequence) {
-        if (sequence == 0) return element.tag == kFrames || element.tag == kRoiSequence || element.tag == kContourItems;
-        return sequence == kContourItems && element.tag == kContours;
+        if (sequence == 0)
+            return element.tag == kFrames || element.tag == kRoiSequence || element.tag == kContourItems ||
+                   element.tag == kObservations;
+        if (sequence == kContourItems) return element.tag == kContours;
+        const CodeSequence* codes = find_code_sequence(element.tag);
+        return codes && codes->parent == sequence;
     }
 
     std::string* wanted_text(std::uint32_t tag, std::uint32_t sequence) {
@@ -105,14 +143,23 @@ private:
                 return tag == 0x30060042   ? &items_.back().contours.back().type
                        : tag == 0x30060046 ? &items_.back().contours.back().point_count
                                            : nullptr;
+            case kObservations:
+                return tag == 0x30060084 ? &observations_.back().roi_number : nullptr;
         }
-        return nullptr;
+        return find_code_sequence(sequence) ? code_text(tag, observations_.back().codes.back()) : nullptr;
+    }
+
+    // The Code Value has three places, by length and kind (PS3.3 8.1).
+    static std::string* code_text(std::uint32_t tag, Code& code) {
+        if (tag == 0x00080100 || ((tag == 0x00080119 || tag == 0x00080120) && code.value.empty())) return &code.value;
+        return tag == 0x00080102 ? &code.scheme : tag == 0x00080104 ? &code.meaning : nullptr;
     }
 
     Bytes& bytes_;
     std::string sop_class_, sop_instance_, character_set_, label_, frame_;
     std::vector<Roi> rois_;
     std::vector<ContourItem> items_;
+    std::vector<Observation> observations_;
     const char* fault_ = nullptr;
 };
 

@@ -13,15 +13,41 @@ struct Kernels : Thread {
 constexpr i32 kPack = 64;
 static_assert(kPack % sizeof(u64) == 0);
 
-// Calls on_run(begin, end) for each longest run of equal elements among n; differ(x) says whether element x is another
-// one than x - 1. on_run may overwrite its elements.
-template <class Differ, class OnRun>
-void each_run(i32 n, Differ differ, OnRun on_run) {
+// Where elements differ from the one before: for element x, or in a byte each for the pack from x on.
+template <class T>
+struct CodeChanges {
+    const T* codes;
+
+    bool at(i32 x) const { return codes[x] != codes[x - 1]; }
+    void pack(i32 x, u8* changes) const {
+        for (i32 l = 0; l < kPack; ++l) changes[l] = codes[x + l] != codes[x + l - 1];
+    }
+};
+
+struct SetChanges {
+    const u32* planes;
+    i64 pixels;
+    i32 words;
+
+    bool at(i32 x) const { return !Kernels::words_equal(planes, pixels, words, x - 1, x); }
+    void pack(i32 x, u8* changes) const {
+        u32 differences[kPack] = {};
+        const u32* word = planes + x;
+        for (i32 p = 0; p < words; ++p, word += pixels)
+            for (i32 l = 0; l < kPack; ++l) differences[l] |= word[l] ^ word[l - 1];
+        for (i32 l = 0; l < kPack; ++l) changes[l] = differences[l] != 0;
+    }
+};
+
+// Calls on_run(begin, end) for each longest run of equal elements among n, which `where` tells apart. on_run may
+// overwrite its elements.
+template <class Changes, class OnRun>
+void each_run(i32 n, Changes where, OnRun on_run) {
     i32 begin = 0, x = 1;
     const auto pack = [&](i32 at, i32 skipped) {  // elements at + skipped to at + kPack
         u64 changes[kPack / sizeof(u64)];
         u8* const change = reinterpret_cast<u8*>(changes);
-        for (i32 l = 0; l < kPack; ++l) change[l] = differ(at + l);
+        where.pack(at, change);
         for (i32 l = 0; l < skipped; ++l) change[l] = 0;
         u64 any = 0;
         for (const u64 eight : changes) any |= eight;
@@ -40,7 +66,7 @@ void each_run(i32 n, Differ differ, OnRun on_run) {
         pack(n - kPack, x - (n - kPack));
     else
         for (; x < n; ++x)
-            if (differ(x)) {
+            if (where.at(x)) {
                 on_run(begin, x);
                 begin = x;
             }
@@ -52,18 +78,14 @@ void encode_rows(dim3 grid, dim3, unsigned workers, const u32* planes, u32* slot
                  u32 capacity, i32 words, i32 depth, i32 rows, i32 columns, i32 height, i32 width, i32 y0, i32 x0) {
     const i64 pixels = i64(depth) * rows * columns;
     gpuprep::parallel_for(std::size_t(grid.z) * rows, 1, workers, [=](std::size_t row, std::size_t end) {
-        for (; row < end; ++row) {
+        for (; row < end && Kernels::has_room(slots); ++row) {
             const i64 first = i64(row) * columns;
-            const u32* const p = planes + first;
             T* const out = codes + (i64(slice_of[row / rows]) * height + y0 + i64(row % rows)) * width + x0;
             const auto on_run = [=](i32 from, i32 to) {
                 const T code = T(Kernels::find_slot(planes, pixels, words, first + from, slots, capacity));
                 if (code != 0) std::fill(out + from, out + to, code);
             };
-            if (words == 1)
-                each_run(columns, [=](i32 x) { return p[x] != p[x - 1]; }, on_run);
-            else
-                each_run(columns, [=](i32 x) { return !Kernels::words_equal(p, pixels, words, x - 1, x); }, on_run);
+            each_run(columns, SetChanges{planes + first, pixels, words}, on_run);
         }
     });
 }
@@ -74,11 +96,9 @@ void relabel_rows(dim3 grid, dim3, unsigned workers, T* codes, const T* lut, con
     gpuprep::parallel_for(std::size_t(grid.z) * rows, 1, workers, [=](std::size_t row, std::size_t end) {
         for (; row < end; ++row) {
             T* const p = codes + (i64(slice_of[row / rows]) * height + y0 + i64(row % rows)) * width + x0;
-            each_run(
-                columns, [=](i32 x) { return p[x] != p[x - 1]; },
-                [=](i32 from, i32 to) {
-                    if (lut[p[from]] != p[from]) std::fill(p + from, p + to, lut[p[from]]);
-                });
+            each_run(columns, CodeChanges<T>{p}, [=](i32 from, i32 to) {
+                if (lut[p[from]] != p[from]) std::fill(p + from, p + to, lut[p[from]]);
+            });
         }
     });
 }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from gpuprep.dicom import rtstruct
 from gpuprep.dicom.header import RTSTRUCT_UID, read_headers
 from gpuprep.dicom.rtstruct import NO_ROI_NUMBER, StructureSet, read_structure_set
 from gpuprep.errors import HeaderError
-from gpuprep.masks import Roi
+from gpuprep.masks import Code, Roi
 
 SQUARE = "0\\0\\5\\10\\0\\5\\10\\10\\5\\0\\10\\5"
 
@@ -44,8 +45,33 @@ def contours(number: str, *items: bytes, colour: str = "255\\0\\1", implicit: bo
     )
 
 
+def code(scheme: str, value: str, meaning: str | bytes, nested: bytes = b"", *, implicit: bool = False) -> bytes:
+    """A coded concept; a value that SH cannot hold goes to Long Code Value, a URN to URN Code Value."""
+    tag, vr = (
+        (0x00080120, "UR")
+        if value.startswith("urn:")
+        else (0x00080119, "UC")
+        if len(value) > 16
+        else (0x00080100, "SH")
+    )
+    texts = {0x00080102: ("SH", scheme), 0x00080104: ("LO", meaning), tag: (vr, value)}
+    return b"".join(element(t, *texts[t], implicit=implicit) for t in sorted(texts)) + nested
+
+
+def observation(number: str, *, implicit: bool = False, **codes: list[bytes]) -> bytes:
+    tags = {"region": 0x00082218, "category": 0x00620003, "type": 0x30060086}
+    found = {tags[name]: sequence(tags[name], items, implicit=implicit) for name, items in codes.items()}
+    found[0x30060084] = element(0x30060084, "IS", number, implicit=implicit)
+    return b"".join(found[tag] for tag in sorted(found))
+
+
 def structure_set(
-    rois: list[bytes], items: list[bytes], *, implicit: bool = False, character_set: str = "ISO_IR 192"
+    rois: list[bytes],
+    items: list[bytes],
+    observations: Sequence[bytes] = (),
+    *,
+    implicit: bool = False,
+    character_set: str = "ISO_IR 192",
 ) -> bytes:
     return (
         element(0x00080005, "CS", character_set, implicit=implicit)
@@ -54,6 +80,7 @@ def structure_set(
         + element(0x30060002, "SH", "plan", implicit=implicit)
         + sequence(0x30060020, rois, implicit=implicit)
         + sequence(0x30060039, items, implicit=implicit)
+        + (sequence(0x30060080, list(observations), implicit=implicit) if observations else b"")
     )
 
 
@@ -181,6 +208,49 @@ def test_two_items_of_one_roi_are_joined(tmp_path: Path) -> None:
     items = [contours("1", contour(SQUARE)), contours("1", contour("1\\2\\3"))]
     [one] = read(tmp_path, structure_set([roi("1", "a")], items)).rois
     assert [len(c.points_lps_mm) for c in one.contours] == [4, 1]
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_observations_give_category_type_and_region(tmp_path: Path, implicit: bool) -> None:
+    left = code("SCT", "7771000", "Left", implicit=implicit)
+    upper = code("SCT", "261183002", "Upper", implicit=implicit)
+    lung = code("SCT", "39607008", "Lung", sequence(0x00082220, [left, upper], implicit=implicit), implicit=implicit)
+    tumour = code("SCT", "86049000", "Tumour", sequence(0x00620011, [left], implicit=implicit), implicit=implicit)
+    abnormal = code("SCT", "49755003", "Morphologically Abnormal Structure", implicit=implicit)
+    observations = [
+        observation("2", implicit=implicit),
+        observation("2", region=[lung], category=[abnormal], type=[tumour], implicit=implicit),
+        observation("2", type=[left], implicit=implicit),
+        observation("9", type=[left], implicit=implicit),
+    ]
+    rois = [roi("1", "cord", implicit=implicit), roi("2", "GTV", implicit=implicit)]
+    data_set = structure_set(rois, [], observations, implicit=implicit)
+    cord, gtv = (one.roi for one in read(tmp_path, data_set, IMPLICIT if implicit else EXPLICIT).rois)
+    assert cord == Roi(1, "cord")
+    assert gtv == Roi(
+        2,
+        "GTV",
+        category=Code("SCT", "49755003", "Morphologically Abnormal Structure"),
+        type=Code("SCT", "86049000", "Tumour"),
+        type_modifiers=(Code("SCT", "7771000", "Left"),),
+        region=Code("SCT", "39607008", "Lung"),
+        region_modifiers=(Code("SCT", "7771000", "Left"), Code("SCT", "261183002", "Upper")),
+    )
+
+
+def test_of_several_regions_the_first_counts_with_its_own_modifiers(tmp_path: Path) -> None:
+    left = sequence(0x00082220, [code("SCT", "7771000", "Left")])
+    empty = code("SCT", "", "nameless", left)
+    regions = [empty, code("SCT", "39607008", "Lung"), code("SCT", "80891009", "Heart", left)]
+    [one] = read(tmp_path, structure_set([roi("1", "a")], [], [observation("1", region=regions)])).rois
+    assert (one.roi.region, one.roi.region_modifiers) == (Code("SCT", "39607008", "Lung"), ())
+
+
+@pytest.mark.parametrize("value", ["urn:oid:1.2.3.4", "a code value of more than sixteen"])
+def test_code_values_have_three_places(tmp_path: Path, value: str) -> None:
+    coded = code("99X", value, b"Sch\xe4del")
+    data_set = structure_set([roi("1", "a")], [], [observation("1", type=[coded])], character_set="ISO_IR 100")
+    assert read(tmp_path, data_set).rois[0].roi.type == Code("99X", value, "Schädel")
 
 
 @pytest.mark.parametrize("colour", ["1\\2", "1\\2\\256", "red", "", "1\\2\\3\\4", "1\\\\2\\3"])

@@ -36,13 +36,14 @@ def write(mask: RoiMask, path: Path) -> None:
         As `gpuprep.writers.nifti.write_nifti`.
     """
     names = file_names(mask.rois)
-    binary = np.zeros(mask.geometry.shape, np.uint8)
+    binary = np.full(mask.geometry.shape, 0, np.uint8)  # zeros would come in small pages, each a fault when written
     with replacing(path) as part:
         part.mkdir()
         for roi, (name, (start, stop)) in enumerate(zip(names, mask.bounding_boxes(), strict=True)):
             box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
             binary[box] = apply_lut(mask.members[:, roi].astype(np.uint8), mask.codes[box])
-            write_nifti(part / name, binary, mask.geometry, level=LABEL_LEVEL, threads=1, root=part)
+            filled = range(start[0], stop[0])
+            write_nifti(part / name, binary, mask.geometry, level=LABEL_LEVEL, threads=1, root=part, filled=filled)
             binary[box] = 0
         manifest = {"files": names, "mask": json.loads(describe(mask))}
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")

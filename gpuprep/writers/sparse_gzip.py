@@ -1,0 +1,89 @@
+"""gzip files of volumes that are mostly zero: zeros are compressed once, and then only copied.
+
+A gzip member may end a block of its stream anywhere (RFC 1951), so blocks compressed apart can be put side by side, and
+the checksum of the whole follows from theirs.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import IO
+
+#: Bytes compressed at a time.
+BLOCK = 1 << 20
+#: Magic number, deflate, no flags, no time, no extra flags, unknown system (RFC 1952 2.3).
+_HEADER = bytes((0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255))
+#: The last block of a stream: no content, fixed codes (RFC 1951 3.2.6).
+_LAST_BLOCK = bytes((3, 0))
+#: zlib level for zeros, which come down to a thousandth.
+_ZEROS_LEVEL = 9
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Part of a deflate stream that ends on a whole byte: what it is compressed from, by checksum and length."""
+
+    deflated: bytes
+    crc32: int
+    length: int
+
+
+def write_sparse_gzip(file: IO[bytes], header: bytes, content: memoryview, filled: range, *, level: int) -> None:
+    """Write `header` and `content` as one gzip member.
+
+    Parameters
+    ----------
+    file : binary file
+        Open for writing.
+    header : bytes
+        What comes before the content.
+    content : memoryview of bytes
+        All zero outside `filled`, and not looked at there.
+    filled : range
+        Bytes of `content` that may hold something.
+    level : int
+        isal compression level, 0 to 3, of what is not known to be zero.
+    """
+    from isal.isal_zlib import crc32_combine
+
+    file.write(_HEADER)
+    crc = length = 0
+    for piece in _pieces(header, content, filled, level):
+        file.write(piece.deflated)
+        crc = crc32_combine(crc, piece.crc32, piece.length)
+        length += piece.length
+    file.write(_LAST_BLOCK + struct.pack("<2I", crc, length % (1 << 32)))
+
+
+def _pieces(header: bytes, content: memoryview, filled: range, level: int) -> Iterator[_Piece]:
+    yield _deflate(header, level)
+    yield from _zeros(filled.start)
+    for at in range(filled.start, filled.stop, BLOCK):
+        yield _deflate(content[at : min(at + BLOCK, filled.stop)], level)
+    yield from _zeros(len(content) - filled.stop)
+
+
+def _deflate(data: bytes | memoryview, level: int) -> _Piece:
+    from isal import isal_zlib
+
+    stream = isal_zlib.compressobj(level, isal_zlib.DEFLATED, -isal_zlib.MAX_WBITS)
+    deflated = stream.compress(data) + stream.flush(isal_zlib.Z_FULL_FLUSH)
+    return _Piece(deflated, isal_zlib.crc32(data), len(data))
+
+
+def _zeros(count: int) -> Iterator[_Piece]:
+    for size in (*[BLOCK] * (count // BLOCK), count % BLOCK):
+        if size:
+            yield _deflated_zeros(size)
+
+
+@lru_cache(maxsize=4)
+def _deflated_zeros(size: int) -> _Piece:
+    import zlib
+
+    data = bytes(size)
+    stream = zlib.compressobj(_ZEROS_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return _Piece(stream.compress(data) + stream.flush(zlib.Z_FULL_FLUSH), zlib.crc32(data), size)

@@ -1,0 +1,53 @@
+"""Volumes that are mostly zero, compressed in pieces and read back by zlib, igzip and nibabel."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+
+import nibabel
+import numpy as np
+import pytest
+from isal import igzip
+
+from gpuprep.geometry import VolumeGeometry
+from gpuprep.writers.nifti import write_nifti
+from gpuprep.writers.sparse_gzip import BLOCK, write_sparse_gzip
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, BLOCK, 3 * BLOCK + 17])
+@pytest.mark.parametrize("share", [(0.0, 0.0), (0.0, 1.0), (0.3, 0.31), (0.5, 1.0)])
+def test_what_is_read_is_what_was_written(size: int, share: tuple[float, float]) -> None:
+    filled = range(int(share[0] * size), int(share[1] * size))
+    content = np.zeros(size, np.uint8)
+    content[filled.start : filled.stop] = np.random.default_rng(size).integers(0, 9, len(filled))
+    file = io.BytesIO()
+    write_sparse_gzip(file, b"head", content.data, filled, level=1)
+    written, expected = file.getvalue(), b"head" + content.tobytes()
+    assert gzip.decompress(written) == igzip.decompress(written) == expected
+    member = zlib.decompressobj(wbits=31)
+    assert member.decompress(written) == expected
+    assert member.eof and not member.unused_data
+
+
+def test_a_sparse_volume_is_the_file_that_any_other_is(tmp_path) -> None:
+    geometry = VolumeGeometry((6, 300, 500), np.diag([2.0, 1.5, 1.5, 1.0]))
+    array = np.zeros(geometry.shape, np.uint16)
+    array[2:4, 100:200, 7:300] = 3
+    ours = write_nifti(tmp_path / "a.nii.gz", array, geometry, filled=range(2, 4), level=1, threads=1, root=tmp_path)
+    plain = write_nifti(tmp_path / "b.nii.gz", array, geometry, level=1, threads=1, root=tmp_path)
+    assert gzip.decompress((tmp_path / "a.nii.gz").read_bytes()) == gzip.decompress(
+        (tmp_path / "b.nii.gz").read_bytes()
+    )
+    assert (ours.path, ours.size) == ("a.nii.gz", (tmp_path / "a.nii.gz").stat().st_size)
+    assert ours.crc32 == plain.crc32
+    assert np.array_equal(np.asarray(nibabel.load(tmp_path / "a.nii.gz").dataobj), array.transpose())
+
+
+def test_zeros_outside_are_not_looked_at(tmp_path) -> None:
+    geometry = VolumeGeometry((3, 4, 5), np.eye(4))
+    array = np.ones(geometry.shape, np.uint8)
+    write_nifti(tmp_path / "a.nii.gz", array, geometry, filled=range(1, 2), level=1, threads=1, root=tmp_path)
+    read = np.asarray(nibabel.load(tmp_path / "a.nii.gz").dataobj).transpose()
+    assert read.any(axis=(1, 2)).tolist() == [False, True, False]
