@@ -1,0 +1,99 @@
+"""A backend that measures what another one does: transfers and kernels, one at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from gpuprep.backends.base import Backend, BackendName, Dims
+
+UPLOAD, DOWNLOAD = "upload", "download"
+
+
+@dataclass(slots=True)
+class Tally:
+    """Calls of one kind, the seconds they took, and bytes: those of a transfer, or of the arrays given to a kernel."""
+
+    calls: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+
+
+class MeteredBackend:
+    """Does what another backend does, and waits for each call to end, so that its time is its own.
+
+    Kernels of a device are timed by CUDA events, everything else by the clock of the host.
+
+    Parameters
+    ----------
+    backend : Backend
+        Does the work.
+
+    Attributes
+    ----------
+    kernels : dict of str to Tally
+        By kernel.
+    transfers : dict of str to Tally
+        ``"upload"`` and ``"download"``; without bytes where the backend copies none.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.name: BackendName = backend.name
+        self.device: str = backend.device
+        self.reason: str = backend.reason
+        self.xp: ModuleType = backend.xp
+        self.has_kernels: bool = backend.has_kernels
+        self.lanes: int = backend.lanes
+        self.kernels: dict[str, Tally] = {}
+        self.transfers = {UPLOAD: Tally(), DOWNLOAD: Tally()}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def launch(self, kernel: str, grid: Dims, block: Dims, args: Sequence[Any]) -> None:
+        """Run a kernel and wait for it; see `Backend.launch`."""
+        tally = self.kernels.setdefault(kernel, Tally())
+        tally.calls += 1
+        tally.seconds += time_call(self._backend, lambda: self._backend.launch(kernel, grid, block, args))
+        tally.bytes += sum(arg.nbytes for arg in args if getattr(arg, "shape", ()))
+
+    def upload(self, array: Any) -> Any:
+        """Return a NumPy array as an array of the backend; see `Backend.upload`."""
+        return self._transfer(UPLOAD, self._backend.upload, array)
+
+    def download(self, array: Any) -> Any:
+        """Return an array of the backend as a NumPy array; see `Backend.download`."""
+        return self._transfer(DOWNLOAD, self._backend.download, array)
+
+    def synchronize(self) -> None:
+        """Wait until all launched work is done."""
+        self._backend.synchronize()
+
+    def _transfer(self, direction: str, call: Callable[[Any], Any], array: Any) -> Any:
+        self._backend.synchronize()
+        start = time.perf_counter()
+        result = call(array)
+        self._backend.synchronize()
+        tally = self.transfers[direction]
+        tally.calls += 1
+        tally.seconds += time.perf_counter() - start
+        tally.bytes += 0 if result is array else array.nbytes
+        return result
+
+
+def time_call(backend: Backend, call: Callable[[], object]) -> float:
+    """Return the seconds that the work of `call` takes on a backend: by CUDA events on a device, else by the clock."""
+    if backend.name == "cuda":
+        begin, end = backend.xp.cuda.Event(), backend.xp.cuda.Event()
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        return float(backend.xp.cuda.get_elapsed_time(begin, end)) / 1e3
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start

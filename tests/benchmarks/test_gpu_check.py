@@ -1,0 +1,138 @@
+"""The check of a GPU machine, as far as it can be made without a GPU: the host build against the plain reference."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuprep.backends import select
+from gpuprep.backends.metered import MeteredBackend
+from gpuprep.backends.signature import kernel_names
+from gpuprep.errors import BackendUnavailableError, ExitStatus
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+SCRIPT = BENCHMARKS / "gpu_check.py"
+#: What a GPU machine need not have.
+OPTIONAL = ("click", "imagecodecs", "isal", "pyarrow", "pydicom", "scipy", "tifffile", "tqdm", "yaml")
+WITHOUT = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({OPTIONAL}))
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+SHAPES = ((2, 9, 70),)
+
+
+@pytest.fixture(scope="module")
+def trials():
+    return runpy.run_path(str(BENCHMARKS / "kernel_trials.py"))
+
+
+def run_script(*arguments, before=()):
+    command = [sys.executable, *before, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def read_checks(path):
+    return {check["name"]: check for check in json.loads(path.read_text())["checks"]}
+
+
+def test_the_host_build_passes_all_that_needs_no_gpu(tmp_path):
+    done = run_script("--device", "host", "--small", "--output", tmp_path / "result.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    checks = read_checks(tmp_path / "result.json")
+    skipped = {name for name, check in checks.items() if check["status"] == "skipped"}
+    assert skipped == {"memcheck", "racecheck"}
+    assert checks["kernels"]["found"]["kernels"] == kernel_names()
+    assert checks["pipeline"]["found"]["cases"] >= 4 * 3
+    rates = checks["rates"]["found"]["kernels"]
+    assert all(rate["seconds"] > 0 and rate["bytes"] > 0 and rate["kernels"] for rate in rates)
+
+
+def test_missing_packages_are_reasons_not_failures(tmp_path):
+    done = run_script("--device", "host", "--small", "--output", tmp_path / "result.json", before=("-c", WITHOUT))
+    assert done.returncode == 0, done.stdout + done.stderr
+    checks = read_checks(tmp_path / "result.json")
+    assert checks["kernels"]["status"] == checks["rates"]["status"] == "passed"
+    assert checks["pipeline"]["status"] == "skipped"
+    assert "synthetic ones cannot be written" in checks["pipeline"]["reason"]
+
+
+def test_without_a_device_it_says_why_and_leaves_no_result(tmp_path):
+    try:
+        select("cuda")
+    except BackendUnavailableError as error:
+        reason = error.code
+    else:
+        pytest.skip("there is a device")
+    done = run_script("--small", "--output", tmp_path / "result.json")
+    assert done.returncode == ExitStatus.NO_BACKEND
+    assert f"[{reason}]" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_trials_launch_every_kernel(trials):
+    outcomes = list(trials["compare"](select("cpu"), select("reference"), SHAPES, 7))
+    assert [outcome for outcome in outcomes if outcome.difference] == []
+    assert sorted({kernel for outcome in outcomes for kernel in outcome.kernels}) == kernel_names()
+
+
+class WrongBackend(MeteredBackend):
+    """Changes one bit of what one kernel writes."""
+
+    def launch(self, kernel, grid, block, args):
+        super().launch(kernel, grid, block, args)
+        if kernel == "clamp_i16":
+            args[1].reshape(-1)[-1] ^= 1
+
+
+def test_one_wrong_bit_is_found_and_named(trials):
+    cpu = select("cpu")
+    wrong = [o for o in trials["compare"](WrongBackend(cpu), cpu, SHAPES, 7) if o.difference]
+    assert [(o.trial, o.kernels) for o in wrong] == [("clamp int16", ("clamp_i16",))]
+    assert wrong[0].difference == "1 of 1260 values differ, first at (1, 8, 69)"
+
+
+class FailingBackend(MeteredBackend):
+    """Cannot launch one kernel."""
+
+    def launch(self, kernel, grid, block, args):
+        if kernel == "pad_2":
+            raise RuntimeError("too many resources requested")
+        super().launch(kernel, grid, block, args)
+
+
+def test_one_kernel_that_fails_does_not_end_the_others(trials):
+    cpu = select("cpu")
+    failed = [o for o in trials["compare"](FailingBackend(cpu), cpu, SHAPES, 7) if o.difference]
+    assert [(o.trial, o.difference) for o in failed] == [("crop uint16", "RuntimeError: too many resources requested")]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "tolerance", "says"),
+    [
+        ([1.0, np.nan], [1.0, np.nan], 0.0, ""),
+        ([0.0], [-0.0], 0.0, "bits of NaN or zero"),
+        ([100.0001], [100.0], 2e-6, ""),
+        ([100.1], [100.0], 2e-6, "1 of 1 values differ"),
+        ([np.inf], [np.nan], 2e-6, "1 of 1 values differ"),
+    ],
+)
+def test_differences_of_floats(trials, found, expected, tolerance, says):
+    said = trials["describe_difference"](np.float32(found), np.float32(expected), tolerance)
+    assert says in said
+    assert bool(says) == bool(said)
+
+
+def test_differences_of_integers_and_types(trials):
+    differ = trials["describe_difference"]
+    assert differ(np.int16([5]), np.int16([6]), 2e-6) == ""
+    assert differ(np.int16([5]), np.int16([7]), 2e-6) != ""
+    assert differ(np.int16([5]), np.int16([6]), 0.0) != ""
+    assert differ(np.int16([5]), np.int32([5]), 0.0) == "int16[1] instead of int32[1]"
