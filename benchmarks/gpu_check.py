@@ -199,8 +199,9 @@ def launch_only(seed: int) -> None:
 
     backend = backends.select("cuda")
     backend.xp.cuda.set_allocator(None)  # each array its own allocation: the pool would hide a step beyond its end
-    for number, trial in enumerate(list_trials()):
-        trial.run(backend, np.random.default_rng((seed, number)), SMALL_SHAPES[0])
+    with backend.activate():
+        for number, trial in enumerate(list_trials()):
+            trial.run(backend, np.random.default_rng((seed, number)), SMALL_SHAPES[0])
 
 
 class CollectingWriter:
@@ -311,8 +312,9 @@ def check_rates(run: Run) -> dict[str, Any]:
 
     subject, _ = run.require()
     small = run.options.small
-    rates = measure_copies(subject, 1 << 20 if small else None)
-    kernels = measure_kernels(subject, rates, SMALL_CT if small else None)
+    with subject.activate():
+        rates = measure_copies(subject, 1 << 20 if small else None)
+        kernels = measure_kernels(subject, rates, SMALL_CT if small else None)
     below = [k.work for k in kernels if k.share < AIM_SHARE]
     aimed = next(k for k in kernels if k.work == AIM_WORK)
     return {

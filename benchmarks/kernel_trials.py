@@ -76,7 +76,8 @@ def compare(subject: Backend, oracle: Backend, shapes: Sequence[Shape], seed: in
     for shape, (number, trial) in product(shapes, enumerate(list_trials())):
         metered = MeteredBackend(subject)
         try:
-            found = trial.run(metered, np.random.default_rng((seed, number)), shape)
+            with subject.activate():
+                found = trial.run(metered, np.random.default_rng((seed, number)), shape)
         except Exception as error:  # one kernel that fails must not keep the others from being checked
             yield Outcome(trial.name, shape, tuple(metered.kernels), f"{type(error).__name__}: {error}")
             continue

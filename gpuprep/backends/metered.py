@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -48,11 +49,22 @@ class MeteredBackend:
         self.xp: ModuleType = backend.xp
         self.has_kernels: bool = backend.has_kernels
         self.lanes: int = backend.lanes
+        self.memory_bytes: int | None = backend.memory_bytes
         self.kernels: dict[str, Tally] = {}
         self.transfers = {UPLOAD: Tally(), DOWNLOAD: Tally()}
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
+    @property
+    def host(self) -> Backend:
+        """The backend for NumPy arrays: metered too where it is the same one."""
+        return self if self._backend.host is self._backend else self._backend.host
+
+    def activate(self) -> AbstractContextManager[None]:
+        """Return the context of the backend; see `Backend.activate`."""
+        return self._backend.activate()
+
+    def free_memory(self) -> None:
+        """Give memory that is not in use back to the device."""
+        self._backend.free_memory()
 
     def launch(self, kernel: str, grid: Dims, block: Dims, args: Sequence[Any]) -> None:
         """Run a kernel and wait for it; see `Backend.launch`."""
@@ -86,7 +98,7 @@ class MeteredBackend:
 
 
 def time_call(backend: Backend, call: Callable[[], object]) -> float:
-    """Return the seconds that the work of `call` takes on a backend: by CUDA events on a device, else by the clock."""
+    """Return the seconds that `call` takes: by CUDA events on the current stream of a device, else by the clock."""
     if backend.name == "cuda":
         begin, end = backend.xp.cuda.Event(), backend.xp.cuda.Event()
         begin.record()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fake_cuda
 import numpy as np
 import pytest
 
@@ -81,6 +82,15 @@ def test_trials_launch_every_kernel(trials):
     outcomes = list(trials["compare"](select("cpu"), select("reference"), SHAPES, 7))
     assert [outcome for outcome in outcomes if outcome.difference] == []
     assert sorted({kernel for outcome in outcomes for kernel in outcome.kernels}) == kernel_names()
+
+
+def test_trials_take_the_branches_of_a_device(trials, monkeypatch):
+    device = fake_cuda.install(monkeypatch)
+    monkeypatch.setattr(device.cupy.cuda, "Event", lambda **timing: fake_cuda.Event(device))
+    monkeypatch.setattr(device.cupy.cuda, "get_elapsed_time", lambda begin, end: 1.0, raising=False)
+    outcomes = list(trials["compare"](select("cuda"), select("cpu"), SHAPES, 7))
+    assert [outcome for outcome in outcomes if outcome.difference] == []
+    assert sorted(device.launched) == kernel_names()
 
 
 class WrongBackend(MeteredBackend):
