@@ -120,8 +120,7 @@ def _convert(
             rois = select_segmentations(plan.segmentations, plan.link_evidence, options.rois, options.multiple, record)
     image, decoder = None, ""
     if plan.writes_images or transforms.crop.to == "foreground":
-        with clock.stage("decode"):
-            image, decoder = load_volume(plan.channels[0], stack, transforms, backend, workers, record)
+        image, decoder = load_volume(plan.channels[0], stack, transforms, backend, workers, clock, record)
     with clock.stage("crop"):
         grid = SliceGrid(stack.geometry, stack.plane_offsets_lps_mm if stack.is_irregular else None)
         box = find_box(image, grid, rois, options, backend)
@@ -141,11 +140,11 @@ def _convert(
         outputs += _write_dose(plan, plan.dose, target, options, backend, writer, workers, clock, record)
     for number, channel in enumerate(plan.channels if plan.writes_images else ()):
         if image is None:
-            with clock.stage("decode"):
+            with clock.stage("headers"):
                 other = choose_stack(channel, plan, options.stacking)
                 record["findings"] += [f"{channel.modality}: {f.code}: {f.message}" for f in other.findings]
                 check_coverage(channel, other.geometry, target, record)
-                image, _ = load_volume(channel, other, transforms, backend, workers, record)
+            image, _ = load_volume(channel, other, transforms, backend, workers, clock, record)
         with clock.stage("resample"):
             volume = onto_grid(image, target, box, transforms, backend)
             image = None
@@ -235,6 +234,7 @@ def load_volume(
     transforms: Transforms,
     backend: Backend,
     workers: int,
+    clock: Stopwatch,
     record: dict[str, Any],
 ) -> tuple[Volume, str]:
     """Decode a stack into modality values on its regular grid; return it with the decoder's name.
@@ -247,7 +247,8 @@ def load_volume(
         Those of `read_suv_scale`.
     """
     scale = read_suv_scale(channel.instances) if channel.modality == "PT" and transforms.pet == "suvbw" else None
-    decoded = decode_stack(stack, workers=workers)
+    with clock.stage("decode"):
+        decoded = decode_stack(stack, workers=workers)
     if decoded.array.ndim != 3:
         raise GeometryError(
             f"{decoded.array.shape[-1]} samples a pixel do not make an image volume",
@@ -255,21 +256,23 @@ def load_volume(
             subject=channel.series_instance_uid,
         )
     factor = scale.factor if scale else 1.0
-    array = to_modality(
-        backend.upload(decoded.array),
-        decoded.spec,
-        np.array([f.slope * factor for f in stack.frames]),
-        np.array([f.intercept * factor for f in stack.frames]),
-        backend=backend,
-    )
+    with clock.stage("rescale"):
+        array = to_modality(
+            backend.upload(decoded.array),
+            decoded.spec,
+            np.array([f.slope * factor for f in stack.frames]),
+            np.array([f.intercept * factor for f in stack.frames]),
+            backend=backend,
+        )
     steps = [Step("decode", {"series": channel.series_instance_uid, "decoder": decoded.decoder})]
     if scale:
         steps.append(Step("suvbw", {"factor": scale.factor, **scale.basis}))
         record["warnings"] += [f"{f.code}: {f.message}" for f in scale.findings]
     if stack.is_irregular:
         offsets = np.array(stack.plane_offsets_lps_mm)
-        lowest = float(array.min())
-        array = regularize(array, offsets, stack.geometry, interpolation="linear", fill=lowest, backend=backend)
+        with clock.stage("resample"):
+            lowest = float(array.min())
+            array = regularize(array, offsets, stack.geometry, interpolation="linear", fill=lowest, backend=backend)
         steps.append(Step("regularize", {"plane_offsets_lps_mm": offsets.round(4).tolist()}))
     return Volume(array, stack.geometry, channel.modality, tuple(steps)), decoded.decoder
 
