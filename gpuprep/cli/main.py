@@ -29,6 +29,7 @@ COMMANDS = {
     "masks": "gpuprep.cli.masks:masks",
     "tiff": "gpuprep.cli.tiff:tiff",
     "traces": "gpuprep.cli.traces:traces",
+    "manifest": "gpuprep.cli.manifest:manifest",
     "index": "gpuprep.cli.index:index",
     "show": "gpuprep.cli.index:show",
     "synth": "gpuprep.cli.synth:synth",
