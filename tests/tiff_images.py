@@ -1,5 +1,7 @@
 """Options of ``gpuprep tiff`` for tests, and DICOM images to convert."""
 
+import subprocess
+
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -37,3 +39,11 @@ def write_image(path, frames, *, sop_class=SECONDARY_CAPTURE, bits=12, photometr
         setattr(ds, name, value)
     pydicom.dcmwrite(path, ds, enforce_file_format=True)
     return path
+
+
+def read_by_libtiff(path):
+    """Have ``tiffinfo`` decode all pixels and return its listing; all it may remark on is the private tag."""
+    done = subprocess.run(["tiffinfo", "-D", path], capture_output=True, text=True, check=False)
+    remarks = [line for line in done.stderr.splitlines() if "Unknown field with tag 65000" not in line]
+    assert (done.returncode, remarks) == (0, [])
+    return done.stdout

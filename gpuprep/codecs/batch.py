@@ -102,7 +102,7 @@ def decode_stack(stack: Stack, *, workers: int) -> Decoded:
     return _decode(sources, array, layout, workers)
 
 
-def decode_instance(header: InstanceHeader, spec: FrameSpec, *, workers: int = 1) -> Image:
+def decode_instance(header: InstanceHeader, spec: FrameSpec, *, workers: int = 1) -> Decoded:
     """Decode all frames of one file.
 
     Parameters
@@ -116,8 +116,8 @@ def decode_instance(header: InstanceHeader, spec: FrameSpec, *, workers: int = 1
 
     Returns
     -------
-    ndarray of shape (frames, rows, columns) or (frames, rows, columns, samples), dtype `container_dtype` of `spec`
-        Stored values, as in `Decoded`, with clean bits.
+    Decoded
+        Its array of dtype `container_dtype` of `spec`, with clean bits.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def decode_instance(header: InstanceHeader, spec: FrameSpec, *, workers: int = 1
     decoded = _decode(sources, array, spec, workers)
     if not decoded.bits_are_clean:
         clean_bits(array, spec)
-    return array
+    return replace(decoded, bits_are_clean=True)
 
 
 def _common_layout(specs: Sequence[FrameSpec]) -> FrameSpec:

@@ -312,7 +312,7 @@ def load_dose(header: InstanceHeader, backend: Backend, workers: int, record: di
         Those of `read_dose_grid` and `decode_instance`.
     """
     dose = read_dose_grid(header)
-    gray = scale_to_gray(decode_instance(header, dose.spec, workers=workers), dose)
+    gray = scale_to_gray(decode_instance(header, dose.spec, workers=workers).array, dose)
     record["dose"] = describe_dose(dose)
     step = Step("dose", {"frames": list(dose.frames), "gray_a_step": dose.gray_a_step})
     return Volume(backend.upload(gray), dose.geometry, header.modality, (step,))

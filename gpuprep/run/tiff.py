@@ -129,10 +129,11 @@ class ImagePlan:
 
 @dataclass(frozen=True, slots=True)
 class TiffImage:
-    """Pixels as they are written: (frames, H, W), or (frames, H, W, 3) of colour, and where they come from."""
+    """Pixels as they are written, (frames, H, W) or (frames, H, W, 3), where they come from, and what decoded them."""
 
     frames: NDArray[Any]
     origin: TiffOrigin
+    decoder: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,13 @@ class TiffWork:
             (self.root / plan.path).unlink(missing_ok=True)
             return replace(row.failed(error), seconds=round(time.perf_counter() - start, 6))
         details = dict(image.origin.description)
-        return replace(row, outputs=(output,), details=details, seconds=round(time.perf_counter() - start, 6))
+        return replace(
+            row,
+            decoder=image.decoder,
+            outputs=(output,),
+            details=details,
+            seconds=round(time.perf_counter() - start, 6),
+        )
 
 
 def config_of(options: TiffOptions) -> str:
@@ -290,7 +297,9 @@ def make_image(
         spec = FrameSpec.from_header(header)
         display = read_display(header)
     with clock.stage("decode"):
-        stored = decode_instance(header, spec, workers=threads)
+        decoded = decode_instance(header, spec, workers=threads)
+        stored, decoder = decoded.array, decoded.decoder
+        del decoded
         if display.order != tuple(range(len(stored))):
             stored = stored[list(display.order)]
     with clock.stage("intensity"):
@@ -317,7 +326,7 @@ def make_image(
         pixels_per_mm=(scale[0] / spacing[1], scale[1] / spacing[0]) if spacing else None,
         description=_describe(header, display, image, options, len(frames)),
     )
-    return TiffImage(frames, origin)
+    return TiffImage(frames, origin, decoder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pydicom
@@ -11,7 +12,7 @@ from PIL import Image
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import JPEGExtended12Bit
-from tiff_images import CPU, options_of, write_image
+from tiff_images import CPU, options_of, read_by_libtiff, write_image
 
 from gpuprep.dicom.header import read_headers
 from gpuprep.errors import ExitStatus
@@ -47,6 +48,8 @@ def test_every_real_image_becomes_a_tiff_that_others_read(data_dir, tmp_path, th
         with tifffile.TiffFile(tmp_path / "a.tiff") as file:
             assert len(file.pages) == len(frames)
             np.testing.assert_array_equal(np.stack([page.asarray() for page in file.pages]), frames)
+        if shutil.which("tiffinfo"):
+            assert read_by_libtiff(tmp_path / "a.tiff").count("TIFF Directory at offset") == len(frames)
         if frames.ndim == 4 and frames.dtype == np.uint16:
             continue  # Pillow has no 48-bit colour
         with Image.open(tmp_path / "a.tiff") as image:
@@ -117,6 +120,7 @@ def test_a_folder_becomes_a_tree_of_uids(gpuprep, images, tmp_path):
     assert result.status == ExitStatus.DONE
     assert "3 of 3 cases done" in result.stderr
     assert "not-dicom" in result.stderr
+    assert {row["decoder"] for row in rows_of(tmp_path / "out")} == {"native"}
     files = sorted((tmp_path / "out").rglob("*.tiff"))
     uids = sorted(pydicom.dcmread(images / name).SOPInstanceUID for name in "abc")
     assert [f.relative_to(tmp_path / "out").as_posix() for f in files] == [f"1.2.3/{uid}.tiff" for uid in uids]

@@ -83,7 +83,7 @@ def read_header(path: str | Path) -> InstanceHeader:
 
 def decode_file(path: str | Path) -> Image:
     header = read_header(path)
-    return decode_instance(header, FrameSpec.from_header(header), workers=2)
+    return decode_instance(header, FrameSpec.from_header(header), workers=2).array
 
 
 def read_by_gdcm(path: Path) -> Image:

@@ -81,7 +81,7 @@ def test_integers_of_any_width(bits: int, is_signed: bool, tmp_path: Path) -> No
     pixels = np.random.default_rng(bits).integers(0, 256, (2, 3, 5 * bits // 8), np.uint8)
     pixels = pixels.view(f"<{'i' if is_signed else 'u'}{bits // 8}")
     header = make_file(tmp_path / "file", pixels.tobytes())
-    decoded = decode_instance(header, make_spec(bits, is_signed=is_signed, number_of_frames=2))
+    decoded = decode_instance(header, make_spec(bits, is_signed=is_signed, number_of_frames=2)).array
     assert decoded.dtype == pixels.dtype
     np.testing.assert_array_equal(decoded, pixels)
 
@@ -89,7 +89,7 @@ def test_integers_of_any_width(bits: int, is_signed: bool, tmp_path: Path) -> No
 def test_packed_bits_whose_frames_begin_within_a_byte(tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 2, (5, 3, 5), np.uint8)
     header = make_file(tmp_path / "file", np.packbits(pixels, bitorder="little").tobytes())
-    np.testing.assert_array_equal(decode_instance(header, make_spec(1, number_of_frames=5)), pixels)
+    np.testing.assert_array_equal(decode_instance(header, make_spec(1, number_of_frames=5)).array, pixels)
 
 
 @pytest.mark.parametrize("planar_configuration", [0, 1])
@@ -98,7 +98,7 @@ def test_colour_by_pixel_and_by_plane(planar_configuration: int, tmp_path: Path)
     stored = pixels if planar_configuration == 0 else np.moveaxis(pixels, -1, 1)
     header = make_file(tmp_path / "file", stored.tobytes())
     spec = make_spec(8, samples_per_pixel=3, photometric_interpretation="RGB", number_of_frames=2)
-    decoded = decode_instance(header, replace(spec, planar_configuration=planar_configuration))
+    decoded = decode_instance(header, replace(spec, planar_configuration=planar_configuration)).array
     np.testing.assert_array_equal(decoded, pixels)
 
 
@@ -112,13 +112,13 @@ def test_ybr_full_becomes_rgb_as_bt_601_says(tmp_path: Path) -> None:
     }
     header = make_file(tmp_path / "file", bytes(value for colour in ybr for value in colour))
     spec = make_spec(8, rows=1, columns=4, samples_per_pixel=3, photometric_interpretation="YBR_FULL")
-    assert decode_instance(header, spec)[0, 0].tolist() == [list(rgb) for rgb in ybr.values()]
+    assert decode_instance(header, spec).array[0, 0].tolist() == [list(rgb) for rgb in ybr.values()]
 
 
 def test_ybr_full_422_shares_its_colour_between_two_pixels(tmp_path: Path) -> None:
     header = make_file(tmp_path / "file", bytes([10, 20, 128, 128, 30, 40, 128, 128]))
     spec = make_spec(8, rows=1, columns=4, samples_per_pixel=3, photometric_interpretation="YBR_FULL_422")
-    assert decode_instance(header, spec)[0, 0].tolist() == [[10] * 3, [20] * 3, [30] * 3, [40] * 3]
+    assert decode_instance(header, spec).array[0, 0].tolist() == [[10] * 3, [20] * 3, [30] * 3, [40] * 3]
     full = make_file(tmp_path / "full", bytes(12))
     with pytest.raises(DecodeError) as caught:
         decode_instance(full, spec)

@@ -28,7 +28,7 @@ def read(folder, change=lambda data: None, grid=GRID):
 
 def test_values_are_pydicoms_times_scaling(tmp_path):
     dose, path = read(tmp_path)
-    gray = scale_to_gray(decode_instance(dose.header, dose.spec), dose)
+    gray = scale_to_gray(decode_instance(dose.header, dose.spec).array, dose)
     data = pydicom.dcmread(path)
     np.testing.assert_array_equal(gray, (data.pixel_array * float(data.DoseGridScaling)).astype(np.float32))
     np.testing.assert_allclose(gray, DOSE_GY, atol=1e-6)
@@ -66,7 +66,7 @@ def test_descending_offsets_are_sorted(tmp_path):
 
     dose, _ = read(tmp_path, change)
     assert dose.geometry.same_grid(GRID, PLACE_TOLERANCE_MM)
-    gray = scale_to_gray(decode_instance(dose.header, dose.spec), dose)
+    gray = scale_to_gray(decode_instance(dose.header, dose.spec).array, dose)
     np.testing.assert_allclose(gray, DOSE_GY[::-1], atol=1e-6)
 
 

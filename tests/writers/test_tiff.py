@@ -1,8 +1,13 @@
 """TIFF files: tags, types, BigTIFF, and nothing partial."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
+from tiff_images import read_by_libtiff
 
 from gpuprep.coordinates import CoordinateMap
 from gpuprep.errors import WriteError
@@ -33,6 +38,33 @@ def test_pages_come_back(tmp_path, dtype, compressor, predictor):
         assert (tags["ResolutionUnit"].value, tags["XResolution"].value) == (3, (503, 10))
     assert descriptions[0].startswith("{")
     assert descriptions[1:] == ["", ""]
+
+
+STYLES = [TiffStyle(c, p, is_compat=t) for c in COMPRESSORS for p in {False, c in PREDICTED} for t in (False, True)]
+
+
+@pytest.mark.parametrize("style", STYLES, ids=str)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pillow_reads_grey(tmp_path, dtype, style):
+    frames = frames_of(dtype) * (dtype(2) if dtype == np.uint8 else dtype(500))
+    write_tiff(tmp_path / "a.tiff", frames, ORIGIN, style, root=tmp_path)
+    with Image.open(tmp_path / "a.tiff") as image:
+        for number, frame in enumerate(frames):
+            image.seek(number)
+            assert image.mode == ("L" if dtype == np.uint8 else "I;16")
+            np.testing.assert_array_equal(np.asarray(image), frame)
+
+
+@pytest.mark.skipif(shutil.which("tiffinfo") is None, reason="tiffinfo (Debian: libtiff-tools) is not installed")
+@pytest.mark.parametrize("style", STYLES, ids=str)
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "int16", "float32", "uint8 colour", "uint16 colour"])
+def test_libtiff_reads_everything(tmp_path, kind, style):
+    dtype, _, colour = kind.partition(" ")
+    turned = TiffOrigin(replace(MAP, flip=(True, True)), 1.0, True, True, True, (5.03, 1 / 3), {"sop_class_uid": "1.2"})
+    write_tiff(tmp_path / "a.tiff", frames_of(dtype, colour=bool(colour)), turned, style, root=tmp_path)
+    listing = read_by_libtiff(tmp_path / "a.tiff")
+    assert listing.count("TIFF Directory at offset") == 3
+    assert "Page Number: 0-3" in listing
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
