@@ -108,6 +108,7 @@ class WriterContract:
     """A test class inherits this, provides `make_writer` for the cases ``one`` and ``two``, and says what it holds."""
 
     keeps_overlap = True
+    writes_images = True
 
     def make_writer(self, root: Path) -> CaseWriter:
         raise NotImplementedError
@@ -130,7 +131,7 @@ class WriterContract:
         self.write(writer, "one")
         first = snapshot(tmp_path)
         self.write(writer, "one", shift=7)
-        assert snapshot(tmp_path) != first
+        assert (snapshot(tmp_path) != first) is self.writes_images
         self.write(pickle.loads(pickle.dumps(writer)), "one")
         assert snapshot(tmp_path) == first
 

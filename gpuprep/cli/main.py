@@ -24,6 +24,7 @@ GARBAGE_THRESHOLD = 50_000
 COMMANDS = {
     "nnunet": "gpuprep.cli.nnunet:nnunet",
     "supervisely": "gpuprep.cli.supervisely:supervisely",
+    "supervisely-annotations": "gpuprep.cli.supervisely:supervisely_annotations",
     "medsegpy": "gpuprep.cli.medsegpy:medsegpy",
     "nifti": "gpuprep.cli.nifti:nifti",
     "masks": "gpuprep.cli.masks:masks",

@@ -131,6 +131,7 @@ def _convert(
             if transforms.is_axis_aligned:
                 mask = align_mask(mask, backend.host, record)
             mask = orient_mask(mask, transforms.orientation, backend.host)
+            record["grid"] = describe_grid(mask.geometry)
         with clock.stage("write"):
             outputs += writer.write_mask(plan.case, mask, record)
         del mask

@@ -1,11 +1,14 @@
-"""The Supervisely job: sources to a folder that its NIfTI import accepts."""
+"""The Supervisely jobs: sources to a folder that its NIfTI import accepts, with volumes or for volumes it has."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from gpuprep.config import OnExisting, digest
+from gpuprep.dicom.index import list_some
 from gpuprep.errors import ConfigError, OutputError
 from gpuprep.run.case import CaseOptions
 from gpuprep.run.job import OnRow, OnStart, run_cases, share_cores
@@ -16,8 +19,8 @@ from gpuprep.run.labelled import (
     labels_of,
     refuse_mixed_options,
 )
-from gpuprep.run.ledger import Ledger
-from gpuprep.run.plan import plan_segmented_cases
+from gpuprep.run.ledger import CaseRow, Ledger
+from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
 from gpuprep.run.sources import Sources
 from gpuprep.writers.atomic import make_folder
 from gpuprep.writers.sidecar import parse_grid
@@ -25,18 +28,25 @@ from gpuprep.writers.supervisely import (
     COLOUR_MAP,
     IMPORT_FOLDER,
     PLANES,
+    AnnotationWriter,
     Instances,
     Layout,
     Overlap,
     Plane,
+    PlaneMasks,
     PlaneWriter,
-    Score,
     VolumeWriter,
     check_output,
     class_names,
     escape_stem,
-    write_colour_map,
+    uuid_prefix,
     write_dataset_json,
+)
+from gpuprep.writers.supervisely_tables import (
+    Score,
+    TargetVolume,
+    write_colour_map,
+    write_mapping,
     write_scores,
 )
 
@@ -50,14 +60,18 @@ class SuperviselyOptions:
     images, segmentations : tuple of str
         Modalities; one image modality.
     layout : {"volume", "plane"}
+    plane_masks : {"semantic", "instance"}
+        By plane: a label map, or a file a label.
     instances : {"label", "component"}
-        Of the layout ``volume``: what an object of a class is.
+        Of files a label: what an object of a class is.
+    overlap : {"error", "last"}
+        Of label maps, which hold one label a voxel.
     planes : tuple of str
         Of the layout ``plane``.
-    overlap : {"error", "last"}
-        Of the layout ``plane``, whose label maps hold one label a voxel.
     scores : tuple of Score
         Of the layout ``plane``.
+    targets : tuple of TargetVolume
+        Of the layout ``annotations``: the volumes that masks are for, which say the planes too.
 
     Raises
     ------
@@ -68,10 +82,12 @@ class SuperviselyOptions:
     images: tuple[str, ...]
     segmentations: tuple[str, ...]
     layout: Layout
+    plane_masks: PlaneMasks = "semantic"
     instances: Instances = "label"
-    planes: tuple[Plane, ...] = PLANES
     overlap: Overlap = "error"
+    planes: tuple[Plane, ...] = PLANES
     scores: tuple[Score, ...] = ()
+    targets: tuple[TargetVolume, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.images) > 1:
@@ -108,7 +124,7 @@ def convert_to_supervisely(
     Raises
     ------
     ConfigError
-        ``bad-modalities``, ``bad-orientation``, ``bad-scores``, ``path-breaks-reader``.
+        ``bad-modalities``, ``bad-orientation``, ``bad-scores``, ``bad-volumes``, ``path-breaks-reader``.
     OutputError
         ``foreign-files``, ``name-collision``, ``exists``, ``options-changed``, ``output-locked``.
     """
@@ -121,7 +137,6 @@ def convert_to_supervisely(
         )
     case_options = replace(case_options, transforms=replace(transforms, orientation="RAS", is_axis_aligned=True))
     labels = [label.name for label in labels_of(case_options)]
-    names = class_names(labels, options.layout)
     plans = plan_segmented_cases(
         sources.series,
         sources.links,
@@ -129,29 +144,19 @@ def convert_to_supervisely(
         segmentations=options.segmentations,
         multiple=case_options.multiple,
     )
-    check_output(root)
-    unknown = {score.case for score in options.scores} - {name for plan in plans for name in (plan.case, plan.patient)}
-    if unknown:
-        raise ConfigError(
-            f"there are scores of {', '.join(sorted(unknown)[:5])}, which the sources do not hold", code="bad-scores"
-        )
-    taken = {IMPORT_FOLDER, *names} & {escape_stem(plan.case) for plan in plans}
-    if taken:
-        raise OutputError(
-            f"{', '.join(sorted(taken))} would name a class and a volume, and the volume would be lost in the import",
-            code="name-collision",
-            hint="rename the label in the ROI map",
-        )
+    check_output(root, options.layout)
+    if options.layout == "volume":
+        _refuse_collisions(plans, class_names(labels, options.layout))
+    _refuse_unknown_cases([score.case for score in options.scores], plans, "scores of", "bad-scores")
+    targets = _targets_by_case(plans, options.targets) if options.layout == "annotations" else {}
+    if targets:
+        plans = [replace(plan, writes_images=False) if isinstance(plan, CasePlan) else plan for plan in plans]
     ledger = Ledger(root / "gpuprep" / "ledger.sqlite")
     try:
         ledger.set_file_problems(sources.problems)
         forget_vanished_failures(ledger, plans)
         processes, threads = share_cores(workers, len(plans))
-        writer = (
-            VolumeWriter(root, options.instances, threads)
-            if options.layout == "volume"
-            else PlaneWriter(root, options.planes, options.overlap, bool(options.scores), threads)
-        )
+        writer = _make_writer(root, options, targets, threads)
         refuse_mixed_options(ledger, plans, digest(case_options, writer.config))
         make_folder(root / IMPORT_FOLDER)
         run_cases(
@@ -171,14 +176,97 @@ def convert_to_supervisely(
         rows = ledger.rows()
     finally:
         ledger.close()
-    done = {case: row.details for case, row in rows.items() if row.status == "done"}
-    colours = write_dataset_json(root, layout=options.layout, labels=labels, cases=done)
-    if options.layout == "plane":
-        write_colour_map(root, names, colours)
-        for case, details in done.items() if options.scores else ():
-            scores = [score for score in options.scores if score.case in (case, rows[case].patient)]
-            write_scores(root, case, options.planes, labels, parse_grid(details["grid"]), scores)
-    else:
-        (root / IMPORT_FOLDER / COLOUR_MAP).unlink(missing_ok=True)
+    _write_tables(root, {case: row for case, row in rows.items() if row.status == "done"}, labels, options, targets)
     unlabelled = count_unlabelled(sources, plans, options.images[0])
     return JobResult(tuple(rows.values()), sources.problems, unlabelled)
+
+
+def _refuse_collisions(plans: Sequence[CasePlan | FailedPlan], classes: Sequence[str]) -> None:
+    taken = {IMPORT_FOLDER, *classes} & {escape_stem(plan.case) for plan in plans}
+    if taken:
+        raise OutputError(
+            f"{', '.join(sorted(taken))} would name a class and a volume, and the volume would be lost in the import",
+            code="name-collision",
+            hint="rename the label in the ROI map",
+        )
+
+
+def _refuse_unknown_cases(cases: Iterable[str], plans: Sequence[CasePlan | FailedPlan], what: str, code: str) -> None:
+    unknown = set(cases) - {name for plan in plans for name in (plan.case, plan.patient)}
+    if unknown:
+        raise ConfigError(
+            f"there are {what} {', '.join(sorted(unknown)[:5])}, which the sources do not hold", code=code
+        )
+
+
+def _targets_by_case(
+    plans: Sequence[CasePlan | FailedPlan], targets: Sequence[TargetVolume]
+) -> dict[str, tuple[TargetVolume, ...]]:
+    """Return the volumes of each case.
+
+    Raises
+    ------
+    ConfigError
+        ``bad-volumes``: a case has none, a volume has no case, or two, or two names of a case say the same plane.
+    """
+    _refuse_unknown_cases([target.case for target in targets], plans, "volumes of", "bad-volumes")
+    planned = [plan for plan in plans if isinstance(plan, CasePlan)]
+    found = {plan.case: tuple(t for t in targets if t.case in (plan.case, plan.patient)) for plan in planned}
+    without = sorted(case for case, of in found.items() if not of)
+    if without:
+        raise ConfigError(
+            f"no volume is given for {list_some(without)}",
+            code="bad-volumes",
+            hint="add them to the table of --volumes, by case name or patient ID, or leave out their files",
+        )
+    for case, of in found.items():
+        if len({t.plane for t in of}) < len(of):
+            raise ConfigError(f"two volumes are given for one plane of {case}", code="bad-volumes")
+    counts = Counter(target.id for of in found.values() for target in of)
+    shared = sorted(id for id, cases in counts.items() if cases > 1)
+    if shared:
+        raise ConfigError(
+            f"volume {list_some(list(map(str, shared)))} would get the masks of several cases",
+            code="bad-volumes",
+            hint="name cases, not patients, in the table of --volumes",
+        )
+    return found
+
+
+def _make_writer(
+    root: Path, options: SuperviselyOptions, targets: Mapping[str, Sequence[TargetVolume]], threads: int
+) -> VolumeWriter | PlaneWriter | AnnotationWriter:
+    if options.layout == "volume":
+        return VolumeWriter(root, options.instances, threads)
+    how = options.plane_masks, options.overlap, options.instances
+    if options.layout == "plane":
+        return PlaneWriter(root, options.planes, *how, has_scores=bool(options.scores), threads=threads)
+    places = {case: tuple((t.plane, t.dataset) for t in of) for case, of in targets.items()}
+    return AnnotationWriter(root, places, *how, threads=threads)
+
+
+def _write_tables(
+    root: Path,
+    done: Mapping[str, CaseRow],
+    labels: Sequence[str],
+    options: SuperviselyOptions,
+    targets: Mapping[str, Sequence[TargetVolume]],
+) -> None:
+    """Write what is about all cases: classes and, by plane, colours, scores and which masks belong to which volume."""
+    details = {case: row.details for case, row in done.items()}
+    colours = write_dataset_json(root, layout=options.layout, labels=labels, cases=details)
+    if options.layout == "volume":
+        (root / IMPORT_FOLDER / COLOUR_MAP).unlink(missing_ok=True)
+        return
+    write_colour_map(root, class_names(labels, options.layout), colours)
+    for case, row in done.items() if options.scores else ():
+        scores = [score for score in options.scores if score.case in (case, row.patient)]
+        write_scores(root, case, options.planes, labels, parse_grid(row.details["grid"]), scores)
+    if options.layout == "annotations":
+        ids: dict[str, int] = {}
+        for case, row in done.items():
+            for target in targets[case]:
+                start = f"{uuid_prefix(case)}{target.plane}_"
+                paths = (PurePosixPath(output.path).relative_to(IMPORT_FOLDER) for output in row.outputs)
+                ids |= {path.as_posix(): target.id for path in paths if path.name.startswith(start)}
+        write_mapping(root, ids)

@@ -9,12 +9,11 @@ RAS+, and what belongs beside lies beside it.
 
 from __future__ import annotations
 
-import csv
-import math
+import json
 import re
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,10 +23,9 @@ from numpy.typing import NDArray
 
 from gpuprep.components import label_components
 from gpuprep.errors import ConfigError, OutputError, WriteError
-from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import RoiMask, code_dtype, to_label_image, to_sparse
 from gpuprep.volume import Volume
-from gpuprep.writers.atomic import PART_SUFFIX, remove_file, replacing, write_text
+from gpuprep.writers.atomic import PART_SUFFIX, remove_file, replacing
 from gpuprep.writers.base import Output
 from gpuprep.writers.colours import Rgb, choose_colours
 from gpuprep.writers.masks.label import name_labels
@@ -35,7 +33,8 @@ from gpuprep.writers.names import safe_name, unique_names
 from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, write_nifti
 from gpuprep.writers.sidecar import count_combinations, describe_labels, describe_sources, parse_grid, write_json
 
-Layout = Literal["volume", "plane"]
+Layout = Literal["volume", "plane", "annotations"]
+PlaneMasks = Literal["semantic", "instance"]
 Plane = Literal["axl", "cor", "sag"]
 Overlap = Literal["error", "last"]
 Instances = Literal["label", "component"]
@@ -47,11 +46,15 @@ IMPORT_FOLDER = "import"
 COLOUR_MAP = "cls_color_map.txt"
 #: End of the names of score files.
 SCORES = "_score.csv"
+#: Which volume each annotation belongs to.
+MAPPING = "mapping.json"
 
 #: Parts of a stem for which the importer by volume name refuses everything.
 _PLANE_WORDS = re.compile("cor|sag|axl")
 #: Folders whose path holds this are skipped by the importer.
 _SKIPPED = "converted"
+#: Makes a file a volume by plane; anywhere in a path, it keeps the importer from taking annotations alone.
+VOLUME_WORD = "anatomic"
 
 
 def escape_stem(name: str) -> str:
@@ -84,32 +87,42 @@ def parse_planes(text: str) -> tuple[Plane, ...]:
     return planes
 
 
-def check_output(root: Path) -> None:
+def check_output(root: Path, layout: Layout) -> None:
     """Refuse an output folder that the importer would skip or read too much from.
 
     Raises
     ------
     ConfigError
-        ``path-breaks-reader``: its path holds ``converted``.
+        ``path-breaks-reader``: its path holds ``converted``, or for annotations alone ``anatomic``.
     OutputError
-        ``foreign-files``: the import folder holds something else than NIfTI, scores and the colour map.
+        ``foreign-files``: the import folder holds something else than NIfTI, scores and the colour map; or, for
+        annotations alone, than instance files and label maps, the mapping and the colour map.
     """
+    words = (_SKIPPED, VOLUME_WORD) if layout == "annotations" else (_SKIPPED,)
     for path in {root.absolute(), root.resolve()}:
-        if _SKIPPED in str(path):
-            raise ConfigError(
-                f"Supervisely's importer skips folders with {_SKIPPED!r} in their path, and would import nothing",
-                code="path-breaks-reader",
-                subject=str(path),
-                hint="choose another output folder",
-            )
+        for word in words:
+            if word in str(path):
+                raise ConfigError(
+                    f"Supervisely's importer would import nothing from a path that holds {word!r}",
+                    code="path-breaks-reader",
+                    subject=str(path),
+                    hint="choose another output folder",
+                )
     for path in sorted((root / IMPORT_FOLDER).rglob("*")):
-        if path.is_file() and not path.name.endswith((".nii.gz", SCORES, PART_SUFFIX)) and path.name != COLOUR_MAP:
+        if path.is_file() and not path.name.endswith(PART_SUFFIX) and not _belongs(path.name, layout):
             raise OutputError(
                 "the import folder holds a file that Supervisely's importer would give a meaning of its own",
                 code="foreign-files",
                 subject=str(path),
                 hint="move it out of the import folder",
             )
+
+
+def _belongs(name: str, layout: Layout) -> bool:
+    """Whether a file of this name may lie in the import folder."""
+    if layout == "annotations":
+        return name in (COLOUR_MAP, MAPPING) or (name.endswith(".nii.gz") and "_inference" in name)
+    return name == COLOUR_MAP or name.endswith((".nii.gz", SCORES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,28 +167,9 @@ class VolumeWriter:
         for roi, (name, stem) in enumerate(zip(names, class_names(names, "volume"), strict=True)):
             if not mask.voxel_counts[roi]:
                 continue
-            values, record["objects"][name] = self._number_objects(mask, roi, case)
-            path, geometry = folder / f"{stem}.nii.gz", mask.geometry
-            outputs.append(write_nifti(path, values, geometry, level=LABEL_LEVEL, threads=self.threads, root=self.root))
+            values, record["objects"][name] = _number_objects(mask, roi, self.instances, case)
+            outputs.append(_write_mask(folder / f"{stem}.nii.gz", values, mask, self))
         return outputs
-
-    def _number_objects(self, mask: RoiMask, roi: int, case: str) -> tuple[NDArray[np.unsignedinteger], int]:
-        binary = mask.binary(roi)
-        if self.instances == "label":
-            return binary, 1
-        start, stop = mask.bounding_boxes()[roi]
-        box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-        labels, count = label_components(binary[box])
-        if count > np.iinfo(np.uint16).max:
-            raise WriteError(
-                f"{mask.rois[roi].name!r} has {count} connected components, more than 16 bits tell apart",
-                code="too-many-objects",
-                subject=case,
-                hint="use --instances label",
-            )
-        values: NDArray[np.unsignedinteger] = binary.astype(code_dtype(count + 1))
-        values[box] = labels
-        return values, count
 
     def write_image(self, case: str, channel: int, volume: Volume) -> list[Output]:
         """Write the volume."""
@@ -188,98 +182,139 @@ class VolumeWriter:
 
 @dataclass(frozen=True, slots=True)
 class PlaneWriter:
-    """Writes ``import/<case>/<plane>_anatomic.nii.gz`` and ``<plane>_inference.nii.gz``, a label map, for each plane.
+    """Writes ``import/<case>/<plane>_anatomic.nii.gz`` and ``<plane>_inference.nii.gz`` for each plane.
 
     Each plane is the same volume under the name by which Supervisely shows it in that plane; its importer turns all
     volumes to RAS.
+
+    Instance files are ``<plane>_inference_<n>.nii.gz``, one a label. The importer takes the class from the place of a
+    file in its walk through the folders, not from ``n``, and lists a folder in no order that could be relied on: so
+    each file lies in a folder within that of the one before, ``2/3/…``, which any walk visits in this order; labels
+    without voxels have their file too; and names begin with UUIDs, by which the importer finds files of other folders.
 
     Parameters
     ----------
     root : Path
         The output folder.
     planes : tuple of str
+    masks : {"semantic", "instance"}
+        A label map, or a file a label in which values number the objects.
     overlap : {"error", "last"}
-        Refuse labels that share voxels, or let the last one win.
+        Of a label map: refuse labels that share voxels, or let the last one win.
+    instances : {"label", "component"}
+        Of instance files: what an object is, as in `VolumeWriter`.
     has_scores : bool
-        Whether names begin with two UUIDs, without which the importer does not find the scores of several cases.
+        Whether there will be score tables: without UUIDs in names the importer does not find those of several cases.
     threads : int
         Compression threads.
     """
 
     root: Path
     planes: tuple[Plane, ...]
+    masks: PlaneMasks
     overlap: Overlap
+    instances: Instances = "label"
     has_scores: bool = False
     threads: int = 1
 
     @property
     def config(self) -> str:
-        """Layout, planes, what is done to overlap, and names."""
-        return f"supervisely plane {','.join(self.planes)} {self.overlap} {self.has_scores}"
+        """Layout, planes, names, and what `_annotate` depends on."""
+        own = f"{','.join(self.planes)} {self.has_scores}"
+        return f"supervisely plane {own} {self.masks} {self.overlap} {self.instances}"
 
     def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> list[Output]:
-        """Write the label map of each plane; value n is the n-th label, which the file's label table says too.
+        """Write the masks of each plane. In a label map value n is the n-th label, which its label table says too.
 
-        `record` gets what `describe_labels` says, and ``lost_voxels`` by label where the last one won.
+        `record` gets what `describe_labels` says, ``lost_voxels`` by label where the last one won, and ``objects`` by
+        label of instance files.
 
         Raises
         ------
         OverlapError
             ``labels-overlap``.
+        WriteError
+            ``too-many-objects``.
         """
-        record |= describe_labels(mask)
-        if self.overlap == "error":
-            labels = to_label_image(mask)
-        else:
-            labels, lost = to_sparse(mask)
-            record["lost_voxels"] = dict(zip((roi.name for roi in mask.rois), lost.tolist(), strict=True))
         self.discard(case)
-        first, *others = (self._path(case, plane, "inference") for plane in self.planes)
-        written = write_nifti(
-            first,
-            labels,
-            mask.geometry,
-            level=LABEL_LEVEL,
-            threads=self.threads,
-            root=self.root,
-            extensions=name_labels(mask),
-        )
-        return [written, *(_copy(first, other, written, self.root) for other in others)]
+        outputs = []
+        for number, values in _annotate(mask, self, record, case, by_place=True):
+            paths = [self._path(case, plane, "inference", number) for plane in self.planes]
+            outputs += _copies(paths, _write_mask(paths[0], values, mask, self), self.root)
+        return outputs
 
     def write_image(self, case: str, channel: int, volume: Volume) -> list[Output]:
         """Write the volume of each plane."""
-        first, *others = (self._path(case, plane, "anatomic") for plane in self.planes)
-        written = _write_image(first, volume, self)
-        return [written, *(_copy(first, other, written, self.root) for other in others)]
+        paths = [self._path(case, plane, "anatomic") for plane in self.planes]
+        return _copies(paths, _write_image(paths[0], volume, self), self.root)
 
     def discard(self, case: str) -> None:
         """Remove the files of a case, whatever their layout."""
         _discard(self.root, case)
 
-    def _path(self, case: str, plane: Plane, kind: str) -> Path:
-        name = f"{plane}_{kind}.nii.gz"
-        return self.root / IMPORT_FOLDER / case / (f"{uuid_prefix(case)}{name}" if self.has_scores else name)
+    def _path(self, case: str, plane: Plane, kind: str, number: int = 0) -> Path:
+        folder = (self.root / IMPORT_FOLDER / case).joinpath(*map(str, range(2, number + 1)))
+        has_uuids = self.has_scores or self.masks == "instance"
+        return folder / (uuid_prefix(case) * has_uuids + plane_name(plane, kind, number))
 
 
-def _write_image(path: Path, volume: Volume, writer: VolumeWriter | PlaneWriter) -> Output:
-    array, geometry = volume.array, volume.geometry
-    return write_nifti(path, array, geometry, level=IMAGE_LEVEL, threads=writer.threads, root=writer.root)
+@dataclass(frozen=True, slots=True)
+class AnnotationWriter:
+    """Writes masks for volumes that Supervisely has: ``import/[<dataset>/]<UUIDs>_<plane>_inference[_<n>].nii.gz``.
 
+    Here the importer takes the class of an instance file from ``n``; but when a volume gets a single file, its values
+    are classes. So a label that is alone gets a second file, without objects.
 
-def _copy(source: Path, path: Path, written: Output, root: Path) -> Output:
-    with replacing(path) as part:
-        shutil.copyfile(source, part)
-    return replace(written, path=path.relative_to(root).as_posix())
+    Parameters
+    ----------
+    root : Path
+        The output folder.
+    places : mapping of str to tuple of (str, str)
+        Case → plane and data set of each of its volumes; the data set is empty where it needs no name.
+    masks, overlap, instances, threads
+        As in `PlaneWriter`.
+    """
 
+    root: Path
+    places: Mapping[str, tuple[tuple[Plane, str], ...]]
+    masks: PlaneMasks
+    overlap: Overlap
+    instances: Instances = "label"
+    threads: int = 1
 
-def _discard(root: Path, case: str) -> None:
-    remove_file(root / IMPORT_FOLDER / f"{escape_stem(case)}.nii.gz")
-    for folder in {root / IMPORT_FOLDER / escape_stem(case), root / IMPORT_FOLDER / case}:
-        if folder.is_dir():
-            for path in [*folder.glob("*.nii.gz"), *folder.glob(f"*{SCORES}")]:
+    @property
+    def config(self) -> str:
+        """Places, and what `_annotate` depends on."""
+        own = json.dumps(self.places, sort_keys=True)
+        return f"supervisely annotations {own} {self.masks} {self.overlap} {self.instances}"
+
+    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> list[Output]:
+        """Write the masks of each plane; `record` and errors as in `PlaneWriter`."""
+        self.discard(case)
+        outputs = []
+        for number, values in _annotate(mask, self, record, case, by_place=False):
+            names = [
+                (dataset, uuid_prefix(case) + plane_name(p, "inference", number)) for p, dataset in self.places[case]
+            ]
+            paths = [self.root / IMPORT_FOLDER / dataset / name for dataset, name in names]
+            outputs += _copies(paths, _write_mask(paths[0], values, mask, self), self.root)
+        return outputs
+
+    def write_image(self, case: str, channel: int, volume: Volume) -> list[Output]:
+        """Write nothing: the volume is there."""
+        return []
+
+    def discard(self, case: str) -> None:
+        """Remove the files of a case, in whatever data set."""
+        folder = self.root / IMPORT_FOLDER
+        for pattern in (f"{uuid_prefix(case)}*.nii.gz", f"*/{uuid_prefix(case)}*.nii.gz"):
+            for path in [*folder.glob(pattern)]:
                 remove_file(path)
-            if not any(folder.iterdir()):
-                folder.rmdir()
+
+
+def plane_name(plane: Plane, kind: str, number: int = 0) -> str:
+    """Return the name of a file of a plane, ``axl_inference_3.nii.gz``; 0 is no number."""
+    return f"{plane}_{kind}_{number}.nii.gz" if number else f"{plane}_{kind}.nii.gz"
 
 
 def uuid_prefix(case: str) -> str:
@@ -287,106 +322,101 @@ def uuid_prefix(case: str) -> str:
     return f"{uuid.uuid5(uuid.NAMESPACE_OID, case)}_{uuid.uuid5(uuid.NAMESPACE_OID, f'{case}/volume')}_"
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """What a user gives to a label on a layer.
+def _annotate(
+    mask: RoiMask, writer: PlaneWriter | AnnotationWriter, record: dict[str, Any], case: str, *, by_place: bool
+) -> Iterator[tuple[int, NDArray[np.unsignedinteger]]]:
+    """Yield number and values of each mask file of a plane; the number of a label map is 0.
 
     Parameters
     ----------
-    case : str
-        Case name or patient ID.
-    plane : str
-    layer : int
-        From 1, along the plane's axis of the RAS+ volume: from the left (sag), from behind (cor), from below (axl).
-    label : str
-    value : float
+    by_place : bool
+        Whether the importer numbers instance files by their place, so that none may be left out.
     """
-
-    case: str
-    plane: Plane
-    layer: int
-    label: str
-    value: float
-
-
-def read_scores(path: Path, labels: Sequence[str]) -> tuple[Score, ...]:
-    """Read a CSV table with the columns case, plane, layer, label and score.
-
-    Raises
-    ------
-    ConfigError
-        ``bad-scores``: there are none, a column is missing, a value is none of its kind, a score is given twice, or a
-        layer that has a score of one label lacks that of another: the importer drops tables with empty cells.
-    """
-    scores: dict[tuple[str, Plane, int, str], float] = {}
-    line = 1
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file, skipinitialspace=True):
-                line += 1
-                (plane,) = (p for p in PLANES if p == row["plane"])
-                layer, value = int(row["layer"]), float(row["score"])
-                key = row["case"], plane, layer, row["label"]
-                if layer < 1 or not math.isfinite(value) or row["label"] not in labels or key in scores:
-                    raise ValueError
-                scores[key] = value
-        if not scores:
-            raise ValueError
-    except OSError as error:
-        raise ConfigError(f"cannot read: {error.strerror}", code="bad-scores", subject=str(path)) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"line {line} does not say a score, or says one again",
-            code="bad-scores",
-            subject=str(path),
-            hint="the columns are case,plane,layer,label,score; layers count from 1; labels are those of the ROI map",
-        ) from error
-    for case, plane in {(case, plane) for case, plane, _, _ in scores}:
-        cells = {(layer, label) for c, p, layer, label in scores if (c, p) == (case, plane)}
-        missing = {(layer, label) for layer, _ in cells for _, label in cells} - cells
-        if missing:
-            layer, label = min(missing)
-            raise ConfigError(
-                f"layer {layer} of {plane} of {case} lacks a score of {label!r}",
-                code="bad-scores",
-                subject=str(path),
-                hint="on a layer that has scores every label of that case and plane needs one: the importer drops gaps",
+    record |= describe_labels(mask)
+    if writer.masks == "semantic":
+        if writer.overlap == "error":
+            yield 0, to_label_image(mask)
+        else:
+            labels, lost = to_sparse(mask)
+            record["lost_voxels"] = dict(zip((roi.name for roi in mask.rois), lost.tolist(), strict=True))
+            yield 0, labels
+        return
+    record["objects"] = {}
+    present = [number for number, voxels in enumerate(mask.voxel_counts, 1) if voxels]
+    if not present:
+        return
+    numbers = [*range(1, present[-1] + 1)] if by_place else present
+    for number in numbers if len(numbers) > 1 else [*numbers, numbers[0] + 1]:
+        if number in present:
+            values, record["objects"][mask.rois[number - 1].name] = _number_objects(
+                mask, number - 1, writer.instances, case
             )
-    return tuple(Score(*key, value) for key, value in scores.items())
+            yield number, values
+        else:
+            yield number, np.zeros(mask.geometry.shape, np.uint8)
 
 
-def write_scores(
-    root: Path, case: str, planes: Sequence[Plane], labels: Sequence[str], grid: VolumeGeometry, scores: Sequence[Score]
-) -> None:
-    """Write the score table of each plane of a case.
-
-    One without scores gets a table without rows: the importer would take that of another case.
-
-    Raises
-    ------
-    ConfigError
-        ``bad-scores``: a layer that the volume does not have.
-    """
-    layers_of = dict(zip(PLANES, grid.shape, strict=True))  # RAS+: slices, rows and columns
-    for plane in planes:
-        cells = {(score.layer, score.label): score.value for score in scores if score.plane == plane}
-        layers = sorted({layer for layer, _ in cells})
-        if layers and layers[-1] > layers_of[plane]:
-            raise ConfigError(
-                f"{case} has {layers_of[plane]} layers along {plane}, not {layers[-1]}", code="bad-scores"
-            )
-        columns = [label for label in labels if layers and (layers[0], label) in cells]
-        lines = [["Layer", *(f"Label-{labels.index(label) + 1}" for label in columns)]]
-        lines += [[str(layer), *(repr(cells[layer, label]) for label in columns)] for layer in layers]
-        text = "".join(",".join(line) + "\n" for line in lines)
-        write_text(root / IMPORT_FOLDER / case / f"{uuid_prefix(case)}{plane}{SCORES}", text)
+def _number_objects(
+    mask: RoiMask, roi: int, instances: Instances, case: str
+) -> tuple[NDArray[np.unsignedinteger], int]:
+    """Return the volume in which the objects of a label are 1, 2, …, and how many there are."""
+    binary = mask.binary(roi)
+    if instances == "label":
+        return binary, 1
+    start, stop = mask.bounding_boxes()[roi]
+    box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    labels, count = label_components(binary[box])
+    if count > np.iinfo(np.uint16).max:
+        raise WriteError(
+            f"{mask.rois[roi].name!r} has {count} connected components, more than 16 bits tell apart",
+            code="too-many-objects",
+            subject=case,
+            hint="use --instances label",
+        )
+    values: NDArray[np.unsignedinteger] = binary.astype(code_dtype(count + 1))
+    values[box] = labels
+    return values, count
 
 
-def write_colour_map(root: Path, names: Sequence[str], colours: Sequence[Rgb]) -> None:
-    """Write ``cls_color_map.txt``: ``value name R G B``, no blank line, for one bad line discards the whole file."""
-    classes = enumerate(zip(names, colours, strict=True), 1)
-    lines = [f"{value} {name} {red} {green} {blue}\n" for value, (name, (red, green, blue)) in classes]
-    write_text(root / IMPORT_FOLDER / COLOUR_MAP, "".join(lines))
+def _write_image(path: Path, volume: Volume, writer: VolumeWriter | PlaneWriter) -> Output:
+    array, geometry = volume.array, volume.geometry
+    return write_nifti(path, array, geometry, level=IMAGE_LEVEL, threads=writer.threads, root=writer.root)
+
+
+def _write_mask(
+    path: Path,
+    values: NDArray[np.unsignedinteger],
+    mask: RoiMask,
+    writer: VolumeWriter | PlaneWriter | AnnotationWriter,
+) -> Output:
+    is_label_map = not isinstance(writer, VolumeWriter) and writer.masks == "semantic"
+    return write_nifti(
+        path,
+        values,
+        mask.geometry,
+        level=LABEL_LEVEL,
+        threads=writer.threads,
+        root=writer.root,
+        extensions=name_labels(mask) if is_label_map else (),
+    )
+
+
+def _copies(paths: Sequence[Path], written: Output, root: Path) -> list[Output]:
+    """Copy the first file to the other paths; return what is there then."""
+    for path in paths[1:]:
+        with replacing(path) as part:
+            shutil.copyfile(paths[0], part)
+    return [replace(written, path=path.relative_to(root).as_posix()) for path in paths]
+
+
+def _discard(root: Path, case: str) -> None:
+    remove_file(root / IMPORT_FOLDER / f"{escape_stem(case)}.nii.gz")
+    for folder in {root / IMPORT_FOLDER / escape_stem(case), root / IMPORT_FOLDER / case}:
+        for path in [*folder.rglob("*.nii.gz"), *folder.glob(f"*{SCORES}")]:
+            remove_file(path)
+        inner = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
+        for empty in (path for path in (*inner, folder) if path.is_dir() and not any(path.iterdir())):
+            empty.rmdir()
 
 
 def write_dataset_json(

@@ -145,6 +145,53 @@ def test_scores_that_have_no_place_are_refused(gpuprep, studies, tmp_path, line,
     assert not list(tmp_path.rglob("*.nii.gz"))
 
 
+def test_annotations_alone_are_mapped_to_their_volumes(gpuprep, studies, converted, tmp_path):
+    table = tmp_path / "volumes.csv"
+    table.write_text("case,plane,volume_id\nSYNTH-001,cor,31\nSYNTH-002,axl,32\nSYNTH-002,sag,33\n")
+    options = ["-m", "CT,RTSTRUCT", "-ryaml", studies[0] / "roi_patterns.yaml", "--volumes", table]
+    options += ["--plane-masks", "instance", studies[0], tmp_path / "out"]
+    assert gpuprep("supervisely-annotations", *options).status == ExitStatus.DONE
+    root = tmp_path / "out" / "import"
+    mapping = json.loads((root / "mapping.json").read_text())
+    masks = {p.name for p in root.glob("*.nii.gz")}
+    assert set(mapping) == masks and len(masks) == 3 * len(CLASSES)
+    assert {p.name for p in root.iterdir()} == {*masks, "mapping.json", "cls_color_map.txt"}
+    cases = {p.name.split("_")[0]: p for p in (converted / "volume" / "import").iterdir() if p.is_dir()}
+    planes = {31: ("SYNTH-001", "cor"), 32: ("SYNTH-002", "axl"), 33: ("SYNTH-002", "sag")}
+    for name, volume in mapping.items():
+        patient, plane = planes[volume]
+        assert f"_{plane}_" in name
+        ours = nibabel.load(root / name)
+        number = int(name.removesuffix(".nii.gz").rsplit("_", 1)[1])
+        other = nibabel.load(cases[patient] / f"{CLASSES[number - 1]}.nii.gz")
+        assert np.array_equal(ours.affine, other.affine)
+        assert np.array_equal(np.asanyarray(ours.dataobj), np.asanyarray(other.dataobj))
+    assert "2 cases are done already" in gpuprep("supervisely-annotations", *options).stderr
+    assert json.loads((root / "mapping.json").read_text()) == mapping
+
+
+@pytest.mark.parametrize(
+    "rows",
+    ["SYNTH-001,axl,1", "SYNTH-001,axl,1\nSYNTH-002,axl,2\nnobody,axl,3"],
+)
+def test_volumes_that_do_not_fit_the_cases_are_refused(gpuprep, studies, tmp_path, rows):
+    table = tmp_path / "volumes.csv"
+    table.write_text(f"case,plane,volume_id\n{rows}\n")
+    options = ["-m", "CT,RTSTRUCT", "-ryaml", studies[0] / "roi_patterns.yaml", "--volumes", table]
+    result = gpuprep("supervisely-annotations", *options, studies[0], tmp_path / "out")
+    assert result.status == ExitStatus.CONFIG and "[bad-volumes]" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_volume_is_not_given_the_masks_of_two_cases(gpuprep, studies, converted, tmp_path):
+    case = next(p.name for p in (converted / "volume" / "import").iterdir() if p.name.startswith("SYNTH-001"))
+    table = tmp_path / "volumes.csv"
+    table.write_text(f"case,plane,volume_id\n{case},axl,1\nSYNTH-001,axl,2\nSYNTH-002,axl,3\n")
+    options = ["-m", "CT,RTSTRUCT", "-ryaml", studies[0] / "roi_patterns.yaml", "--volumes", table]
+    result = gpuprep("supervisely-annotations", *options, studies[0], tmp_path / "out")
+    assert result.status == ExitStatus.CONFIG and "two volumes are given for one plane" in result.stderr
+
+
 @pytest.mark.parametrize("layout", ["volume", "plane"])
 def test_a_rerun_computes_nothing(gpuprep, studies, converted, layout):
     before = snapshot(converted / layout / "import")

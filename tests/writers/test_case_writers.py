@@ -5,7 +5,7 @@ from contracts import WriterContract
 from gpuprep.config import MaskStrategy
 from gpuprep.writers.medsegpy import MedsegpyWriter
 from gpuprep.writers.nnunet import DatasetFolder, NnunetWriter
-from gpuprep.writers.supervisely import PlaneWriter, VolumeWriter
+from gpuprep.writers.supervisely import AnnotationWriter, PlaneWriter, VolumeWriter
 
 SCAN_IDS = {"one": "0000001_V00", "two": "0000001_V01"}
 
@@ -22,12 +22,26 @@ class TestSuperviselyObjects(WriterContract):
 
 class TestSuperviselyByPlane(WriterContract):
     def make_writer(self, root):
-        return PlaneWriter(root, ("axl", "cor", "sag"), "last")
+        return PlaneWriter(root, ("axl", "cor", "sag"), "semantic", "last")
 
 
 class TestSuperviselyByPlaneWithScores(WriterContract):
     def make_writer(self, root):
-        return PlaneWriter(root, ("cor",), "last", has_scores=True)
+        return PlaneWriter(root, ("cor",), "semantic", "last", has_scores=True)
+
+
+class TestSuperviselyByPlaneInstances(WriterContract):
+    def make_writer(self, root):
+        return PlaneWriter(root, ("axl", "sag"), "instance", "error", "component")
+
+
+class TestSuperviselyAnnotations(WriterContract):
+    writes_images = False
+
+    def make_writer(self, root):
+        return AnnotationWriter(
+            root, {"one": (("axl", "a"), ("sag", "b")), "two": (("axl", "b"),)}, "instance", "error"
+        )
 
 
 class TestMedsegpySlices(WriterContract):

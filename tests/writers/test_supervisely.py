@@ -1,5 +1,6 @@
 """Names and files of Supervisely's import, against what its importer is known to do, read with nibabel."""
 
+import json
 from uuid import UUID
 
 import nibabel
@@ -11,14 +12,22 @@ from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Roi, RoiMask
 from gpuprep.volume import Volume
 from gpuprep.writers.supervisely import (
+    AnnotationWriter,
     PlaneWriter,
     VolumeWriter,
     check_output,
     class_names,
     escape_stem,
     parse_planes,
+    uuid_prefix,
+)
+from gpuprep.writers.supervisely_tables import (
+    TargetVolume,
+    read_colour_map,
     read_scores,
+    read_targets,
     write_colour_map,
+    write_mapping,
     write_scores,
 )
 
@@ -109,7 +118,7 @@ def test_as_many_objects_as_the_type_holds(tmp_path, count, outcome):
 
 
 def test_by_plane(tmp_path):
-    paths, record = write_case(PlaneWriter(tmp_path, ("axl", "sag"), "last"))
+    paths, record = write_case(PlaneWriter(tmp_path, ("axl", "sag"), "semantic", "last"))
     names = [f"import/A_cor_1/{plane}_{kind}.nii.gz" for plane in ("axl", "sag") for kind in ("anatomic", "inference")]
     assert paths == files(tmp_path) == names
     for plane in ("axl", "sag"):
@@ -118,6 +127,115 @@ def test_by_plane(tmp_path):
         assert labels.dtype == np.uint8
         assert {tuple(p): labels[tuple(p)] for p in np.argwhere(labels)} == {(0, 1, 2): 1, (1, 2, 3): 2}
     assert record["lost_voxels"] == {"dog": 1, "spinal cord": 0, "tree": 0}
+
+
+def instance_files(root, plane):
+    """Files of a plane's instances in the order in which any walk from the root downwards meets them."""
+    return sorted(root.rglob(f"*_{plane}_inference_*.nii.gz"), key=lambda p: len(p.parts))
+
+
+def test_instance_files_lie_in_the_order_of_the_labels_whatever_walks_through_them(tmp_path):
+    writer = PlaneWriter(tmp_path, ("axl", "cor"), "instance", "error")
+    paths, record = write_case(writer)
+    assert paths == files(tmp_path)
+    for plane in ("axl", "cor"):
+        found = instance_files(tmp_path / "import", plane)
+        assert [p.parent.relative_to(tmp_path / "import" / "A_cor_1").as_posix() for p in found] == [".", "2"]
+        assert [p.name[74:] for p in found] == [f"{plane}_inference_1.nii.gz", f"{plane}_inference_2.nii.gz"]
+        assert {p.name[:74] for p in found} == {uuid_prefix("A_cor_1")}
+        dog, cord = map(read, found)
+        assert np.argwhere(dog).tolist() == [[0, 1, 2], [1, 2, 3]] and np.argwhere(cord).tolist() == [[1, 2, 3]]
+    assert record["objects"] == {"dog": 1, "spinal cord": 1}
+    writer.discard("A_cor_1")
+    assert not [*(tmp_path / "import").iterdir()]
+
+
+@pytest.mark.parametrize(("bits", "by_place", "by_suffix"), [(1, "12", "12"), (4, "123", "34"), (5, "123", "13")])
+def test_no_instance_file_takes_the_place_of_another_or_is_alone(tmp_path, bits, by_place, by_suffix):
+    codes = np.zeros((2, 3, 4), np.uint8)
+    codes[0, 0, 0] = codes[1, 2, 3] = 1  # two objects of each label
+    mask = RoiMask(codes, np.array([[0], [bits]], np.uint32), ROIS, GRID)
+    plane = PlaneWriter(tmp_path / "p", ("axl",), "instance", "error", "component")
+    alone = AnnotationWriter(tmp_path / "a", {"x": (("axl", ""),)}, "instance", "error", "component")
+    for writer, numbers in ((plane, by_place), (alone, by_suffix)):
+        writer.write_mask("x", mask, {})
+        found = {p.name[-8]: p for p in writer.root.rglob("*.nii.gz")}
+        assert "".join(sorted(found)) == numbers
+        for number, path in found.items():
+            assert read(path).max() == (2 if bits & 1 << int(number) - 1 else 0)
+
+
+def test_no_label_no_instance_file(tmp_path):
+    mask = RoiMask(np.zeros((2, 3, 4), np.uint8), np.zeros((1, 1), np.uint32), ROIS, GRID)
+    assert PlaneWriter(tmp_path, ("axl",), "instance", "error").write_mask("x", mask, {}) == []
+
+
+def test_annotations_alone(tmp_path):
+    places = {"x": (("axl", "first"), ("cor", "second")), "y": (("sag", "first"),)}
+    writer = AnnotationWriter(tmp_path, places, "semantic", "last")
+    for case in places:
+        writer.write_mask(case, MASK, {})
+    prefix = uuid_prefix("x")
+    ours = [f"import/first/{prefix}axl_inference.nii.gz", f"import/second/{prefix}cor_inference.nii.gz"]
+    assert files(tmp_path) == sorted([*ours, f"import/first/{uuid_prefix('y')}sag_inference.nii.gz"])
+    labels = read(tmp_path / ours[1])
+    assert {tuple(p): labels[tuple(p)] for p in np.argwhere(labels)} == {(0, 1, 2): 1, (1, 2, 3): 2}
+    writer.discard("x")
+    assert files(tmp_path) == [f"import/first/{uuid_prefix('y')}sag_inference.nii.gz"]
+
+
+def test_volumes_that_masks_are_for(tmp_path):
+    table = tmp_path / "volumes.csv"
+    table.write_text("case, plane, volume_id\nA, axl, 7\nA, sag, 9\n")
+    assert read_targets(table) == (TargetVolume("A", "axl", 7), TargetVolume("A", "sag", 9))
+    table.write_text("dataset,case,plane,volume_id\nfirst one,A,axl,7\n")
+    assert read_targets(table) == (TargetVolume("A", "axl", 7, "first one"),)
+    write_mapping(tmp_path, {"b/y_axl_inference.nii.gz": 2, "a/x_axl_inference.nii.gz": 1})
+    assert json.loads((tmp_path / "import" / "mapping.json").read_text()) == {
+        "a/x_axl_inference.nii.gz": 1,
+        "b/y_axl_inference.nii.gz": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "",
+        "A,axial,1,",
+        "A,axl,,",
+        "A,axl,x,",
+        "A,axl,0,",
+        "A,axl,1,\nB,axl,1,",
+        "A,axl,1,\nA,axl,2,",
+        "A,axl,1,a\nB,axl,2,",
+        "A,axl,1,a/b",
+        "A,axl,1,..",
+        "A,axl,1,anatomical",
+    ],
+)
+def test_bad_volumes(tmp_path, lines):
+    table = tmp_path / "volumes.csv"
+    table.write_text(f"case,plane,volume_id,dataset\n{lines}\n")
+    assert code_of(read_targets, table) == "bad-volumes"
+    assert code_of(read_targets, tmp_path / "missing.csv") == "bad-volumes"
+
+
+def test_a_colour_map_is_read_as_it_was_written(tmp_path):
+    write_colour_map(tmp_path, ["liver", "tumor_core"], [(255, 0, 1), (7, 8, 9)])
+    path = tmp_path / "import" / "cls_color_map.txt"
+    assert read_colour_map(path) == {1: ("liver", (255, 0, 1)), 2: ("tumor_core", (7, 8, 9))}
+    path.write_text("2 Femoral cartilage 0 255 0\n")
+    assert read_colour_map(path) == {2: ("Femoral cartilage", (0, 255, 0))}
+
+
+@pytest.mark.parametrize(
+    "line", ["", "1, liver, 1, 2, 3", "1 liver 1 2", "liver 1 2 3", "1 liver 1 2 256", "1 2 3", "1 2 3 4"]
+)
+def test_a_line_that_discards_a_colour_map_is_refused(tmp_path, line):
+    path = tmp_path / "colours.txt"
+    path.write_text(f"1 dog 1 2 3\n{line}\n2 cat 1 2 3\n")
+    assert code_of(read_colour_map, path) == "colours-unreadable"
+    assert code_of(read_colour_map, tmp_path / "missing.txt") == "colours-unreadable"
 
 
 def test_scores(tmp_path):
@@ -165,7 +283,7 @@ def test_bad_scores(tmp_path, lines):
 
 
 def test_overlap_in_a_label_map_is_refused_before_any_file(tmp_path):
-    assert code_of(write_case, PlaneWriter(tmp_path, ("axl",), "error")) == "labels-overlap"
+    assert code_of(write_case, PlaneWriter(tmp_path, ("axl",), "semantic", "error")) == "labels-overlap"
     assert files(tmp_path) == []
 
 
@@ -173,7 +291,7 @@ def test_a_case_in_the_other_layout_replaces_its_files(tmp_path):
     write_case(VolumeWriter(tmp_path, "label"), "B")
     for writer in (
         VolumeWriter(tmp_path, "label"),
-        PlaneWriter(tmp_path, ("axl",), "last"),
+        PlaneWriter(tmp_path, ("axl",), "semantic", "last"),
         VolumeWriter(tmp_path, "label"),
     ):
         paths, _ = write_case(writer)
@@ -215,12 +333,14 @@ def test_the_colour_map_has_no_line_that_would_discard_it(tmp_path):
 
 
 def test_paths_that_the_importer_skips_are_refused(tmp_path):
-    assert code_of(check_output, tmp_path / "converted") == "path-breaks-reader"
-    assert code_of(check_output, tmp_path / "unconverted_data" / "out") == "path-breaks-reader"
+    assert code_of(check_output, tmp_path / "converted", "volume") == "path-breaks-reader"
+    assert code_of(check_output, tmp_path / "unconverted_data" / "out", "plane") == "path-breaks-reader"
     (tmp_path / "converted").mkdir()
     (tmp_path / "fine").symlink_to(tmp_path / "converted")
-    assert code_of(check_output, tmp_path / "fine") == "path-breaks-reader"
-    check_output(tmp_path / "Converted")
+    assert code_of(check_output, tmp_path / "fine", "volume") == "path-breaks-reader"
+    check_output(tmp_path / "Converted", "volume")
+    assert code_of(check_output, tmp_path / "anatomical", "annotations") == "path-breaks-reader"
+    check_output(tmp_path / "anatomical", "plane")
 
 
 @pytest.mark.parametrize("name", ["README.txt", "meta.json", "scores.csv", "brain.mgz", "a/b/notes.txt", "scan.nii"])
@@ -228,11 +348,22 @@ def test_files_with_a_meaning_of_their_own_are_refused(tmp_path, name):
     write_case(VolumeWriter(tmp_path, "label"))
     (tmp_path / "import" / "cls_color_map.txt").touch()
     (tmp_path / "dataset.json").touch()
-    check_output(tmp_path)
+    check_output(tmp_path, "volume")
     path = tmp_path / "import" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
-    assert code_of(check_output, tmp_path) == "foreign-files"
+    assert code_of(check_output, tmp_path, "volume") == "foreign-files"
+
+
+@pytest.mark.parametrize("name", ["axl_anatomic.nii.gz", "liver.nii.gz", "a/axl_score.csv", "b.json", "README.txt"])
+def test_files_that_keep_annotations_from_being_taken_alone_are_refused(tmp_path, name):
+    folder = tmp_path / "import"
+    (folder / "a").mkdir(parents=True)
+    for own in ("mapping.json", "cls_color_map.txt", "a/axl_inference_2.nii.gz"):
+        (folder / own).touch()
+    check_output(tmp_path, "annotations")
+    (folder / name).touch()
+    assert code_of(check_output, tmp_path, "annotations") == "foreign-files"
 
 
 def test_planes():
