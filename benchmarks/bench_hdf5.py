@@ -1,4 +1,4 @@
-"""HDF5 as `gpuprep medsegpy` writes it against h5py's own gzip 1: time on one thread, and size, of the same data set.
+"""HDF5 as `gpuprep medsegpy` writes it against h5py's own gzip 1: CPU seconds and size of the same data set.
 
 ``python benchmarks/bench_hdf5.py [--rounds 5] [--slices 60]`` writes a CT-like volume, one chunk a slice, in turn with
 each, and prints medians. The exit status is 1 when the ratio of times is below what is demanded, or the file is larger.
@@ -61,17 +61,17 @@ def main() -> int:
         for _ in range(arguments.rounds):
             for name, write in writers.items():
                 path = Path(folder) / "volume.h5"
-                start = time.perf_counter()
+                start = time.process_time()
                 with h5py.File(path, "w") as file:
                     write(file)
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(time.process_time() - start)
                 sizes[name] = path.stat().st_size
                 with h5py.File(path) as file:
                     assert np.array_equal(file["volume"][()], volume.transpose(1, 2, 0))
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     best = min(medians[name] for name in writers if name != "gpuprep")
     ratio, growth = best / medians["gpuprep"], sizes["gpuprep"] / min(sizes.values()) - 1
-    print(json.dumps({"machine": describe_machine(), "seconds": medians, "bytes": sizes, "ratio": ratio}, indent=1))
+    print(json.dumps({"machine": describe_machine(), "cpu_seconds": medians, "bytes": sizes, "ratio": ratio}, indent=1))
     return int(ratio < LEAST_RATIO or growth > SIZE_TOLERANCE)
 
 

@@ -67,7 +67,7 @@ public:
         if (sequence == kContourItems) items_.emplace_back();
         if (sequence == kContours) items_.back().contours.emplace_back();
         if (sequence == kObservations) observations_.emplace_back();
-        if (const CodeSequence* of = find_code_sequence(sequence)) observations_.back().codes.push_back({of->name});
+        if (const CodeSequence* of = find_code_sequence(sequence)) observations_.back().codes.push_back({of->name, {}, {}, {}});
     }
 
     Step element(const Element& element, std::uint32_t sequence, int) {
