@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import conversions
 import numpy as np
+import pydicom
 import pytest
 from mask_sets import check_same, coded_roi, random_mask
 
-from gpuprep.masks import Roi, let_last_win, select_rois
+from gpuprep.masks import Code, Roi, let_last_win, select_rois
 from gpuprep.writers.masks import read_mask, segnrrd
 
 
@@ -57,6 +59,47 @@ def test_a_label_image_never_flattens_silently(source, gpuprep, tmp_path):
     assert done.status == 0
     assert f"'GTV' lost {lost[1]} voxels to later ROIs" in done.stderr
     check_same(expected, read_mask(tmp_path / "m.nii.gz"))
+
+
+def test_codes_of_a_structure_set_reach_every_container(gpuprep, tmp_path):
+    series = conversions.write_images(tmp_path / "in", "P")
+
+    def observe(data):
+        def coded(value, meaning, **more):
+            item = pydicom.Dataset()
+            item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", meaning
+            for keyword, nested in more.items():
+                setattr(item, keyword, [nested])
+            return item
+
+        observation = pydicom.Dataset()
+        observation.ObservationNumber, observation.ReferencedROINumber = 1, 1
+        observation.RTROIInterpretedType, observation.ROIInterpreter = "GTV", ""
+        left = coded("7771000", "Left")
+        observation.SegmentedPropertyCategoryCodeSequence = [coded("49755003", "Morphologically Abnormal Structure")]
+        observation.RTROIIdentificationCodeSequence = [coded("86049000", "Neoplasm, Primary")]
+        observation.AnatomicRegionSequence = [coded("39607008", "Lung", AnatomicRegionModifierSequence=left)]
+        data.RTROIObservationsSequence = [observation]
+
+    structures = conversions.write_structures(
+        tmp_path / "in" / "rs.dcm", series, conversions.two_rois(conversions.GRID), edit=observe
+    )
+    for name in ("m.seg.nrrd", "m.dcm", "m.zarr"):
+        done = gpuprep("masks", "convert", structures, tmp_path / name, "--image", tmp_path / "in")
+        assert done.status == 0, done.stderr
+    header = (tmp_path / "m.seg.nrrd").read_bytes().split(b"\n\n")[0].decode()
+    (tags,) = (line for line in header.splitlines() if line.startswith("Segment0_Tags:="))
+    assert "~SCT^49755003^Morphologically Abnormal Structure~SCT^86049000^Neoplasm, Primary~^^~" in tags
+    assert tags.endswith("~SCT^39607008^Lung~SCT^7771000^Left|")
+    segments = pydicom.dcmread(tmp_path / "m.dcm").SegmentSequence
+    (segment,) = (s for s in segments if s.SegmentLabel == "gtv")
+    assert segment.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "49755003"
+    assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == "86049000"
+    region = segment.AnatomicRegionSequence[0]
+    assert (region.CodeValue, region.AnatomicRegionModifierSequence[0].CodeMeaning) == ("39607008", "Left")
+    gtv, ctv = read_mask(tmp_path / "m.zarr").rois
+    assert gtv.region == Code("SCT", "39607008", "Lung") and gtv.region_modifiers == (Code("SCT", "7771000", "Left"),)
+    assert ctv.category is None and ctv.type is None and ctv.region is None
 
 
 def test_studies_to_a_seg_and_back(gpuprep, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from mask_sets import check_same, random_mask
 
 from gpuprep.backends import select
 from gpuprep.config import Stacking
+from gpuprep.dicom.header import read_headers
 from gpuprep.errors import ConfigError, HeaderError, InputNotFoundError, LinkError
 from gpuprep.masks import let_last_win
 from gpuprep.run.masks import find_images, open_mask
@@ -17,7 +20,11 @@ from gpuprep.writers.masks import MASK_WRITERS, segnrrd
 SUFFIX = {"seg.nrrd": ".seg.nrrd", "dicomseg": ".dcm", "zarr": ".zarr", "label": ".nii.gz", "separate": "",
           "hdf5": ".h5", "npz": ".npz"}  # fmt: skip
 SLICES = "dcmqi_segmentations/ct-3slice"
-#: Folder of the images of each SEG of the test data, None where there are none; those of slides are refused.
+#: SEGs whose frames are not said to lie anywhere in a patient: on microscopic slides and on a projection.
+SEGS_WITHOUT_PLACE = [f"highdicom/seg_image_{name}.dcm" for name in (
+    "cr_binary", "sm_control", "sm_control_labelmap", "sm_control_labelmap_palette_color", "sm_dots",
+    "sm_dots_tiled_full", "sm_numbers")]  # fmt: skip
+#: Folder of the images of each other SEG of the test data, None where there are none.
 SEG_IMAGES = {
     "dcmqi_segmentations/liver.dcm": SLICES,
     "dcmqi_segmentations/partial_overlaps.dcm": SLICES,
@@ -66,6 +73,14 @@ def test_the_104_roi_study_through_every_container(data_dir, tmp_path):
     check_through_every_container(opened, tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, on oddities of the files
+def test_no_seg_of_the_test_data_is_left_out(data_dir):
+    folder = data_dir / "ct-seg"
+    headers = read_headers([str(p) for p in sorted(folder.rglob("*")) if p.is_file()])
+    found = {str(Path(h.path).relative_to(folder)) for h in headers if h.modality == "SEG"}
+    assert found == {*SEG_IMAGES, *SEGS_WITHOUT_PLACE}
+
+
 @pytest.mark.parametrize("name", SEG_IMAGES)
 def test_every_seg_through_every_container(name, data_dir, tmp_path):
     images = SEG_IMAGES[name]
@@ -112,9 +127,10 @@ def test_images_of_another_study_are_refused(data_dir):
     assert caught.value.code == "dangling-reference"
 
 
-def test_segments_of_slides_are_refused(data_dir):
+@pytest.mark.parametrize("name", SEGS_WITHOUT_PLACE)
+def test_segments_without_a_place_in_the_patient_are_refused(name, data_dir):
     with pytest.raises(HeaderError) as caught:
-        open_it(data_dir / "ct-seg/highdicom/seg_image_sm_dots.dcm")
+        open_it(data_dir / "ct-seg" / name)
     assert caught.value.code == "attribute-missing"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mask_sets import COUNTS, check_same, coded_roi, random_mask
 
 from gpuprep.backends import select
@@ -58,6 +61,24 @@ def test_round_trip(kind, count, images, grid, tmp_path):
     dicomseg.write(mask, tmp_path / "m.dcm", sources=images, kind=kind, deflated=deflated)
     check_same(mask, read(tmp_path / "m.dcm"))
     check_same(mask, read(tmp_path / "m.dcm", Path(images[0].path).parent))
+
+
+@pytest.mark.parametrize("kind", ["labelmap", "binary"])
+@settings(max_examples=12, deadline=None, database=None)
+@given(
+    count=st.integers(1, 40),
+    seed=st.integers(0, 2**32 - 1),
+    density=st.sampled_from([0.0, 0.005, 0.1, 0.5, 1.0]),
+    deflated=st.booleans(),
+)
+def test_round_trip_of_random_overlaps(kind, images, grid, count, seed, density, deflated):
+    mask = random_mask(count, seed, density=density, geometry=grid)
+    if kind == "labelmap":
+        mask, _ = let_last_win(mask)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "m.dcm"
+        dicomseg.write(mask, path, sources=images, kind=kind, deflated=deflated)
+        check_same(mask, read(path))
 
 
 def test_empty_slices_at_the_ends_come_back(images, grid, tmp_path):
