@@ -81,6 +81,37 @@ class MultipleSegmentations(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Resources:
+    """What of the machine a job may use.
+
+    Parameters
+    ----------
+    backend : {"auto", "cpu", "cuda", "reference"}
+    devices : tuple of int
+        CUDA devices, counted from 0 among those that the process sees; a process each.
+    workers : int or None
+        Cases at once. On the CPU each has a process, as many as cores by default; on CUDA they share the devices.
+
+    Raises
+    ------
+    ConfigError
+        ``bad-devices``: none, a negative one, or one twice.
+    """
+
+    backend: str = "auto"
+    devices: tuple[int, ...] = (0,)
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.devices or min(self.devices) < 0 or len(set(self.devices)) < len(self.devices):
+            raise ConfigError(
+                f"devices {','.join(map(str, self.devices))!r} are not usable",
+                code="bad-devices",
+                hint="count devices from 0, each once, as in --devices 0,1",
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Crop:
     """What to cut the volume to.
 

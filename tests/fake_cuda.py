@@ -113,7 +113,7 @@ class Event:
 
     def record(self) -> None:
         self.stream, self.happened = self.device.stream, False
-        self.device.log.append(("record", id(self)))
+        self.device.log.append(("record", id(self.stream)))
 
         def happen() -> None:
             self.happened = True
@@ -121,7 +121,7 @@ class Event:
         self.stream.add(happen)
 
     def synchronize(self) -> None:
-        self.device.log.append(("wait", id(self)))
+        self.device.log.append(("wait", id(self.stream)))
         with self.device.lock:
             while not self.happened:
                 assert self.stream is not None
@@ -255,18 +255,27 @@ def _plain(device: FakeDevice, value: Any) -> Any:
     return value
 
 
+def _is_basic(index: Any) -> bool:
+    """Whether an index makes a view."""
+    return all(isinstance(i, (int, slice)) for i in (index if isinstance(index, tuple) else (index,)))
+
+
 def _method(name: str) -> Callable[..., Any]:
     def call(self: DeviceArray, *arguments: Any, **options: Any) -> Any:
         with self.device.lock:
             plain = _plain(self.device, [self, *arguments])
             options = {k: _plain(self.device, v) for k, v in options.items()}
-            self.device.stream.synchronize()
+            if not (name in _VIEWS and self.flags.c_contiguous) and not (
+                name == "__getitem__" and _is_basic(*arguments)
+            ):
+                self.device.stream.synchronize()  # what has an effect, or a result of its own, is done now
             result = getattr(plain[0], name)(*plain[1:], **options)
             return None if result is None else self.wrap(result)
 
     return call
 
 
+_VIEWS = ("view", "reshape", "transpose")
 _METHODS = (
     "view", "reshape", "transpose", "astype", "copy", "fill", "min", "max", "mean", "any", "all", "sum", "ravel",
     "__getitem__", "__setitem__", "__add__", "__sub__", "__mul__", "__truediv__", "__floordiv__", "__lt__", "__le__",

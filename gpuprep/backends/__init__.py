@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpuprep.backends.base import Backend
+from gpuprep.backends.base import ASKED_FOR, Backend
 from gpuprep.errors import BackendUnavailableError
 from gpuprep.registry import Registry
 
@@ -19,7 +19,7 @@ BACKENDS = Registry(
 BACKEND_CHOICES = ("auto", *BACKENDS)
 
 
-def select(name: str = "auto", workers: int | None = None) -> Backend:
+def select(name: str = "auto", workers: int | None = None, *, slots: int = 1, reason: str = ASKED_FOR) -> Backend:
     """Return the backend called `name`; ``auto`` takes CUDA where a test kernel runs, else the CPU.
 
     Parameters
@@ -28,6 +28,10 @@ def select(name: str = "auto", workers: int | None = None) -> Backend:
         What to run on. What ``auto`` found is in the `reason` of the backend.
     workers : int, optional
         Threads of the CPU backend; all usable cores by default.
+    slots : int
+        Backends that share the memory of a CUDA device, this one included.
+    reason : str
+        Why it is taken, when somebody else has decided.
 
     Raises
     ------
@@ -42,10 +46,16 @@ def select(name: str = "auto", workers: int | None = None) -> Backend:
     backend: Backend
     if name == "auto":
         try:
-            backend = BACKENDS.load("cuda")(reason="auto: a CUDA device works")
+            backend = BACKENDS.load("cuda")(workers, slots=slots, reason="auto: a CUDA device works")
         except BackendUnavailableError as error:
             backend = BACKENDS.load("cpu")(workers, reason=f"auto: {error.message} [{error.code}]")
         return backend
     make = BACKENDS.load(name)
-    backend = make(workers) if name == "cpu" else make()
+    match name:
+        case "cpu":
+            backend = make(workers, reason=reason)
+        case "cuda":
+            backend = make(workers, slots=slots, reason=reason)
+        case _:
+            backend = make()
     return backend

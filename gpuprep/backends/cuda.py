@@ -33,6 +33,31 @@ _PROBE = 'extern "C" __global__ void probe(int* answer) { *answer = 42; }'
 _INSTALL_HINT = "pip install 'gpuprep[cuda13]' (driver 580 or newer) or 'gpuprep[cuda12]'"
 
 
+def load_driver() -> ctypes.CDLL:
+    """Load the driver and look at its version, without initialising CUDA.
+
+    Raises
+    ------
+    BackendUnavailableError
+        ``no-driver`` or ``driver-too-old``.
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        raise BackendUnavailableError(
+            "no NVIDIA driver: libcuda.so.1 cannot be loaded", code="no-driver", hint="use --backend cpu"
+        ) from None
+    version = ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    if version.value < _OLDEST_DRIVER:
+        raise BackendUnavailableError(
+            f"the NVIDIA driver supports CUDA {_version(version.value)}, {_version(_OLDEST_DRIVER)} is needed",
+            code="driver-too-old",
+            hint="update the driver or use --backend cpu",
+        )
+    return driver
+
+
 def check_driver() -> None:
     """Ask the driver itself whether there is a device; costs no import of CuPy.
 
@@ -41,20 +66,7 @@ def check_driver() -> None:
     BackendUnavailableError
         ``no-driver``, ``driver-too-old``, ``no-device`` or ``probe-failed``.
     """
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        raise BackendUnavailableError(
-            "no NVIDIA driver: libcuda.so.1 cannot be loaded", code="no-driver", hint="use --backend cpu"
-        ) from None
-    version, devices = ctypes.c_int(), ctypes.c_int()
-    driver.cuDriverGetVersion(ctypes.byref(version))
-    if version.value < _OLDEST_DRIVER:
-        raise BackendUnavailableError(
-            f"the NVIDIA driver supports CUDA {_version(version.value)}, {_version(_OLDEST_DRIVER)} is needed",
-            code="driver-too-old",
-            hint="update the driver or use --backend cpu",
-        )
+    driver, devices = load_driver(), ctypes.c_int()
     status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(devices))
     if status == _CUDA_ERROR_NO_DEVICE or (status == 0 and devices.value == 0):
         raise BackendUnavailableError(

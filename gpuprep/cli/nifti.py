@@ -50,6 +50,7 @@ def nifti(
     on_existing: str,
     index_path: Path | None,
     backend: str,
+    devices: str,
     workers: int | None,
     **shared: Any,
 ) -> int:
@@ -85,8 +86,7 @@ def nifti(
             case_options=case_options,
             options=job,
             on_existing=OnExisting(on_existing),
-            backend=backend,
-            workers=workers,
+            resources=options.parse_resources(backend, devices, workers),
             on_start=progress.start,
             on_row=progress.add,
         )

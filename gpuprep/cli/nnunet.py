@@ -48,6 +48,7 @@ def nnunet(
     on_existing: str,
     index_path: Path | None,
     backend: str,
+    devices: str,
     workers: int | None,
     **shared: Any,
 ) -> int:
@@ -94,8 +95,7 @@ def nnunet(
             case_options=case_options,
             options=job,
             on_existing=OnExisting(on_existing),
-            backend=backend,
-            workers=workers,
+            resources=options.parse_resources(backend, devices, workers),
             on_start=progress.start,
             on_row=progress.add,
         )

@@ -13,6 +13,7 @@ from gpuprep.config import (
     MultipleSegmentations,
     OnExisting,
     OnMissing,
+    Resources,
     RoiOptions,
     RoiStrategy,
     Stacking,
@@ -99,6 +100,12 @@ def transform_options(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
+device_option = click.option(
+    "--devices", default="0", show_default=True, metavar="N,…",
+    help="CUDA devices, counted from 0 among those that CUDA_VISIBLE_DEVICES shows; each gets a process.",
+)  # fmt: skip
+
+
 def run_options(command: Command) -> Command:
     """Add the options of every command that runs cases."""
     return apply(
@@ -108,8 +115,9 @@ def run_options(command: Command) -> Command:
                      help="Keep the index of the sources here; the next run reads only new and changed files."),
         click.option("--backend", type=click.Choice(["auto", "cpu", "cuda", "reference"]), default="auto",
                      show_default=True, help="reference: plain NumPy, slow, to check a result."),
+        device_option,
         click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N",
-                     help="Processes; all cores by default."),
+                     help="Cases at once: on the CPU processes, as many as cores by default; on CUDA 3 a device."),
     )(command)  # fmt: skip
 
 
@@ -194,6 +202,23 @@ def parse_transforms(
 def parse_stacking(on_irregular: str, spacing_tolerance: float) -> Stacking:
     """Build `Stacking` from option values."""
     return Stacking(on_irregular, spacing_tolerance)  # type: ignore[arg-type]
+
+
+def parse_resources(backend: str, devices: str, workers: int | None) -> Resources:
+    """Build `Resources` from option values.
+
+    Raises
+    ------
+    ConfigError
+        ``bad-devices``.
+    """
+    try:
+        numbers = tuple(int(part) for part in devices.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"{devices!r} is no list of devices", code="bad-devices", hint="write --devices 0, or --devices 0,1"
+        ) from None
+    return Resources(backend, numbers, workers)
 
 
 def _numbers(text: str, count: int, code: str, hint: str) -> list[float]:

@@ -84,6 +84,7 @@ def _convert(
     on_existing: str,
     index_path: Path | None,
     backend: str,
+    devices: str,
     workers: int | None,
     planes: str = "axl,cor,sag",
     scores: Path | None = None,
@@ -122,8 +123,7 @@ def _convert(
             case_options=case_options,
             options=job,
             on_existing=OnExisting(on_existing),
-            backend=backend,
-            workers=workers,
+            resources=options.parse_resources(backend, devices, workers),
             on_start=progress.start,
             on_row=progress.add,
         )

@@ -133,14 +133,16 @@ _CHOICES = {
     show_default=True,
     help="reference: plain NumPy, slow, to check a result.",
 )
+@options.device_option
 @click.option("-j", "--threads", "--workers", "workers", type=click.IntRange(min=1), metavar="N",
-              help="Processes; all cores by default.")  # fmt: skip
+              help="Images at once: on the CPU processes, all cores by default; on CUDA 3 a device.")  # fmt: skip
 def tiff(
     source: Path,
     output: Path,
     strict: bool,
     on_existing: str,
     backend: str,
+    devices: str,
     workers: int | None,
     **chosen: Any,
 ) -> int:
@@ -157,6 +159,7 @@ def tiff(
     from gpuprep.writers.tiff import TIFF_SUFFIXES
 
     tiff_options = parse_tiff_options(**chosen)
+    resources = options.parse_resources(backend, devices, workers)
     index = read_sources(source, workers=workers or usable_cores())
     if output.suffix.lower() in TIFF_SUFFIXES and not output.is_dir():
         if not source.is_file() or len(index.instances) != 1:
@@ -166,7 +169,7 @@ def tiff(
                 subject=str(output),
                 hint="name a folder",
             )
-        convert_one(index.instances[0], output, tiff_options, backend=backend, threads=workers or usable_cores())
+        convert_one(index.instances[0], output, tiff_options, resources)
         click.echo(str(output))
         return 0
     with Progress() as progress:
@@ -175,8 +178,7 @@ def tiff(
             output,
             tiff_options,
             on_existing=OnExisting(on_existing),
-            backend=backend,
-            workers=workers,
+            resources=resources,
             strict=strict,
             on_start=progress.start,
             on_row=progress.add,

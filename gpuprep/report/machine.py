@@ -25,16 +25,23 @@ def describe_machine() -> str:
             "platform": platform.platform(),
             "cores": str(hostlib.usable_cores()),
         },
-        "backends": {name: _describe_backend(name) for name in backends.BACKENDS},
+        "backends": {"auto": _describe_choice(), **{name: _describe_backend(name) for name in backends.BACKENDS}},
         "decoders": codecs.describe_decoders(),
         "libraries": {name: version for name in _LIBRARIES if (version := _version(name))},
     }
     return "\n\n".join(_section(title, rows) for title, rows in parts.items())
 
 
+def _describe_choice() -> str:
+    backend = backends.select("auto")
+    return f"{backend.name}, {backend.reason}"
+
+
 def _describe_backend(name: str) -> str:
     try:
-        return f"works: {backends.select(name).device}"
+        backend = backends.select(name)
+        room = f", {backend.memory_bytes / 1e9:.1f} GB for its arrays" if backend.memory_bytes else ""
+        return f"works: {backend.device}{room}"
     except BackendUnavailableError as error:
         return f"not here: {error.message} [{error.code}]"
 

@@ -74,7 +74,7 @@ def process_case(plan: CasePlan, options: CaseOptions, backend: Backend, writer:
         Threads this case may use for reading and decoding.
     """
     clock = Stopwatch()
-    record: dict[str, Any] = {"warnings": []}
+    record: dict[str, Any] = {"warnings": [], "backend_reason": backend.reason}
     start = time.perf_counter()
     row = CaseRow(
         case=plan.case,

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from gpuprep import backends
-from gpuprep.backends.base import Backend
 from gpuprep.config import OnExisting, digest
 from gpuprep.errors import CaseError, OutputError
-from gpuprep.hostlib import usable_cores
 from gpuprep.run.case import CaseOptions, process_case
 from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.local import Crash, map_isolated
 from gpuprep.run.plan import CasePlan, FailedPlan
+from gpuprep.run.slots import BackendChoice, Placement, slot_backend
 from gpuprep.writers.atomic import remove, remove_parts, stored_size
 from gpuprep.writers.base import CaseWriter, Output
 
@@ -55,25 +52,11 @@ class CaseWork:
 
     options: CaseOptions
     writer: CaseWriter
-    backend: str
-    threads: int
+    choice: BackendChoice
 
     def __call__(self, plan: CasePlan) -> CaseRow:
-        """Run one case on this process's backend."""
-        return process_case(plan, self.options, worker_backend(self.backend, self.threads), self.writer, self.threads)
-
-
-@cache
-def worker_backend(name: str, threads: int) -> Backend:
-    """Return the backend of this process, the same one at each call."""
-    return backends.select(name, threads)
-
-
-def share_cores(workers: int | None, tasks: int) -> tuple[int, int]:
-    """Return (processes, threads each) for a number of tasks on the cores of this process."""
-    cores = usable_cores()
-    processes = max(1, min(workers or cores, tasks))
-    return processes, max(1, cores // processes)
+        """Run one case on the backend of this slot."""
+        return process_case(plan, self.options, slot_backend(self.choice), self.writer, self.choice.threads)
 
 
 def run_cases(
@@ -85,9 +68,7 @@ def run_cases(
     own_folders: Sequence[Path],
     ledger: Ledger,
     on_existing: OnExisting,
-    backend: str,
-    workers: int,
-    threads: int,
+    placement: Placement,
     on_start: OnStart,
     on_row: OnRow,
 ) -> None:
@@ -105,10 +86,8 @@ def run_cases(
     ledger : Ledger
     on_existing : OnExisting
         SKIP leaves finished cases alone; a changed input or option makes a case unfinished.
-    backend : str
-        As for `backends.select`.
-    workers, threads : int
-        Processes, and threads in each.
+    placement : Placement
+        Where they run.
     on_start, on_row : callable
 
     Raises
@@ -118,14 +97,14 @@ def run_cases(
     """
     run_plans(
         plans,
-        work=CaseWork(options, writer, backend, threads),
+        work=CaseWork(options, writer, placement.choice),
         config=digest(options, writer.config),
         discard=writer.discard,
         root=root,
         own_folders=own_folders,
         ledger=ledger,
         on_existing=on_existing,
-        workers=workers,
+        placement=placement,
         on_start=on_start,
         on_row=on_row,
     )
@@ -141,7 +120,7 @@ def run_plans(
     own_folders: Sequence[Path],
     ledger: Ledger,
     on_existing: OnExisting,
-    workers: int,
+    placement: Placement,
     on_start: OnStart,
     on_row: OnRow,
 ) -> None:
@@ -184,7 +163,7 @@ def run_plans(
         ledger.put(row.failed(impossible.error))
         on_row(row.failed(impossible.error))
     try:
-        for plan, outcome in map_isolated(work, todo, workers=workers):
+        for plan, outcome in _map(work, todo, placement):
             if isinstance(outcome, Crash):
                 discard(plan.case)
                 outcome = crashed(plan, config, outcome)
@@ -193,6 +172,19 @@ def run_plans(
             on_row(outcome)
     finally:
         _clear(own_folders)
+
+
+def _map(
+    work: Callable[[AnyPlan], CaseRow], plans: Sequence[AnyPlan], placement: Placement
+) -> Iterator[tuple[AnyPlan, CaseRow | Crash]]:
+    return map_isolated(
+        work,
+        plans,
+        workers=placement.processes,
+        slots=placement.slots,
+        environments=placement.environments,
+        start_by=placement.start_by,
+    )
 
 
 def _clear(folders: Sequence[Path]) -> None:

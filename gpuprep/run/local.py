@@ -2,22 +2,26 @@
 
 The standard library's pools give up, or lose tasks, when a worker dies; here a codec's segmentation fault or the
 kernel's out-of-memory killer must end one case with a row and leave the others alone. So each worker has a pipe of
-its own, the driver knows which task it holds, and a dead worker is replaced.
+its own, the driver knows which tasks it holds, and a dead worker is replaced. A worker that held several tasks in
+threads leaves open which one killed it: they are run again, one at a time, and the one that kills again is it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from gpuprep.errors import JobError
 
@@ -50,72 +54,101 @@ class Crash:
 
 @dataclass(slots=True)
 class _Worker(Generic[Task]):
+    """A process, the tasks it holds by their place among all, and whether it may hold one only."""
+
     process: Any
     pipe: Connection
-    task: Task | None = None
+    environment: Mapping[str, str]
+    tasks: dict[int, Task] = field(default_factory=dict)
+    is_on_trial: bool = False
 
 
 def map_isolated(
-    work: Callable[[Task], Any], tasks: Sequence[Task], *, workers: int
+    work: Callable[[Task], Any],
+    tasks: Sequence[Task],
+    *,
+    workers: int,
+    slots: int = 1,
+    environments: Sequence[Mapping[str, str]] = ({},),
+    start_by: Literal["fork", "spawn"] = "fork" if sys.platform == "linux" else "spawn",
 ) -> Iterator[tuple[Task, Any | Crash]]:
     """Run `work` over `tasks` in processes; yield (task, result or `Crash`) as they finish.
 
-    Processes are forked on Linux, where that is cheap and safe as long as the driver has not touched CUDA, and
-    spawned elsewhere; `work` and tasks must then be picklable. Closing the generator (Ctrl-C, an error in the
-    caller) ends the workers at once.
+    Closing the generator (Ctrl-C, an error in the caller) ends the workers at once.
 
     Parameters
     ----------
     work : callable
-        Called in a worker with one task. A `JobError` ends the whole map; any other exception that escapes is a
-        `Crash` with its traceback.
+        Called in a worker with one task; in as many threads at once as there are `slots`. A `JobError` ends the whole
+        map; any other exception that escapes is a `Crash` with its traceback.
     tasks : sequence
     workers : int
         Processes at most; never more than tasks.
+    slots : int
+        Tasks that a process works on at once.
+    environments : sequence of mappings
+        Environment variables that worker 0, 1, … sets before it does anything; they take turns.
+    start_by : {"fork", "spawn"}
+        To fork is cheap, and safe as long as the driver has no threads and has not touched CUDA. What is spawned gets
+        `work` and tasks pickled.
     """
-    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    waiting = deque(tasks)
+    context: Any = multiprocessing.get_context(start_by)
+    waiting = deque(enumerate(tasks))
+    suspects: deque[tuple[int, Task]] = deque()
     pool: list[_Worker[Task]] = []
 
-    def start() -> None:
+    def start(environment: Mapping[str, str]) -> None:
         ours, theirs = context.Pipe()
-        inherited = [ours, *(w.pipe for w in pool)] if context.get_start_method() == "fork" else []
-        process = context.Process(target=_serve, args=(work, theirs, inherited), daemon=True)
+        inherited = [ours, *(w.pipe for w in pool)] if start_by == "fork" else []
+        process = context.Process(target=_serve, args=(work, theirs, inherited, slots, environment), daemon=True)
         process.start()
         theirs.close()
-        worker: _Worker[Task] = _Worker(process, ours)
+        worker: _Worker[Task] = _Worker(process, ours, environment)
         pool.append(worker)
         feed(worker)
 
     def feed(worker: _Worker[Task]) -> None:
-        worker.task = waiting.popleft() if waiting else None
-        if worker.task is None:
+        while len(worker.tasks) < slots and not worker.is_on_trial:
+            if suspects and not worker.tasks:
+                worker.is_on_trial = True
+                send(worker, *suspects.popleft())
+            elif waiting and not suspects:
+                send(worker, *waiting.popleft())
+            else:
+                break
+        if not worker.tasks:
             worker.pipe.close()
             pool.remove(worker)
             worker.process.join(_GRACE_S)
-        else:
-            with suppress(BrokenPipeError):  # it died while idle: the next read from its pipe tells
-                worker.pipe.send(worker.task)
+
+    def send(worker: _Worker[Task], number: int, task: Task) -> None:
+        worker.tasks[number] = task
+        with suppress(BrokenPipeError):  # it died while idle: the next read from its pipe tells
+            worker.pipe.send((number, task))
 
     try:
-        for _ in range(min(workers, len(tasks))):
-            start()
+        for i in range(min(workers, -(-len(tasks) // slots))):
+            start(environments[i % len(environments)])
         while pool:
             ready = wait([w.pipe for w in pool])
             for worker in [w for w in pool if w.pipe in ready]:
-                task = worker.task
-                assert task is not None
                 try:
-                    outcome = worker.pipe.recv()
+                    number, outcome = worker.pipe.recv()
                 except (EOFError, ConnectionResetError):
                     worker.process.join(_GRACE_S)
                     pool.remove(worker)
-                    yield task, _death(worker.process.exitcode)
-                    if waiting:
-                        start()
+                    if len(worker.tasks) == 1:
+                        ((_, task),) = worker.tasks.items()
+                        yield task, _death(worker.process.exitcode)
+                    else:
+                        suspects.extend(worker.tasks.items())
+                    if waiting or suspects:
+                        start(worker.environment)
                     continue
                 if isinstance(outcome, JobError):
                     raise outcome
+                task = worker.tasks.pop(number)
+                worker.is_on_trial = False
                 feed(worker)
                 yield task, outcome
     finally:
@@ -128,24 +161,50 @@ def map_isolated(
             worker.pipe.close()
 
 
-def _serve(work: Callable[[Any], Any], pipe: Connection, inherited: Sequence[Connection]) -> None:
+def _serve(
+    work: Callable[[Any], Any],
+    pipe: Connection,
+    inherited: Sequence[Connection],
+    slots: int,
+    environment: Mapping[str, str],
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for other in inherited:
         other.close()
+    os.environ.update(environment)
     _keep_freed_memory()
-    while True:
-        try:
-            task = pipe.recv()
-        except EOFError:
-            return
-        try:
-            outcome = work(task)
-        except JobError as error:
-            outcome = error
-        except Exception as error:  # the boundary: whatever a case raises must become its row
-            outcome = Crash(f"{type(error).__name__}: {error}", traceback.format_exc())
-        pipe.send(outcome)
+    sending = threading.Lock()
+
+    def do(number: int, task: Any) -> None:
+        outcome = _outcome(work, task)
+        with sending:
+            pipe.send((number, outcome))
+
+    if slots == 1:
+        while (received := _receive(pipe)) is not None:
+            do(*received)
+        return
+    with ThreadPoolExecutor(slots, thread_name_prefix="slot") as threads:
+        while (received := _receive(pipe)) is not None:
+            threads.submit(do, *received)
+
+
+def _receive(pipe: Connection) -> tuple[int, Any] | None:
+    try:
+        received: tuple[int, Any] = pipe.recv()
+    except EOFError:
+        return None
+    return received
+
+
+def _outcome(work: Callable[[Any], Any], task: Any) -> Any:
+    try:
+        return work(task)
+    except JobError as error:
+        return error
+    except Exception as error:  # the boundary: whatever a case raises must become its row
+        return Crash(f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
 def _keep_freed_memory() -> None:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpuprep.config import OnExisting, digest
+from gpuprep.config import OnExisting, Resources, digest
 from gpuprep.errors import ConfigError
 from gpuprep.extras import load_extra
 from gpuprep.run.case import CaseOptions
-from gpuprep.run.job import OnRow, OnStart, run_cases, share_cores
+from gpuprep.run.job import OnRow, OnStart, run_cases
 from gpuprep.run.labelled import (
     JobResult,
     count_unlabelled,
@@ -21,6 +21,7 @@ from gpuprep.run.labelled import (
 )
 from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
+from gpuprep.run.slots import place
 from gpuprep.run.sources import Sources
 from gpuprep.writers.atomic import make_folder
 from gpuprep.writers.medsegpy import (
@@ -90,8 +91,7 @@ def convert_to_medsegpy(
     case_options: CaseOptions,
     options: MedsegpyOptions,
     on_existing: OnExisting,
-    backend: str,
-    workers: int | None,
+    resources: Resources,
     on_start: OnStart,
     on_row: OnRow,
 ) -> tuple[JobResult, list[str]]:
@@ -128,8 +128,8 @@ def convert_to_medsegpy(
         numbering = _number(root / "gpuprep" / "subjects.json", plans)
         splits = _assign(plans, ledger.rows(), options)
         move_outputs(ledger, root, lambda case, path: f"{splits[case]}/{path.split('/')[1]}")
-        processes, threads = share_cores(workers, len(plans))
-        writer = MedsegpyWriter(root, options.layout, numbering.scan_ids(), splits, threads)
+        placement = place(resources, len(plans))
+        writer = MedsegpyWriter(root, options.layout, numbering.scan_ids(), splits, placement.threads)
         refuse_mixed_options(ledger, plans, digest(case_options, writer.config))
         for split in SPLITS:
             make_folder(root / split)
@@ -141,9 +141,7 @@ def convert_to_medsegpy(
             own_folders=(root,),
             ledger=ledger,
             on_existing=on_existing,
-            backend=backend,
-            workers=processes,
-            threads=threads,
+            placement=placement,
             on_start=on_start,
             on_row=on_row,
         )

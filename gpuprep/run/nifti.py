@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gpuprep.config import MaskContainer, OnExisting
+from gpuprep.config import MaskContainer, OnExisting, Resources
 from gpuprep.errors import ConfigError
 from gpuprep.run.case import CaseOptions
-from gpuprep.run.job import OnRow, OnStart, run_cases, share_cores
+from gpuprep.run.job import OnRow, OnStart, run_cases
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.plan import CasePlan, FailedPlan, StudyModalities, plan_study_cases
+from gpuprep.run.slots import place
 from gpuprep.run.sources import Sources
 from gpuprep.writers.base import Output
 from gpuprep.writers.names import safe_name
@@ -78,8 +79,7 @@ def convert_to_nifti(
     case_options: CaseOptions,
     options: NiftiOptions,
     on_existing: OnExisting,
-    backend: str,
-    workers: int | None,
+    resources: Resources,
     on_start: OnStart,
     on_row: OnRow,
 ) -> NiftiResult:
@@ -113,7 +113,7 @@ def convert_to_nifti(
         held = {without_suffix(o.path).lower(): row.case for row in ledger.rows().values() for o in row.outputs}
         images, masks = name_files(plans, options, held)
         ledger.set_file_problems(sources.problems)
-        processes, threads = share_cores(workers, len(plans))
+        placement = place(resources, len(plans))
         writer = StudyWriter(
             root,
             images,
@@ -122,7 +122,7 @@ def convert_to_nifti(
             layout=options.template.text,
             suffix=options.template.suffix,
             held=held,
-            threads=threads,
+            threads=placement.threads,
         )
         run_cases(
             plans,
@@ -132,9 +132,7 @@ def convert_to_nifti(
             own_folders=(root,),
             ledger=ledger,
             on_existing=on_existing,
-            backend=backend,
-            workers=processes,
-            threads=threads,
+            placement=placement,
             on_start=on_start,
             on_row=on_row,
         )

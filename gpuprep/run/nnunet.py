@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gpuprep.config import MaskStrategy, OnExisting, digest
+from gpuprep.config import MaskStrategy, OnExisting, Resources, digest
 from gpuprep.errors import ConfigError, OutputError
 from gpuprep.run.case import CaseOptions
-from gpuprep.run.job import OnRow, OnStart, files_present, run_cases, share_cores
+from gpuprep.run.job import OnRow, OnStart, files_present, run_cases
 from gpuprep.run.labelled import (
     JobResult,
     count_unlabelled,
@@ -20,6 +20,7 @@ from gpuprep.run.labelled import (
 from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.local import Crash, map_isolated
 from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
+from gpuprep.run.slots import place, share_cores
 from gpuprep.run.sources import Sources
 from gpuprep.writers.atomic import make_folder
 from gpuprep.writers.base import Output
@@ -89,8 +90,7 @@ def convert_to_nnunet(
     case_options: CaseOptions,
     options: NnunetOptions,
     on_existing: OnExisting,
-    backend: str,
-    workers: int | None,
+    resources: Resources,
     on_start: OnStart,
     on_row: OnRow,
 ) -> JobResult:
@@ -119,8 +119,8 @@ def convert_to_nnunet(
         forget_vanished_failures(ledger, plans)
         splits = _assign(plans, ledger.rows(), options)
         move_outputs(ledger, folder.root, lambda case, path: _in_split(path, splits[case]))
-        processes, threads = share_cores(workers, len(plans))
-        writer = NnunetWriter(folder, splits, options.strategy, threads)
+        placement = place(resources, len(plans))
+        writer = NnunetWriter(folder, splits, options.strategy, placement.threads)
         refuse_mixed_options(ledger, plans, digest(case_options, writer.config))
         run_cases(
             plans,
@@ -130,15 +130,14 @@ def convert_to_nnunet(
             own_folders=(folder.raw, folder.sidecars),
             ledger=ledger,
             on_existing=on_existing,
-            backend=backend,
-            workers=processes,
-            threads=threads,
+            placement=placement,
             on_start=on_start,
             on_row=on_row,
         )
         regions = None
         if options.strategy is MaskStrategy.REGION_MASK:
             names = [label.name for label in labels]
+            processes, _ = share_cores(resources.workers, len(plans))
             regions = _write_regions(writer, ledger, names, options.region_codes, processes)
         rows = ledger.rows()
         training = {c: r.patient for c, r in rows.items() if r.status == "done" and splits[c] == "Tr"}

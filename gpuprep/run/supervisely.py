@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from gpuprep.config import OnExisting, digest
+from gpuprep.config import OnExisting, Resources, digest
 from gpuprep.dicom.index import list_some
 from gpuprep.errors import ConfigError, OutputError
 from gpuprep.run.case import CaseOptions
-from gpuprep.run.job import OnRow, OnStart, run_cases, share_cores
+from gpuprep.run.job import OnRow, OnStart, run_cases
 from gpuprep.run.labelled import (
     JobResult,
     count_unlabelled,
@@ -21,6 +21,7 @@ from gpuprep.run.labelled import (
 )
 from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
+from gpuprep.run.slots import place
 from gpuprep.run.sources import Sources
 from gpuprep.writers.atomic import make_folder
 from gpuprep.writers.sidecar import parse_grid
@@ -112,8 +113,7 @@ def convert_to_supervisely(
     case_options: CaseOptions,
     options: SuperviselyOptions,
     on_existing: OnExisting,
-    backend: str,
-    workers: int | None,
+    resources: Resources,
     on_start: OnStart,
     on_row: OnRow,
 ) -> JobResult:
@@ -155,8 +155,8 @@ def convert_to_supervisely(
     try:
         ledger.set_file_problems(sources.problems)
         forget_vanished_failures(ledger, plans)
-        processes, threads = share_cores(workers, len(plans))
-        writer = _make_writer(root, options, targets, threads)
+        placement = place(resources, len(plans))
+        writer = _make_writer(root, options, targets, placement.threads)
         refuse_mixed_options(ledger, plans, digest(case_options, writer.config))
         make_folder(root / IMPORT_FOLDER)
         run_cases(
@@ -167,9 +167,7 @@ def convert_to_supervisely(
             own_folders=(root,),
             ledger=ledger,
             on_existing=on_existing,
-            backend=backend,
-            workers=processes,
-            threads=threads,
+            placement=placement,
             on_start=on_start,
             on_row=on_row,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from gpuprep.backends.base import Backend
 from gpuprep.codecs.batch import decode_instance
-from gpuprep.config import OnExisting, digest
+from gpuprep.config import OnExisting, Resources, digest
 from gpuprep.coordinates import CoordinateMap
 from gpuprep.dicom.display import SPACING_RANGE_MM, Display, read_display
 from gpuprep.dicom.header import InstanceHeader, read_headers
@@ -27,9 +28,10 @@ from gpuprep.ops.grey import GreyImage, GreyRule, GreyWindow, look_up, to_grey, 
 from gpuprep.ops.region import CropOptions, Region, find_region
 from gpuprep.ops.resize import FILTERS, resize_planes
 from gpuprep.run.case import Stopwatch
-from gpuprep.run.job import OnRow, OnStart, run_plans, share_cores, worker_backend
+from gpuprep.run.job import OnRow, OnStart, run_plans
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.plan import FailedPlan
+from gpuprep.run.slots import BackendChoice, place, slot_backend
 from gpuprep.writers.base import Output
 from gpuprep.writers.names import text_digest
 from gpuprep.writers.tiff import TiffOrigin, TiffStyle, write_tiff
@@ -142,13 +144,12 @@ class TiffWork:
 
     options: TiffOptions
     root: Path
-    backend: str
-    threads: int
+    choice: BackendChoice
 
     def __call__(self, plan: ImagePlan) -> CaseRow:
         """Convert one file and return its row; a `CaseError` becomes a failed row and leaves no file."""
         clock, start = Stopwatch(), time.perf_counter()
-        backend = worker_backend(self.backend, self.threads)
+        backend = slot_backend(self.choice)
         row = CaseRow(
             case=plan.case,
             key=plan.key,
@@ -160,19 +161,19 @@ class TiffWork:
             timings=clock.seconds,
         )
         try:
-            image = make_image(plan.header, self.options, backend, self.threads, clock)
+            with backend.activate():
+                image = make_image(plan.header, self.options, backend, self.choice.threads, clock)
             with clock.stage("write"):
                 path = self.root / plan.path
                 output = write_tiff(path, image.frames, image.origin, self.options.style, root=self.root)
         except CaseError as error:
             (self.root / plan.path).unlink(missing_ok=True)
             return replace(row.failed(error), seconds=round(time.perf_counter() - start, 6))
-        details = dict(image.origin.description)
         return replace(
             row,
             decoder=image.decoder,
             outputs=(output,),
-            details=details,
+            details={**image.origin.description, "backend_reason": backend.reason},
             seconds=round(time.perf_counter() - start, 6),
         )
 
@@ -528,7 +529,7 @@ def _describe(
 # The job
 
 
-def convert_one(source: InstanceHeader, path: Path, options: TiffOptions, *, backend: str, threads: int) -> Output:
+def convert_one(source: InstanceHeader, path: Path, options: TiffOptions, resources: Resources) -> Output:
     """Convert one file to a TIFF of the given name.
 
     Raises
@@ -536,7 +537,12 @@ def convert_one(source: InstanceHeader, path: Path, options: TiffOptions, *, bac
     CaseError
         As `make_image` and `write_tiff`.
     """
-    image = make_image(source, options, worker_backend(backend, threads), threads)
+    placement = place(resources, 1)
+    choice = replace(placement.choice, threads=resources.workers or placement.threads)
+    os.environ.update(placement.environments[0])
+    backend = slot_backend(choice)
+    with backend.activate():
+        image = make_image(source, options, backend, choice.threads)
     return write_tiff(path, image.frames, image.origin, options.style, root=path.parent)
 
 
@@ -546,8 +552,7 @@ def convert_to_tiff(
     options: TiffOptions,
     *,
     on_existing: OnExisting,
-    backend: str,
-    workers: int | None,
+    resources: Resources,
     strict: bool,
     on_start: OnStart,
     on_row: OnRow,
@@ -579,17 +584,17 @@ def convert_to_tiff(
     ledger = Ledger(root / "gpuprep" / "ledger.sqlite")
     try:
         ledger.set_file_problems(problems)
-        processes, threads = share_cores(workers, len(plans))
+        placement = place(resources, len(plans))
         run_plans(
             plans,
-            work=TiffWork(options, root, backend, threads),
+            work=TiffWork(options, root, placement.choice),
             config=config_of(options),
             discard=lambda case: (root / f"{case}.tiff").unlink(missing_ok=True),
             root=root,
             own_folders=[root],
             ledger=ledger,
             on_existing=on_existing,
-            workers=processes,
+            placement=placement,
             on_start=on_start,
             on_row=pass_on,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from gpuprep.errors import KernelError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.run.case import CaseOptions, process_case
 from gpuprep.run.plan import plan_segmented_cases
+from gpuprep.run.slots import BackendChoice, slot_backend
 from gpuprep.run.sources import open_sources
 
 #: Boxes, tables and ranges have fewer bytes than this, volumes more.
@@ -159,7 +161,7 @@ def test_the_device_gives_the_bytes_of_the_cpu(sources, device, patient, transfo
     row, found = run(plan, options(**transforms), select("cuda"))
     assert_equal(found, expected)
     assert row.backend == "cuda no device"
-    assert row.details == expected_row.details
+    assert row.details == {**expected_row.details, "backend_reason": "asked for"}
     assert not device.busy
 
 
@@ -185,6 +187,22 @@ def test_several_channels(sources, device, images):
     if images[0] == "PT":
         plan = replace(plan, channels=plan.channels[::-1], segmentations=(), link_evidence=())
     assert_equal(*(run(plan, options(), select(name))[1] for name in ("cuda", "cpu")))
+
+
+def test_slots_share_a_device_without_disturbing_each_other(sources, device):
+    plans = [plan_case(sources), plan_case(sources, "TILTED")] * 3
+    transforms = options(spacing_xyz_mm=(2.0, 2.0, 2.0), orientation="RAS")
+    expected = [run(plan, transforms, select("cpu", 1))[1] for plan in plans[:2]] * 3
+    choice = BackendChoice("cuda", threads=1, slots=3)
+
+    def work(plan):
+        return run(plan, transforms, slot_backend(choice))[1]
+
+    with ThreadPoolExecutor(3) as pool:
+        for found, wanted in zip(pool.map(work, plans), expected, strict=True):
+            assert_equal(found, wanted)
+    assert len({stream for kind, stream in device.log if kind == "record"}) == 3
+    assert not device.busy
 
 
 def test_segments_and_doses(sources, device):

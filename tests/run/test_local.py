@@ -18,7 +18,7 @@ def misbehave(x):
     match x:
         case "fault":
             faulthandler.disable()  # pytest's; its report would read like a fault of the tests
-            os.kill(os.getpid(), signal.SIGSEGV)
+            signal.raise_signal(signal.SIGSEGV)
         case "exit":
             os._exit(3)
         case "job":
@@ -75,3 +75,46 @@ def test_closing_early_ends_the_workers():
 def test_a_job_error_ends_the_map():
     with pytest.raises(ConfigError, match="all of it"):
         list(map_isolated(misbehave, ["a", "job", *"bcdefgh"], workers=1))
+
+
+def name_thread(x):
+    time.sleep(0.05)
+    return threading.current_thread().name, os.getpid()
+
+
+@pytest.mark.parametrize("start_by", ["fork", "spawn"])
+def test_slots_are_threads_of_one_process(start_by):
+    results = dict(map_isolated(name_thread, range(9), workers=1, slots=3, start_by=start_by))
+    assert set(results) == set(range(9))
+    assert len({thread for thread, _ in results.values()}) == 3
+    assert len({process for _, process in results.values()}) == 1
+
+
+def read_device(x):
+    time.sleep(0.05)
+    return os.environ["DEVICE"]
+
+
+def test_each_process_has_its_environment():
+    found = map_isolated(
+        read_device, range(6), workers=2, environments=[{"DEVICE": "3"}, {"DEVICE": "GPU-8a"}], start_by="spawn"
+    )
+    assert {device for _, device in found} == {"3", "GPU-8a"}
+    assert "DEVICE" not in os.environ
+
+
+def misbehave_slowly(x):
+    time.sleep(0.05)
+    return misbehave(x)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_crash_costs_its_task_alone_also_when_others_share_the_process(workers):
+    tasks = ["a", "b", "fault", "c", "raise", "d", "exit", "e", "f"]
+    outcomes = list(map_isolated(misbehave_slowly, tasks, workers=workers, slots=3))
+    results = dict(outcomes)
+    assert len(outcomes) == len(tasks)
+    assert {t for t in tasks if results[t] == t} == set("abcdef")
+    assert results["fault"].reason == "the worker process was ended by SIGSEGV"
+    assert results["exit"].by_signal
+    assert results["raise"].reason == "ValueError: told to"
