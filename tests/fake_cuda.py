@@ -43,7 +43,9 @@ class FakeDevice:
         self.host = CpuBackend(2, row_forms=False, **host)
         self.memory_bytes = memory_bytes
         self.limit = 0
-        self.live_bytes = self.peak_bytes = self.allocations = self.freed = 0
+        self.live_bytes = self.peak_bytes = self.allocations = 0
+        self.live_bytes_when_freed: list[int] = []
+        self.streams: list[Stream] = []
         self.fails: Callable[[int, int], bool] = lambda number, nbytes: False
         self.crossings: list[tuple[str, int]] = []
         self.log: list[tuple[str, Any]] = []
@@ -87,6 +89,7 @@ class Stream:
         self.device = device
         self.pending: deque[Callable[[], None]] = deque()
         self.before: list[Stream] = []
+        device.streams.append(self)
 
     def __enter__(self) -> Stream:
         self.before.append(self.device.stream)
@@ -371,7 +374,9 @@ def _make_cupy(device: FakeDevice) -> Any:
         device.limit = int(device.memory_bytes * fraction) if fraction else size or 0
 
     def free_all_blocks() -> None:
-        device.freed += 1
+        for stream in device.streams:  # cudaFree waits for the device
+            stream.synchronize()
+        device.live_bytes_when_freed.append(device.live_bytes)
 
     pool = SimpleNamespace(set_limit=set_limit, get_limit=lambda: device.limit, free_all_blocks=free_all_blocks)
     return SimpleNamespace(

@@ -94,28 +94,63 @@ def resample_volume(
     ConfigError
         ``unknown-interpolation``, ``antialias-nearest``, ``fill-out-of-range``, ``unsupported-dtype``.
     """
-    if interpolation not in _FILTERS and interpolation != "nearest":
-        raise ConfigError(
-            f"there is no interpolation {interpolation!r}",
-            code="unknown-interpolation",
-            hint=f"choose one of: {', '.join(_FILTERS)}, nearest",
-        )
-    if antialias and interpolation == "nearest":
-        raise ConfigError(
-            "nearest takes one voxel and cannot average", code="antialias-nearest", hint="use linear with antialias"
-        )
-    source = volume.geometry
-    to_source = _index_to_source(source, target)
-    if not _is_parallel(to_source, target.shape):
-        raise GeometryError(
-            "the target's axes do not run along the volume's",
-            code="axes-not-parallel",
-            hint="linear or nearest interpolation without antialiasing takes any orientation",
-        )
-    value = _fill_value(fill, _checked_dtype(volume.array, tuple(_ELEMENT)))
-    axes = _axis_tables(to_source, source.shape, target.shape, interpolation, antialias)
-    array = _resample_axes(volume.array, axes, target.shape, value, backend)
-    return volume.changed(array, target, _step(to_source, target, interpolation, fill, antialias=antialias))
+    axes, value, step = _plan_axes(volume, target, interpolation, fill, antialias=antialias)
+    return volume.changed(_resample_axes(volume.array, axes, target.shape, value, backend), target, step)
+
+
+def resample_in_slabs(
+    volume: Volume,
+    target: VolumeGeometry,
+    *,
+    interpolation: Interpolation,
+    antialias: bool,
+    fill: float,
+    slabs: int,
+    backend: Backend,
+) -> Volume:
+    """Resample an image that lies on the host, some of its slices at a time: `resample_volume` in less memory.
+
+    Parameters
+    ----------
+    volume : Volume
+        A NumPy array, of a type that `resample_volume` takes.
+    slabs : int
+        Into how many slabs of slices the output is cut. Each goes with the slices of `volume` it depends on.
+    target, interpolation, antialias, fill, backend
+        As in `resample_volume`.
+
+    Returns
+    -------
+    Volume
+        A NumPy array, bit for bit the one of `resample_volume`.
+
+    Raises
+    ------
+    GeometryError, ConfigError
+        As `resample_volume`.
+    """
+    axes, value, step = _plan_axes(volume, target, interpolation, fill, antialias=antialias)
+    depth, height, width = target.shape
+    result = np.empty(target.shape, volume.array.dtype)
+    thickness = -(-depth // slabs)
+    for first in range(0, depth, thickness):
+        slab = slice(first, min(first + thickness, depth))
+        slices, source = axes[0].cut(slab)
+        array = backend.upload(volume.array[source])
+        shape = (slab.stop - slab.start, height, width)
+        result[slab] = backend.download(_resample_axes(array, [slices, *axes[1:]], shape, value, backend))
+    return volume.changed(result, target, step)
+
+
+def are_parallel(source: VolumeGeometry, target: VolumeGeometry) -> bool:
+    """Whether the axes of two grids run along each other, so that tables of each axis resample one to the other.
+
+    Raises
+    ------
+    GeometryError
+        ``frame-of-reference-mismatch``.
+    """
+    return _is_parallel(_index_to_source(source, target), target.shape)
 
 
 def resample_to_grid(
@@ -270,6 +305,33 @@ def regularize(
 # Grids and checks
 
 
+def _plan_axes(
+    volume: Volume, target: VolumeGeometry, interpolation: Interpolation, fill: float, *, antialias: bool
+) -> tuple[list[AxisTable], Any, Step]:
+    """Return the tables of `resample_volume`, the fill value in the volume's type, and what is noted of it."""
+    if interpolation not in _FILTERS and interpolation != "nearest":
+        raise ConfigError(
+            f"there is no interpolation {interpolation!r}",
+            code="unknown-interpolation",
+            hint=f"choose one of: {', '.join(_FILTERS)}, nearest",
+        )
+    if antialias and interpolation == "nearest":
+        raise ConfigError(
+            "nearest takes one voxel and cannot average", code="antialias-nearest", hint="use linear with antialias"
+        )
+    source = volume.geometry
+    to_source = _index_to_source(source, target)
+    if not _is_parallel(to_source, target.shape):
+        raise GeometryError(
+            "the target's axes do not run along the volume's",
+            code="axes-not-parallel",
+            hint="linear or nearest interpolation without antialiasing takes any orientation",
+        )
+    value = _fill_value(fill, _checked_dtype(volume.array, tuple(_ELEMENT)))
+    axes = _axis_tables(to_source, source.shape, target.shape, interpolation, antialias)
+    return axes, value, _step(to_source, target, interpolation, fill, antialias=antialias)
+
+
 def _index_to_source(source: VolumeGeometry, target: VolumeGeometry) -> Float:
     """Return the affine from indices of `target` to indices of `source`, shape (4, 4)."""
     known = {source.frame_of_reference_uid, target.frame_of_reference_uid} - {""}
@@ -381,6 +443,15 @@ class AxisTable:
     inside: slice
     index: Index
     weight: Float
+
+    def cut(self, outputs: slice) -> tuple[AxisTable, slice]:
+        """Return the table of some of the outputs over the source positions they need, and which these are."""
+        start, stop = (min(max(i, outputs.start), outputs.stop) for i in (self.inside.start, self.inside.stop))
+        rows = slice(start - self.inside.start, stop - self.inside.start)
+        index = self.index[rows]
+        low, high = (int(index.min()), int(index.max()) + 1) if len(index) else (0, 1)
+        inside = slice(start - outputs.start, stop - outputs.start)
+        return AxisTable(inside, index - np.int32(low), self.weight[rows]), slice(low, high)
 
 
 def axis_table(coordinates: Float, size: int, interpolation: Interpolation, scale: float = 1.0) -> AxisTable:

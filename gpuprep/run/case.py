@@ -17,15 +17,23 @@ from gpuprep.dicom.dose import describe_dose, read_dose_grid, scale_to_gray
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.pet import read_suv_scale
 from gpuprep.dicom.stack import BrokenVolume, Stack, build_volumes
-from gpuprep.errors import CaseError, GeometryError
+from gpuprep.errors import CaseError, DeviceMemoryError, GeometryError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import RoiMask, recode
 from gpuprep.ops.crop import Box, crop_or_pad, foreground_box, with_margin
 from gpuprep.ops.intensity import Window, apply_window, to_modality
 from gpuprep.ops.orient import plan_orientation, reorient, reorient_array
 from gpuprep.ops.rasterize import SliceGrid
-from gpuprep.ops.resample import regularize, resample_labels, resample_to_grid, resample_volume
+from gpuprep.ops.resample import (
+    are_parallel,
+    regularize,
+    resample_in_slabs,
+    resample_labels,
+    resample_to_grid,
+    resample_volume,
+)
 from gpuprep.run.ledger import CaseRow
+from gpuprep.run.memory import SLABS_TRIED, check_room, describe_shortage, estimate_bytes
 from gpuprep.run.plan import CasePlan, Channel
 from gpuprep.run.segmentations import SelectedRois, draw, select_segmentations
 from gpuprep.volume import Step, Volume
@@ -64,6 +72,9 @@ class Stopwatch:
 def process_case(plan: CasePlan, options: CaseOptions, backend: Backend, writer: CaseWriter, workers: int) -> CaseRow:
     """Convert one case and return its row; a `CaseError` becomes a failed row and leaves no file of the case.
 
+    What a device has no memory for is tried again with less of it there, and the row gets a warning: see
+    `gpuprep.run.memory`.
+
     Parameters
     ----------
     plan : CasePlan
@@ -74,32 +85,45 @@ def process_case(plan: CasePlan, options: CaseOptions, backend: Backend, writer:
         Threads this case may use for reading and decoding.
     """
     clock = Stopwatch()
-    record: dict[str, Any] = {"warnings": [], "backend_reason": backend.reason}
     start = time.perf_counter()
+    record: dict[str, Any] = {}
     row = CaseRow(
         case=plan.case,
         key=plan.key,
         config=digest(options, writer.config),
         patient=plan.patient,
         status="done",
-        backend=f"{backend.name} {backend.device}".strip(),
         input_bytes=plan.input_bytes,
         timings=clock.seconds,
         details=record,
     )
-    try:
-        with backend.activate():
-            outputs, decoder = _convert(plan, options, backend, writer, workers, clock, record)
-    except CaseError as error:
-        writer.discard(plan.case)
-        return replace(row.failed(error), seconds=_since(start))
-    return replace(row, outputs=tuple(outputs), decoder=decoder, seconds=_since(start))
+    shortage = ""
+    for slabs in SLABS_TRIED:
+        used = backend if slabs else backend.host
+        row = replace(row, backend=f"{used.name} {used.device}".strip())
+        record.clear()
+        record |= {"warnings": [], "backend_reason": backend.reason}
+        if shortage:
+            record["warnings"].append(describe_shortage(slabs, shortage))
+        try:
+            with used.activate():
+                outputs, decoder = _convert(plan, options, used, slabs, writer, workers, clock, record)
+        except DeviceMemoryError as error:
+            shortage = shortage or error.message
+        except CaseError as error:
+            writer.discard(plan.case)
+            return replace(row.failed(error), seconds=_since(start))
+        else:
+            return replace(row, outputs=tuple(outputs), decoder=decoder, seconds=_since(start))
+        used.free_memory()  # here, where the error is gone, and with it the frames that held arrays
+    raise AssertionError("the host needs no memory of a device")
 
 
 def _convert(
     plan: CasePlan,
     options: CaseOptions,
     backend: Backend,
+    slabs: int,
     writer: CaseWriter,
     workers: int,
     clock: Stopwatch,
@@ -107,10 +131,13 @@ def _convert(
 ) -> tuple[list[Output], str]:
     transforms = options.transforms
     outputs: list[Output] = []
+    device, backend = backend, backend if slabs == 1 else backend.host
     if not plan.channels and plan.dose is not None:
         return [*_write_dose(plan, plan.dose, None, options, backend, writer, workers, clock, record)], ""
     with clock.stage("headers"):
         stack = choose_stack(plan.channels[0], plan, options.stacking)
+        if device.memory_bytes is not None:
+            check_room(estimate_case(plan, stack.geometry, options, slabs), device.memory_bytes)
         record["study_instance_uid"] = plan.channels[0].instances[0].study_instance_uid
         record["series"] = [channel.series_instance_uid for channel in plan.channels]
         record["volume"] = stack.label
@@ -147,7 +174,7 @@ def _convert(
                 check_coverage(channel, other.geometry, target, record)
             image, _ = load_volume(channel, other, transforms, backend, workers, clock, record)
         with clock.stage("resample"):
-            volume = onto_grid(image, target, box, transforms, backend)
+            volume = onto_grid(image, target, box, transforms, backend, device, slabs)
             image = None
         with clock.stage("intensity"):
             volume = window_channel(volume, plan, transforms, backend)
@@ -159,6 +186,31 @@ def _convert(
         _record_steps(volume, record)
         del volume
     return outputs, decoder
+
+
+def estimate_case(plan: CasePlan, source: VolumeGeometry, options: CaseOptions, slabs: int) -> int:
+    """Return the bytes of a device that the largest channel of a case may take; see `estimate_bytes`."""
+    transforms = options.transforms
+    target = source.with_spacing(transforms.spacing_xyz_mm[::-1]).shape
+    modalities = [channel.modality for channel in plan.channels]
+    needed = 0
+    for channel in plan.channels:
+        first = channel.instances[0]
+        frames = sum(i.number_of_frames or 1 for i in channel.instances)
+        value_bytes = 4 if channel.modality == "PT" else 2
+        is_mapped = transforms.rescale_intensity is not None and transforms.windows(channel.modality, modalities)
+        needed = max(
+            needed,
+            estimate_bytes(
+                (frames, first.rows or 0, first.columns or 0),
+                target,
+                slabs,
+                value_bytes=value_bytes,
+                output_bytes=4 if is_mapped else value_bytes,
+                has_mask=options.rois is not None,
+            ),
+        )
+    return needed
 
 
 def _write_dose(
@@ -342,14 +394,36 @@ def find_box(
     return with_margin(found, grid.geometry, crop.margin_mm)
 
 
-def onto_grid(image: Volume, target: VolumeGeometry, box: Box, transforms: Transforms, backend: Backend) -> Volume:
-    """Bring an image onto the output grid: untouched or cut where the voxels allow it, resampled where not."""
+def onto_grid(
+    image: Volume,
+    target: VolumeGeometry,
+    box: Box,
+    transforms: Transforms,
+    backend: Backend,
+    device: Backend,
+    slabs: int,
+) -> Volume:
+    """Bring an image onto the output grid: untouched or cut where the voxels allow it, resampled where not.
+
+    It lies on `backend`. With more than one of the `slabs` that is the host, and `device` resamples a slab at a time
+    where the axes are parallel.
+    """
     if image.geometry.same_grid(target):
         return image
     cut = image.geometry.crop(*box)
     if cut.same_grid(target):
         return crop_or_pad(image, *box, 0, backend)
     fill = float(image.array.min())
+    if slabs > 1 and are_parallel(image.geometry, target):
+        return resample_in_slabs(
+            image,
+            target,
+            interpolation=transforms.interpolation,
+            antialias=transforms.antialias,
+            fill=fill,
+            slabs=slabs,
+            backend=device,
+        )
     if transforms.interpolation in ("linear", "nearest") and not transforms.antialias:
         return resample_to_grid(image, target, interpolation=transforms.interpolation, fill=fill, backend=backend)
     return resample_volume(
