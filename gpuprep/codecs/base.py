@@ -77,9 +77,15 @@ def clean_bits(words: Image, spec: FrameSpec) -> None:
 
     Stored bits that do not begin at bit 0 (as High Bit tells, allowed before 1999) are moved there.
     """
+    left, right = unstored_bits(spec)
+    shift_bits(words, left=left, right=right)
+
+
+def unstored_bits(spec: FrameSpec) -> tuple[int, int]:
+    """Return by how many bits words are shifted to the left, then to the right, to leave the stored ones alone."""
     if are_bits_clean(spec):
-        return
-    shift_bits(words, left=spec.bits_allocated - 1 - spec.high_bit, right=spec.bits_allocated - spec.bits_stored)
+        return 0, 0
+    return spec.bits_allocated - 1 - spec.high_bit, spec.bits_allocated - spec.bits_stored
 
 
 def shift_bits(words: Image, *, left: int, right: int) -> None:

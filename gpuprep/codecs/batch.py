@@ -16,7 +16,6 @@ from gpuprep.codecs.base import (
     Decoder,
     Image,
     are_bits_clean,
-    clean_bits,
     container_dtype,
     empty_images,
     image_shape,
@@ -130,10 +129,7 @@ def decode_instance(header: InstanceHeader, spec: FrameSpec, *, workers: int = 1
         encapsulated.check_size(header, spec)
     array = empty_images(spec.number_of_frames, spec, container_dtype(spec))
     sources = [_Source(header, spec, index, index) for index in range(spec.number_of_frames)]
-    decoded = _decode(sources, array, spec, workers)
-    if not decoded.bits_are_clean:
-        clean_bits(array, spec)
-    return replace(decoded, bits_are_clean=True)
+    return _decode(sources, array, spec, workers, clean_as=spec)
 
 
 def _common_layout(specs: Sequence[FrameSpec]) -> FrameSpec:
@@ -160,12 +156,16 @@ def _mosaic_sources(stack: Stack, specs: Mapping[str, FrameSpec]) -> list[_Sourc
     return list(sources.values())
 
 
-def _decode(sources: Sequence[_Source], array: Image, layout: FrameSpec, workers: int) -> Decoded:
+def _decode(
+    sources: Sequence[_Source], array: Image, layout: FrameSpec, workers: int, clean_as: FrameSpec | None = None
+) -> Decoded:
     if all(_lies_like(source, array) for source in sources):
         extents = [
             native.frame_extent(s.header, s.spec, s.index, destination=s.slot * array[0].nbytes) for s in sources
         ]
-        native.read_extents(extents, array, workers=workers)
+        native.read_extents(extents, array, workers=workers, clean_as=clean_as)
+        if clean_as is not None:
+            return Decoded(array, _shifted_down(layout), native.NAME, True)
         return Decoded(array, layout, native.NAME, are_bits_clean(layout))
 
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -179,7 +179,11 @@ def _decode(sources: Sequence[_Source], array: Image, layout: FrameSpec, workers
                 pending.popleft().result()
         while pending:
             pending.popleft().result()
-    return Decoded(array, replace(layout, high_bit=layout.bits_stored - 1), ", ".join(sorted(decoders.names)), True)
+    return Decoded(array, _shifted_down(layout), ", ".join(sorted(decoders.names)), True)
+
+
+def _shifted_down(layout: FrameSpec) -> FrameSpec:
+    return replace(layout, high_bit=layout.bits_stored - 1)
 
 
 def _lies_like(source: _Source, array: Image) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpuprep import hostlib
-from gpuprep.codecs.base import Image, clean_bits, container_dtype, empty_images, image_shape
+from gpuprep.codecs.base import Image, clean_bits, container_dtype, empty_images, image_shape, unstored_bits
 from gpuprep.codecs.colour import check_photometric, convert_to_rgb, expand_422, is_ybr
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.stack import FrameSpec
@@ -37,7 +37,7 @@ class Extent:
     destination: int
 
 
-def read_extents(extents: Sequence[Extent], buffer: Image, *, workers: int) -> None:
+def read_extents(extents: Sequence[Extent], buffer: Image, *, workers: int, clean_as: FrameSpec | None = None) -> None:
     """Read parts of files into place, in threads of the host library.
 
     Parameters
@@ -48,6 +48,8 @@ def read_extents(extents: Sequence[Extent], buffer: Image, *, workers: int) -> N
         Destination; offsets count its bytes.
     workers : int
         Most threads.
+    clean_as : FrameSpec, optional
+        Have the words of `buffer` that are read cleaned, as `clean_bits` does, while they are in the cache.
 
     Raises
     ------
@@ -64,8 +66,19 @@ def read_extents(extents: Sequence[Extent], buffer: Image, *, workers: int) -> N
             paths += os.fsencode(extent.path) + b"\0"
     requests = np.array([(starts[e.path], e.offset, e.length, e.destination) for e in extents], np.int64)
     status = np.empty(len(extents), np.int32)
+    left, right = (0, 0) if clean_as is None else unstored_bits(clean_as)
+    word = (-1 if buffer.dtype.kind == "i" else 1) * buffer.dtype.itemsize if left or right else 0
     _library().gp_read_frames(
-        bytes(paths), requests.ctypes.data, len(extents), buffer.ctypes.data, buffer.nbytes, workers, status.ctypes.data
+        bytes(paths),
+        requests.ctypes.data,
+        len(extents),
+        buffer.ctypes.data,
+        buffer.nbytes,
+        word,
+        left,
+        right,
+        workers,
+        status.ctypes.data,
     )
     for position in map(int, np.flatnonzero(status)):
         extent, code = extents[position], int(status[position])
@@ -90,6 +103,9 @@ def _library() -> Any:
         ctypes.c_int64,
         ctypes.c_void_p,
         ctypes.c_int64,
+        ctypes.c_int32,
+        ctypes.c_int32,
+        ctypes.c_int32,
         ctypes.c_uint,
         ctypes.c_void_p,
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,9 @@ TAP_GROUP = 8
 REFERENCE_TOLERANCE = 2e-6
 #: Standard deviation of the Gaussian, output pixels.
 GAUSSIAN_SIGMA = 0.5
+
+#: Taps of so many axes are kept; those of 4096 pixels to 512 take 100 KB.
+_KEPT_TAPS = 64
 
 _BLOCK = (64, 4, 1)
 _MAX_PLANES = 65535  # blocks that CUDA takes along z
@@ -78,8 +82,12 @@ class Taps:
     weights: Float
 
 
+@lru_cache(maxsize=_KEPT_TAPS)
 def filter_taps(source: int, output: int, name: str) -> Taps:
-    """Return the taps of an axis of `source` pixels resized to `output`; `name` is any filter but ``nearest``."""
+    """Return the taps of an axis of `source` pixels resized to `output`; `name` is any filter but ``nearest``.
+
+    Images of a data set often have the same size: the last ones are kept, and are not to be written to.
+    """
     support, kernel = _FILTERS[name]
     ratio = source / output
     widening = max(ratio, 1.0)
@@ -89,7 +97,10 @@ def filter_taps(source: int, output: int, name: str) -> Taps:
     taps = int((end - first).max())
     pixels = first[:, None] + np.arange(taps)
     weights = np.where(pixels < end[:, None], kernel((pixels + 0.5 - centres[:, None]) / widening), 0.0)
-    return Taps(first, weights / weights.sum(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    for table in (first, weights):
+        table.flags.writeable = False
+    return Taps(first, weights)
 
 
 def nearest_pixels(source: int, output: int) -> NDArray[np.int32]:

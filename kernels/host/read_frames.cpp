@@ -20,6 +20,7 @@ struct Request {
 
 constexpr std::int32_t kShortRead = -1;
 constexpr std::int32_t kOutOfBuffer = -2;
+constexpr std::int64_t kShiftedBytes = 1 << 18;
 constexpr std::size_t kRangesPerWorker = 8;  // so that a slow file does not hold up the others
 
 // The file that a range of requests reads from; consecutive requests often share it.
@@ -59,12 +60,55 @@ std::int32_t read_fully(int file, std::uint8_t* to, std::int64_t length, std::in
     return 0;
 }
 
+// What clears, or fills with the sign, the bits above the stored ones: a shift to the left, then to the right.
+struct Shifts {
+    std::int32_t word;  // bytes a word, negative for signed ones; 0: no shifts
+    std::int32_t left;
+    std::int32_t right;
+};
+
+template <class T>
+void shift(std::uint8_t* bytes, std::int64_t length, const Shifts& shifts) {
+    T* words = reinterpret_cast<T*>(bytes);
+    const std::int64_t n = length / static_cast<std::int64_t>(sizeof(T));
+    for (std::int64_t i = 0; i < n; ++i)
+        words[i] = static_cast<T>(static_cast<T>(words[i] << shifts.left) >> shifts.right);
+}
+
+void shift_words(std::uint8_t* bytes, std::int64_t length, const Shifts& shifts) {
+    switch (shifts.word) {
+        case 1: return shift<std::uint8_t>(bytes, length, shifts);
+        case 2: return shift<std::uint16_t>(bytes, length, shifts);
+        case 4: return shift<std::uint32_t>(bytes, length, shifts);
+        case 8: return shift<std::uint64_t>(bytes, length, shifts);
+        case -1: return shift<std::int8_t>(bytes, length, shifts);
+        case -2: return shift<std::int16_t>(bytes, length, shifts);
+        case -4: return shift<std::int32_t>(bytes, length, shifts);
+        case -8: return shift<std::int64_t>(bytes, length, shifts);
+        default: return;
+    }
+}
+
+// Shifts words while they are in the level 2 cache.
+std::int32_t read_words(int file, std::uint8_t* to, std::int64_t length, std::int64_t offset, const Shifts& shifts) {
+    const std::int64_t step = shifts.word == 0 ? length : kShiftedBytes;
+    for (std::int64_t done = 0; done < length; done += step) {
+        const std::int64_t part = std::min(step, length - done);
+        const std::int32_t status = read_fully(file, to + done, part, offset + done);
+        if (status != 0) return status;
+        shift_words(to + done, part, shifts);
+    }
+    return 0;
+}
+
 }  // namespace
 
-// Status of each request: 0, an errno, -1 when the file ends before, -2 when it does not fit into the buffer.
+// Status of each request: 0, an errno, -1 when the file ends before, -2 when it does not fit into the buffer. Requests
+// are of whole words, and aligned to them, when there are shifts.
 GPUPREP_EXPORT void gp_read_frames(const char* paths, const Request* requests, std::int64_t count,
-                                   std::uint8_t* buffer, std::int64_t buffer_size, unsigned workers,
-                                   std::int32_t* status) {
+                                   std::uint8_t* buffer, std::int64_t buffer_size, std::int32_t word,
+                                   std::int32_t left, std::int32_t right, unsigned workers, std::int32_t* status) {
+    const Shifts shifts{word, left, right};
     const std::size_t ranges = std::max(1u, workers) * kRangesPerWorker;
     const std::size_t grain = (static_cast<std::size_t>(count) + ranges - 1) / ranges;
     gpuprep::parallel_for(static_cast<std::size_t>(count), std::max<std::size_t>(1, grain), workers,
@@ -78,7 +122,8 @@ GPUPREP_EXPORT void gp_read_frames(const char* paths, const Request* requests, s
                 continue;
             }
             const int descriptor = file.get(paths + r.path);
-            status[i] = descriptor < 0 ? errno : read_fully(descriptor, buffer + r.destination, r.length, r.offset);
+            status[i] = descriptor < 0 ? errno
+                                       : read_words(descriptor, buffer + r.destination, r.length, r.offset, shifts);
         }
     });
 }

@@ -86,6 +86,26 @@ def test_integers_of_any_width(bits: int, is_signed: bool, tmp_path: Path) -> No
     np.testing.assert_array_equal(decoded, pixels)
 
 
+@pytest.mark.parametrize("bits", [8, 16, 32, 64])
+@pytest.mark.parametrize("is_signed", [False, True])
+@pytest.mark.parametrize("high_bit_below_top", [0, 2])
+def test_other_bits_are_cleaned_while_reading(
+    bits: int, is_signed: bool, high_bit_below_top: int, tmp_path: Path
+) -> None:
+    """Stored bits in the middle of noise, in frames that are read in several pieces."""
+    raw = np.random.default_rng(bits).integers(0, 256, (2, 301, 401, bits // 8), np.uint8)
+    stored = bits - 3
+    header = make_file(tmp_path / "file", raw.tobytes())
+    spec = make_spec(bits, rows=301, columns=401, number_of_frames=2, is_signed=is_signed, bits_stored=stored)
+    spec = replace(spec, high_bit=bits - 1 - high_bit_below_top)
+    decoded = decode_instance(header, spec).array
+    words = [int.from_bytes(word, "little") >> (spec.high_bit + 1 - stored) for word in raw.reshape(-1, bits // 8)]
+    values = [word & ((1 << stored) - 1) for word in words]
+    if is_signed:
+        values = [value - (1 << stored) if value >> (stored - 1) else value for value in values]
+    assert decoded.ravel().tolist() == values
+
+
 def test_packed_bits_whose_frames_begin_within_a_byte(tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 2, (5, 3, 5), np.uint8)
     header = make_file(tmp_path / "file", np.packbits(pixels, bitorder="little").tobytes())
