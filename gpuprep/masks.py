@@ -324,6 +324,14 @@ def select_rois(mask: RoiMask, patterns: Sequence[str]) -> RoiMask:
     return merge_to_labels(mask, [(i,) for i in chosen])
 
 
+def merge_same_names(mask: RoiMask) -> RoiMask:
+    """Return the mask in which ROIs of one name are one, the first of them."""
+    members: dict[str, list[int]] = {}
+    for i, roi in enumerate(mask.rois):
+        members.setdefault(roi.name, []).append(i)
+    return merge_to_labels(mask, list(members.values()), [mask.rois[of[0]] for of in members.values()])
+
+
 def assign_layers(mask: RoiMask, limit: int) -> list[tuple[int, int]]:
     """Put ROIs into as few layers as first fit finds, so that those of a layer share no voxel.
 

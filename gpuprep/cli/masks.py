@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +16,23 @@ if TYPE_CHECKING:
     from gpuprep.masks import RoiMask
     from gpuprep.run.masks import OpenedMask
 
-_image = click.option(
-    "--image", type=options.PATH, metavar="FOLDER",
-    help="The images of the mask: an RTSTRUCT is drawn on them, a SEG put on their grid; a SEG that is written names "
-         "them.",
-)  # fmt: skip
+
+def _source_options(command: options.Command) -> options.Command:
+    return options.apply(
+        click.option("--image", type=options.PATH, metavar="FOLDER",
+                     help="The images of the mask: an RTSTRUCT is drawn on them, a SEG put on their grid; a SEG that "
+                          "is written names them."),
+        click.option("--plane", type=click.Choice(["axl", "cor", "sag"]),
+                     help="Of a case of Supervisely's import by plane, where planes differ."),
+        click.option("--merge-names", is_flag=True,
+                     help="Make ROIs of one name one, such as the objects of a class in Supervisely's import."),
+    )(command)  # fmt: skip
 
 
 def _output_options(command: options.Command) -> options.Command:
     return options.apply(
         click.option("--to", "container", type=click.Choice(list(MASK_WRITERS)),
                      help="By default what OUTPUT ends in."),
-        _image,
         click.option("--on-overlap", type=click.Choice(["keep", "last-wins"]), default="keep", show_default=True,
                      help="last-wins: a voxel goes to its last ROI alone, and what others lose is told. With keep, a "
                           "container that holds one label a voxel refuses ROIs that overlap."),
@@ -49,18 +55,19 @@ def masks() -> None:
     name/           one NIfTI file a ROI
     name.h5 .npz    palette
 
-    Read as well: RTSTRUCT with its images, and SEG, seg.nrrd and NIfTI of other programs.
+    Read as well: RTSTRUCT with its images; SEG, seg.nrrd and NIfTI of other programs; and the folder of a case in
+    Supervisely's import, by volume name or by plane: each object a ROI, named as its class.
     """
 
 
 @masks.command(short_help="Print the ROIs of a mask and their overlaps.")
 @click.argument("source", type=options.PATH)
-@_image
-def info(source: Path, image: Path | None) -> int:
+@_source_options
+def info(source: Path, image: Path | None, plane: str | None, merge_names: bool) -> int:
     """Print grid, ROIs and overlaps of SOURCE."""
     from gpuprep.report.masks import format_mask
 
-    opened = _open(source, image)
+    opened = _open(source, image, plane, merge_names)
     click.echo(format_mask(opened.mask))
     return _finish(opened)
 
@@ -68,10 +75,11 @@ def info(source: Path, image: Path | None) -> int:
 @masks.command(short_help="Write a mask in another container.")
 @click.argument("source", type=options.PATH)
 @click.argument("output", type=options.PATH)
+@_source_options
 @_output_options
-def convert(source: Path, output: Path, image: Path | None, **how: Any) -> int:
+def convert(source: Path, output: Path, image: Path | None, plane: str | None, merge_names: bool, **how: Any) -> int:
     """Write the mask SOURCE as OUTPUT, with all its ROIs, names, codes and geometry."""
-    opened = _open(source, image)
+    opened = _open(source, image, plane, merge_names)
     _write(opened, opened.mask, output, **how)
     return _finish(opened)
 
@@ -81,22 +89,39 @@ def convert(source: Path, output: Path, image: Path | None, **how: Any) -> int:
 @click.argument("output", type=options.PATH)
 @click.option("--roi", "patterns", multiple=True, required=True, metavar="NAME",
               help="Name of a ROI, case ignored, * and ? allowed; can be given again.")  # fmt: skip
+@_source_options
 @_output_options
-def extract(source: Path, output: Path, patterns: tuple[str, ...], image: Path | None, **how: Any) -> int:
+def extract(
+    source: Path,
+    output: Path,
+    patterns: tuple[str, ...],
+    image: Path | None,
+    plane: str | None,
+    merge_names: bool,
+    **how: Any,
+) -> int:
     """Write the ROIs of SOURCE that a NAME fits as OUTPUT, in the order of the names given."""
     from gpuprep.masks import select_rois
 
-    opened = _open(source, image)
+    opened = _open(source, image, plane, merge_names)
     _write(opened, select_rois(opened.mask, patterns), output, **how)
     return _finish(opened)
 
 
-def _open(source: Path, image: Path | None) -> OpenedMask:
+def _open(source: Path, image: Path | None, plane: str | None, merge_names: bool) -> OpenedMask:
     from gpuprep.backends import select
     from gpuprep.config import Stacking
+    from gpuprep.masks import merge_same_names
     from gpuprep.run.masks import open_mask
 
-    return open_mask(source, image=image, stacking=Stacking(), backend=select("cpu"))
+    opened = open_mask(
+        source,
+        image=image,
+        stacking=Stacking(),
+        backend=select("cpu"),
+        plane=plane,  # type: ignore[arg-type]
+    )
+    return replace(opened, mask=merge_same_names(opened.mask)) if merge_names else opened
 
 
 def _write(
@@ -125,7 +150,9 @@ def _write(
 
 
 def _finish(opened: OpenedMask) -> int:
-    """Print what could not be read; a mask that is not whole is a failed case."""
+    """Print what could not be read, or kept; a mask that is not whole is a failed case."""
+    for note in opened.notes:
+        click.echo(f"note: {note}", err=True)
     for problem in opened.problems:
         click.echo(f"warning: {problem}", err=True)
     return ExitStatus.CASES_FAILED if opened.problems else ExitStatus.DONE

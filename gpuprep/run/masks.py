@@ -19,9 +19,10 @@ from gpuprep.ops.segments import embed_segmentation, own_grid
 from gpuprep.run.case import choose_stack
 from gpuprep.run.plan import CasePlan, Channel
 from gpuprep.run.sources import open_sources
-from gpuprep.writers.masks import read_mask
+from gpuprep.writers.masks import read_mask, supervisely
 from gpuprep.writers.masks.description import parse_geometry, parse_rois
 from gpuprep.writers.masks.dicomseg import segment_label
+from gpuprep.writers.supervisely import Plane
 
 #: Where "DICM" stands in a DICOM file (PS3.10 7.1).
 _MAGIC = slice(128, 132)
@@ -29,20 +30,23 @@ _MAGIC = slice(128, 132)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenedMask:
-    """A mask, what of it could not be read, and the images it was drawn on where they were given."""
+    """A mask, what of it could not be read, what it has no room for, and its images where they were given."""
 
     mask: RoiMask
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     images: tuple[InstanceHeader, ...] = ()
 
 
-def open_mask(path: Path, *, image: Path | None, stacking: Stacking, backend: Backend) -> OpenedMask:
+def open_mask(
+    path: Path, *, image: Path | None, stacking: Stacking, backend: Backend, plane: Plane | None = None
+) -> OpenedMask:
     """Read a mask of any kind.
 
     Parameters
     ----------
     path : Path
-        A mask file of `gpuprep.writers.masks`, a DICOM SEG or an RTSTRUCT.
+        A mask file of `gpuprep.writers.masks`, a case of Supervisely's import, a DICOM SEG or an RTSTRUCT.
     image : Path, optional
         Folder of the images of a SEG or RTSTRUCT: the mask is put on their grid. A SEG without images lies on the grid
         that its description or its own frames tell.
@@ -50,18 +54,27 @@ def open_mask(path: Path, *, image: Path | None, stacking: Stacking, backend: Ba
         How the images are made a volume.
     backend : Backend
         Where contours are drawn.
+    plane : str, optional
+        Of a case of Supervisely's import.
 
     Raises
     ------
     InputNotFoundError
         ``path-missing``, ``no-dicom-found``.
     ConfigError
-        ``image-needed``: an RTSTRUCT without `image`; and what `read_mask` raises.
+        ``image-needed``: an RTSTRUCT without `image`; ``plane-missing``: `plane` of something without planes; and what
+        `read_mask` and `gpuprep.writers.masks.supervisely.read` raise.
     CaseError
         What readers of SEG and RTSTRUCT, of image stacks and of mask files raise.
     """
     if not path.exists():
         raise InputNotFoundError("there is no such file", code="path-missing", subject=str(path))
+    if supervisely.is_case(path):
+        scores = supervisely.find_scores(path)
+        notes = (f"a mask has no room for scores: {len(scores)} score tables are left out",) if scores else ()
+        return OpenedMask(supervisely.read(path, plane), notes=notes, images=find_images(image) if image else ())
+    if plane is not None:
+        raise ConfigError("only a case of Supervisely's import has planes", code="plane-missing", subject=str(path))
     if not _is_dicom(path):
         return OpenedMask(read_mask(path), images=find_images(image) if image else ())
     (header,) = read_headers([str(path)])
@@ -69,7 +82,7 @@ def open_mask(path: Path, *, image: Path | None, stacking: Stacking, backend: Ba
     images = tuple({frame.instance.path: frame.instance for frame in stack.frames}.values()) if stack else ()
     if header.modality != "RTSTRUCT":
         mask, problems = _read_seg(read_segmentation(path), stack, backend)
-        return OpenedMask(mask, problems, images)
+        return OpenedMask(mask, problems, images=images)
     if stack is None:
         raise ConfigError(
             "contours have to be drawn on images", code="image-needed", subject=str(path), hint="add --image FOLDER"
@@ -77,7 +90,7 @@ def open_mask(path: Path, *, image: Path | None, stacking: Stacking, backend: Ba
     structures = read_structure_set(str(path))
     drawn = rasterize(structures.rois, _grid_of(stack), overlap="xor", backend=backend)
     found = [*structures.problems, *(p for roi in structures.rois for p in roi.problems), *drawn.problems]
-    return OpenedMask(drawn.mask, tuple(map(str, found)), images)
+    return OpenedMask(drawn.mask, tuple(map(str, found)), images=images)
 
 
 def find_images(folder: Path) -> tuple[InstanceHeader, ...]:

@@ -5,11 +5,12 @@ import subprocess
 import sys
 import time
 
+import conversions
 import nibabel
 import numpy as np
 import pytest
 
-from gpuprep.dicom.synth import SegmentSpec, write_ct_series, write_seg, write_study
+from gpuprep.dicom.synth import RoiSpec, SegmentSpec, write_ct_series, write_seg, write_study
 from gpuprep.errors import ExitStatus
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.writers.masks import read_mask
@@ -21,8 +22,6 @@ VOLUME_TOLERANCE = 0.06
 RESAMPLED_VOLUME_TOLERANCE = 0.03
 #: ... and its centre, in mm; voxels are 2 to 3 mm wide.
 CENTRE_TOLERANCE_MM = 0.3
-#: NIfTI headers hold affines in float32.
-HEADER_TOLERANCE_MM = 0.01
 
 
 @pytest.fixture(scope="module")
@@ -85,22 +84,59 @@ def test_by_plane_values_are_those_of_the_colour_map(studies, converted):
             )
 
 
-def test_masks_come_back_from_both_layouts(studies, converted):
-    for case in (p for p in (converted / "volume" / "import").iterdir() if p.is_dir()):
-        by_name = read_mask(case)
-        by_plane = read_mask(converted / "plane" / "import" / case.name / "sag_inference.nii.gz")
-        assert sorted(roi.name for roi in by_name.rois) == sorted(CLASSES)
-        assert [roi.name for roi in by_plane.rois] == CLASSES
-        assert by_plane.rois[0].rgb == (255, 0, 0)
-        assert by_name.geometry.orientation() == "RAS"
-        assert by_name.geometry.same_grid(by_plane.geometry, HEADER_TOLERANCE_MM)
-        grid = studies[1][case.name.split("_")[0]].series.geometry
-        for mask in (by_name, by_plane):
-            ring = next(n for n, roi in enumerate(mask.rois) if roi.name == "Ring")  # the last label: whole in both
-            volume = mask.voxel_counts[ring] * np.prod(grid.spacing_dhw_mm)
-            assert volume == pytest.approx(
-                studies[1][case.name.split("_")[0]].volumes_mm3["Ring"], rel=VOLUME_TOLERANCE
-            )
+@pytest.mark.parametrize("layout", ["volume", "plane"])
+def test_what_is_imported_goes_on_to_other_programs(gpuprep, studies, converted, tmp_path, layout):
+    """Masks of the import folder as a label image equal nnU-Net's, and as DICOM SEG those of the structure set."""
+    options = ["-m", "CT,RTSTRUCT", "-ryaml", studies[0] / "roi_patterns.yaml", "-ms", "sparse_mask"]
+    assert gpuprep("nnunet", *options, "--orientation", "RAS", studies[0], tmp_path / "n").status == ExitStatus.DONE
+    for case in (p for p in (converted / layout / "import").iterdir() if p.is_dir()):
+        labels = tmp_path / f"{case.name}.nii.gz"
+        assert gpuprep("masks", "convert", case, labels, "--on-overlap", "last-wins").status == ExitStatus.DONE
+        (reference,) = (tmp_path / "n").rglob(f"labelsTr/{case.name}.nii.gz")
+        ours, theirs = nibabel.load(labels), nibabel.load(reference)
+        assert np.array_equal(ours.affine, theirs.affine)
+        assert np.array_equal(np.asanyarray(ours.dataobj), np.asanyarray(theirs.dataobj))
+        patient = case.name.split("_")[0]
+        image = studies[0] / patient
+        (structures,) = (p for p in image.rglob("*.dcm") if "RTSTRUCT" in str(p))
+        for source, output in ((case, "seg.dcm"), (structures, "drawn.npz")):
+            assert gpuprep("masks", "convert", source, tmp_path / output, "--image", image).status == ExitStatus.DONE
+        back = gpuprep("masks", "convert", tmp_path / "seg.dcm", tmp_path / "back.npz", "--image", image)
+        assert back.status == ExitStatus.DONE
+        back, drawn = read_mask(tmp_path / "back.npz"), read_mask(tmp_path / "drawn.npz")
+        assert back.geometry.same_grid(drawn.geometry) and [roi.name for roi in back.rois] == CLASSES
+        by_name = {roi.name: n for n, roi in enumerate(drawn.rois)}
+        entry = json.loads((converted / layout / "dataset.json").read_text())["cases"][case.name]
+        for n, name in enumerate(CLASSES):
+            (roi,) = entry["rois"][name]
+            expected = drawn.binary(by_name[roi])
+            if (layout, name) == ("plane", "GTV"):  # which lies in the CTV, and a label map holds one label a voxel
+                expected = 0 * expected
+            assert np.array_equal(back.binary(n), expected)
+
+
+def test_objects_come_back_as_rois_of_one_name_or_merged(gpuprep, tmp_path):
+    study = tmp_path / "in"
+    grid = conversions.GRID
+    series = conversions.write_images(study, "P1")
+    boxes = np.s_[1:3, 2:5, 2:5], np.s_[5:7, 12:16, 10:14]
+    contours = [c for box in boxes for c in conversions.contours_of(box)]
+    conversions.write_structures(study / "rs.dcm", series, [RoiSpec(1, "met", contours)])
+    roi_map = conversions.write_map(tmp_path / "map.yaml", {"Met": "met"})
+    for options in ([], ["--layout", "plane", "--plane-masks", "instance", "--planes", "sag"]):
+        out = tmp_path / f"out{len(options)}"
+        result = convert(gpuprep, study, out, "--instances", "component", *options, roi_map=roi_map)
+        assert result.status == ExitStatus.DONE
+        (case,) = (p for p in (out / "import").iterdir() if p.is_dir())
+        assert gpuprep("masks", "convert", case, tmp_path / "m.npz").status == ExitStatus.DONE
+        mask = read_mask(tmp_path / "m.npz")
+        assert [roi.name for roi in mask.rois] == ["Met", "Met"]
+        sizes = [int(np.prod([s.stop - s.start for s in box])) for box in boxes]
+        assert mask.voxel_counts.tolist() == sizes and mask.geometry.shape == grid.shape
+        assert gpuprep("masks", "convert", case, tmp_path / "m.npz", "--merge-names").status == ExitStatus.DONE
+        assert read_mask(tmp_path / "m.npz").voxel_counts.tolist() == [sum(sizes)]
+    assert "plane-missing" in gpuprep("masks", "info", case, "--plane", "axl").stderr
+    assert "plane-missing" in gpuprep("masks", "info", tmp_path / "m.npz", "--plane", "axl").stderr
 
 
 def test_labels_that_share_voxels_fail_a_label_map(gpuprep, studies, tmp_path):
@@ -124,7 +160,10 @@ def test_scores_go_beside_the_planes_and_leave_with_the_option(gpuprep, studies,
     table.write_text("case,plane,layer,label,score\nSYNTH-001,cor,7,CTV,0.9\n")
     result = convert(gpuprep, studies[0], out, *extra, "--scores", table)
     assert "2 cases are done already" in result.stderr
-    assert "7,0.9" in next((out / "import").glob("SYNTH-001*/*.csv")).read_text()
+    table_of_case = next((out / "import").glob("SYNTH-001*/*.csv"))
+    assert "7,0.9" in table_of_case.read_text()
+    opened = gpuprep("masks", "info", table_of_case.parent)
+    assert opened.status == ExitStatus.DONE and "1 score tables are left out" in opened.stderr
     assert convert(gpuprep, studies[0], out, *extra).status == ExitStatus.DONE
     assert {p.name for p in (out / "import").glob("*/*")} == {"cor_anatomic.nii.gz", "cor_inference.nii.gz"}
 
