@@ -26,9 +26,12 @@ import pytest
 
 from gpuprep.backends import cuda
 from gpuprep.backends.cpu import CpuBackend
+from gpuprep.codecs import dali
 
 #: Of a pinned buffer: small, so that test volumes cross in several pieces.
 BUFFER_BYTES = 50_000
+#: Why DALI is not the loader of this device.
+NO_DALI = "a device that is none has no DALI"
 
 
 class OutOfMemoryError(MemoryError):
@@ -413,4 +416,5 @@ def install(monkeypatch: pytest.MonkeyPatch, **options: Any) -> FakeDevice:
     monkeypatch.setattr(cuda, "_import_cupy", lambda: device.cupy)
     monkeypatch.setattr(cuda.CudaBackend, "lanes", device.host.lanes)
     monkeypatch.setattr(cuda, "BUFFER_BYTES", BUFFER_BYTES)
+    monkeypatch.setattr(dali, "find_loader", lambda backend, threads: NO_DALI)
     return device

@@ -1,15 +1,18 @@
-"""A stack or an instance to one array of stored values."""
+"""A stack or an instance to one array of stored values, on the host or on a backend."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 
 import numpy as np
+from numpy.typing import NDArray
 
+from gpuprep.backends.base import Backend
 from gpuprep.codecs import encapsulated, native
 from gpuprep.codecs.base import (
     NATIVE_SYNTAXES,
@@ -29,6 +32,7 @@ from gpuprep.errors import DecodeError
 _FRAMES_AHEAD = 2
 
 Fill = Callable[[Image], None]
+Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,24 +41,30 @@ class Decoded:
 
     Parameters
     ----------
-    array : ndarray of shape (D, rows, columns) or (D, rows, columns, samples)
-        Stored values, before rescale; RGB for all colour images but palette ones, whose indices are kept.
+    array : array of shape (D, rows, columns) or (D, rows, columns, samples)
+        Stored values plus `offset`, before rescale; RGB for all colour images but palette ones, whose indices are kept.
     spec : FrameSpec
         Layout of the words in `array`: rows and columns, `bits_stored`, `high_bit` and `is_signed`.
     decoder : str
         What decoded them, for the ledger: ``"native"``, ``"imagecodecs-jpeg8"``; several names joined by a comma.
     bits_are_clean : bool
         Whether bits above the stored ones are cleared or carry the sign; otherwise they may hold anything.
+    offset : int
+        What was added to each stored value; `fold_offset` takes it out again.
+    loader : str
+        What brought the frames to a device, or why it was not DALI, for the ledger; empty on the CPU.
     """
 
     array: Image
     spec: FrameSpec
     decoder: str
     bits_are_clean: bool
+    offset: int = 0
+    loader: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class Source:
     """One image of a file, and what it fills: a slot of the volume, or with each of its tiles one."""
 
     header: InstanceHeader
@@ -87,18 +97,72 @@ def decode_stack(stack: Stack, *, workers: int) -> Decoded:
     HeaderError
         As `FrameSpec.from_header`.
     """
-    specs = {frame.instance.path: FrameSpec.from_header(frame.instance) for frame in stack.frames}
-    frames, rows, columns = stack.frames_shape
-    layout = replace(_common_layout(list(specs.values())), rows=rows, columns=columns, number_of_frames=frames)
-    array = empty_images(frames, layout, container_dtype(layout))
-    if stack.mosaic_columns:
-        sources = _mosaic_sources(stack, specs)
-    else:
-        sources = [
-            _Source(frame.instance, specs[frame.instance.path], frame.index, slot)
-            for slot, frame in enumerate(stack.frames)
-        ]
-    return _decode(sources, array, layout, workers)
+    sources, layout = find_sources(stack)
+    array = empty_images(layout.number_of_frames, layout, container_dtype(layout))
+    return decode_sources(sources, array, layout, workers)
+
+
+def load_stack(stack: Stack, backend: Backend, *, workers: int) -> Decoded:
+    """Decode the frames of a stack, in its order, into an array of a backend.
+
+    On a CUDA device DALI is the loader, where it is installed and works (`gpuprep.codecs.dali`): it decodes there what
+    it can, batch by batch, and uploads what it cannot and the CPU decoders can. A batch that it fails on goes to the
+    CPU decoders too, which name the frame when they fail as well. Without DALI, and on other backends, this is
+    `decode_stack` and `Backend.upload`.
+
+    Parameters
+    ----------
+    stack : Stack
+        Its frames.
+    backend : Backend
+        Where the array shall be. Work goes to its current stream and is not waited for.
+    workers : int
+        Most threads.
+
+    Raises
+    ------
+    DecodeError, HeaderError
+        As `decode_stack`.
+    DeviceMemoryError, MemoryError
+        The device has too little memory.
+    """
+    why_not_dali = ""
+    if backend.name == "cuda":
+        from gpuprep.codecs import dali, device
+
+        loader = dali.find_loader(backend, workers)
+        if isinstance(loader, dali.Loader):
+            return device.load_by(loader, stack, backend, workers=workers)
+        why_not_dali = loader
+    decoded = decode_stack(stack, workers=workers)
+    return replace(decoded, array=backend.upload(decoded.array), loader=why_not_dali)
+
+
+def fold_offset(decoded: Decoded, slopes: Float, intercepts: Float) -> tuple[Decoded, Float]:
+    """Take the offset of decoded frames out of them, or into the intercepts where that is exact.
+
+    Parameters
+    ----------
+    decoded : Decoded
+        Its array may be overwritten.
+    slopes, intercepts : array of shape (D,), float64
+        Rescale Slope and Intercept of each slice.
+
+    Returns
+    -------
+    decoded : Decoded
+        Of offset 0. Its words count from 0 where the offset went into the intercepts.
+    intercepts : array of shape (D,), float64
+        That go with it: intercept - slope × offset where both are whole numbers, so that no bit of the result changes.
+    """
+    if not decoded.offset:
+        return decoded, intercepts
+    if (slopes == np.rint(slopes)).all() and (intercepts == np.rint(intercepts)).all():
+        return replace(decoded, offset=0), intercepts - slopes * decoded.offset
+    words = decoded.array
+    words ^= words.dtype.type(decoded.offset)  # two's complement has the sign bit the other way round
+    signed = words.view(f"i{words.dtype.itemsize}")
+    return replace(decoded, array=signed, spec=replace(decoded.spec, is_signed=True), offset=0), intercepts
 
 
 def decode_instance(header: InstanceHeader, spec: FrameSpec, *, workers: int = 1) -> Decoded:
@@ -128,8 +192,21 @@ def decode_instance(header: InstanceHeader, spec: FrameSpec, *, workers: int = 1
     else:
         encapsulated.check_size(header, spec)
     array = empty_images(spec.number_of_frames, spec, container_dtype(spec))
-    sources = [_Source(header, spec, index, index) for index in range(spec.number_of_frames)]
-    return _decode(sources, array, spec, workers, clean_as=spec)
+    sources = [Source(header, spec, index, index) for index in range(spec.number_of_frames)]
+    return decode_sources(sources, array, spec, workers, clean_as=spec)
+
+
+def find_sources(stack: Stack) -> tuple[list[Source], FrameSpec]:
+    """Return the images that make a stack, and the layout of its array."""
+    specs = {frame.instance.path: FrameSpec.from_header(frame.instance) for frame in stack.frames}
+    frames, rows, columns = stack.frames_shape
+    layout = replace(_common_layout(list(specs.values())), rows=rows, columns=columns, number_of_frames=frames)
+    if stack.mosaic_columns:
+        return _mosaic_sources(stack, specs), layout
+    sources = [
+        Source(frame.instance, specs[frame.instance.path], frame.index, slot) for slot, frame in enumerate(stack.frames)
+    ]
+    return sources, layout
 
 
 def _common_layout(specs: Sequence[FrameSpec]) -> FrameSpec:
@@ -143,22 +220,26 @@ def _common_layout(specs: Sequence[FrameSpec]) -> FrameSpec:
     return replace(specs[0], bits_allocated=allocated, bits_stored=bits, high_bit=bits - 1, is_signed=is_signed)
 
 
-def _mosaic_sources(stack: Stack, specs: Mapping[str, FrameSpec]) -> list[_Source]:
+def _mosaic_sources(stack: Stack, specs: Mapping[str, FrameSpec]) -> list[Source]:
     """Return the mosaics of a stack, each with the slots and the tiles of its slices."""
     _, rows, columns = stack.frames_shape
-    sources: dict[str, _Source] = {}
+    sources: dict[str, Source] = {}
     for slot, frame in enumerate(stack.frames):
         header = frame.instance
-        source = sources.setdefault(header.path, _Source(header, specs[header.path], 0, -1, []))
+        source = sources.setdefault(header.path, Source(header, specs[header.path], 0, -1, []))
         down, right = divmod(frame.index, stack.mosaic_columns)
         box = slice(down * rows, (down + 1) * rows), slice(right * columns, (right + 1) * columns)
         source.tiles.append((slot, box))
     return list(sources.values())
 
 
-def _decode(
-    sources: Sequence[_Source], array: Image, layout: FrameSpec, workers: int, clean_as: FrameSpec | None = None
+def decode_sources(
+    sources: Sequence[Source], array: Image, layout: FrameSpec, workers: int, clean_as: FrameSpec | None = None
 ) -> Decoded:
+    """Decode images into their slots of `array`, whose layout is `layout`, as `decode_stack` describes.
+
+    Native frames keep their bits above the stored ones, unless `clean_as` is given: the layout to clean them by.
+    """
     if all(_lies_like(source, array) for source in sources):
         extents = [
             native.frame_extent(s.header, s.spec, s.index, destination=s.slot * array[0].nbytes) for s in sources
@@ -186,7 +267,7 @@ def _shifted_down(layout: FrameSpec) -> FrameSpec:
     return replace(layout, high_bit=layout.bits_stored - 1)
 
 
-def _lies_like(source: _Source, array: Image) -> bool:
+def _lies_like(source: Source, array: Image) -> bool:
     """Whether the bytes of a source lie in its file as they shall lie in `array`."""
     return (
         source.header.is_native
@@ -224,7 +305,7 @@ class _ChosenDecoders:
         self.names.add(decoder.name)
 
 
-def _fillers(sources: Sequence[_Source], decoders: _ChosenDecoders) -> Iterator[tuple[_Source, Fill]]:
+def _fillers(sources: Sequence[Source], decoders: _ChosenDecoders) -> Iterator[tuple[Source, Fill]]:
     """Open each file once and yield, for each of its sources, the function that puts its image into an array."""
     for _, group in groupby(sources, key=lambda source: source.header.path):
         first, *others = group
@@ -249,21 +330,28 @@ def _copy(image: Image, out: Image) -> None:
     out[...] = image
 
 
-def _place(source: _Source, fill: Fill, array: Image) -> None:
+def _place(source: Source, fill: Fill, array: Image) -> None:
     """Put the image of a source into its slots; an error says which frame of which file it is."""
     dtype = container_dtype(source.spec)
     in_place = not source.tiles and dtype == array.dtype
     image = array[source.slot] if in_place else np.empty(image_shape(source.spec), dtype)
-    try:
+    with named(source):
         fill(image)
+    if source.tiles:
+        for slot, box in source.tiles:
+            array[slot] = image[box]
+    elif not in_place:
+        array[source.slot] = image
+
+
+@contextmanager
+def named(source: Source) -> Iterator[None]:
+    """Have an error of the block say which frame of which file it is about."""
+    try:
+        yield
     except DecodeError as error:
         if error.subject:
             raise
         raise DecodeError(
             f"frame {source.index + 1}: {error.message}", code=error.code, subject=source.header.path, hint=error.hint
         ) from error
-    if source.tiles:
-        for slot, box in source.tiles:
-            array[slot] = image[box]
-    elif not in_place:
-        array[source.slot] = image

@@ -15,6 +15,10 @@ _START_OF_SCAN = 0xDA
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 #: SOC followed by SIZ (ITU-T T.800 A.4.1, A.5.1).
 _J2K_START = b"\xff\x4f\xff\x51"
+#: Where SIZ keeps the depth of the first component after SOC, and the bit of it that says signed (T.800 A.5.1).
+_DEPTH_POSITION, _SIGN_BIT = 42, 0x80
+#: Bytes of 0 or 255 after an end marker: fragments have an even length, and some writers pad to words.
+_MOST_PADDING = 8
 _RGB_IDS = (b"RGB", b"rgb")
 
 
@@ -34,6 +38,8 @@ class Codestream:
         Whether component names say RGB, or a JFIF header says YBR.
     is_complete : bool
         Whether the end marker is there (JPEG and JPEG-LS).
+    starts_at : int
+        Byte at which the codestream begins; after 0 it is in a JP2 box.
     """
 
     rows: int
@@ -44,6 +50,7 @@ class Codestream:
     says_rgb: bool = False
     says_ybr: bool = False
     is_complete: bool = True
+    starts_at: int = 0
 
 
 def read_jpeg(data: bytes) -> Codestream:
@@ -94,17 +101,34 @@ def read_jpeg2000(data: bytes) -> Codestream:
         ``corrupt-frame``.
     """
     start = data.find(_J2K_START)
-    if start < 0 or len(data) < start + 43:
+    if start < 0 or len(data) <= start + _DEPTH_POSITION:
         raise DecodeError("a frame without a JPEG 2000 image header", code="corrupt-frame")
     right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
-    (samples, depth) = struct.unpack_from(">HB", data, start + 40)
+    (samples, depth) = struct.unpack_from(">HB", data, start + _DEPTH_POSITION - 2)
     return Codestream(
         rows=bottom - top,
         columns=right - left,
         samples=samples,
         precision=(depth & 0x7F) + 1,
-        is_signed=bool(depth & 0x80),
+        is_signed=bool(depth & _SIGN_BIT),
+        starts_at=start,
     )
+
+
+def has_end(data: bytes) -> bool:
+    """Whether a JPEG or JPEG 2000 codestream ends with its end marker, but for padding."""
+    return data[-_MOST_PADDING - 2 :].rstrip(b"\0\xff").endswith(_END_OF_IMAGE)
+
+
+def clear_sign(data: bytes) -> bytes:
+    """Return a bare JPEG 2000 codestream of one signed component as an unsigned one.
+
+    Its decoder then adds half the range to each sample (the DC level shift, ITU-T T.800 G.1) that it leaves out for
+    signed ones: 2^(precision - 1).
+    """
+    changed = bytearray(data)
+    changed[_DEPTH_POSITION] &= ~_SIGN_BIT
+    return bytes(changed)
 
 
 def check_codestream(stream: Codestream, spec: FrameSpec) -> None:

@@ -9,6 +9,7 @@ from importlib import metadata
 
 from gpuprep import backends, codecs, hostlib
 from gpuprep._version import __version__
+from gpuprep.codecs import dali
 from gpuprep.errors import BackendUnavailableError
 
 #: Libraries whose versions change what gpuprep can do or how fast.
@@ -27,6 +28,7 @@ def describe_machine() -> str:
         },
         "backends": {"auto": _describe_choice(), **{name: _describe_backend(name) for name in backends.BACKENDS}},
         "decoders": codecs.describe_decoders(),
+        "decoders on the device": {"DALI": _describe_dali()},
         "libraries": {name: version for name in _LIBRARIES if (version := _version(name))},
     }
     return "\n\n".join(_section(title, rows) for title, rows in parts.items())
@@ -44,6 +46,15 @@ def _describe_backend(name: str) -> str:
         return f"works: {backend.device}{room}"
     except BackendUnavailableError as error:
         return f"not here: {error.message} [{error.code}]"
+
+
+def _describe_dali() -> str:
+    try:
+        backend = backends.select("cuda")
+    except BackendUnavailableError as error:
+        return f"not used: no CUDA backend [{error.code}]"
+    loader = dali.find_loader(backend, hostlib.usable_cores())
+    return f"not used: {loader}" if isinstance(loader, str) else f"works: {loader.description}"
 
 
 def _version(distribution: str) -> str | None:

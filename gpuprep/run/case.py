@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpuprep.backends.base import Backend
-from gpuprep.codecs.batch import decode_instance, decode_stack
+from gpuprep.codecs.batch import decode_instance, fold_offset, load_stack
 from gpuprep.config import CT_FOREGROUND_HU, MultipleSegmentations, RoiOptions, Stacking, Transforms, digest
 from gpuprep.dicom.dose import describe_dose, read_dose_grid, scale_to_gray
 from gpuprep.dicom.header import InstanceHeader
@@ -292,7 +292,8 @@ def load_volume(
 ) -> tuple[Volume, str]:
     """Decode a stack into modality values on its regular grid; return it with the decoder's name.
 
-    PET becomes SUVbw unless `transforms` says otherwise; `record` gets ``warnings`` of times that were in doubt.
+    PET becomes SUVbw unless `transforms` says otherwise; `record` gets ``warnings`` of times that were in doubt, and on
+    a device ``loader``: what brought the frames there.
 
     Raises
     ------
@@ -301,7 +302,7 @@ def load_volume(
     """
     scale = read_suv_scale(channel.instances) if channel.modality == "PT" and transforms.pet == "suvbw" else None
     with clock.stage("decode"):
-        decoded = decode_stack(stack, workers=workers)
+        decoded = load_stack(stack, backend, workers=workers)
     if decoded.array.ndim != 3:
         raise GeometryError(
             f"{decoded.array.shape[-1]} samples a pixel do not make an image volume",
@@ -310,13 +311,11 @@ def load_volume(
         )
     factor = scale.factor if scale else 1.0
     with clock.stage("rescale"):
-        array = to_modality(
-            backend.upload(decoded.array),
-            decoded.spec,
-            np.array([f.slope * factor for f in stack.frames]),
-            np.array([f.intercept * factor for f in stack.frames]),
-            backend=backend,
-        )
+        slopes = np.array([f.slope * factor for f in stack.frames])
+        decoded, intercepts = fold_offset(decoded, slopes, np.array([f.intercept * factor for f in stack.frames]))
+        array = to_modality(decoded.array, decoded.spec, slopes, intercepts, backend=backend)
+    if decoded.loader:
+        record["loader"] = decoded.loader
     steps = [Step("decode", {"series": channel.series_instance_uid, "decoder": decoded.decoder})]
     if scale:
         steps.append(Step("suvbw", {"factor": scale.factor, **scale.basis}))

@@ -76,7 +76,8 @@ def test_the_device_gives_the_bytes_of_the_cpu(sources, device, patient, transfo
     row, found = run_case(plan, make_options(**transforms), select("cuda"))
     assert_equal(found, expected)
     assert row.backend == "cuda no device"
-    assert row.details == {**expected_row.details, "backend_reason": "asked for"}
+    device_only = {"backend_reason": "asked for", "loader": fake_cuda.NO_DALI}
+    assert row.details == {**expected_row.details, **device_only}
     assert not device.busy
 
 
