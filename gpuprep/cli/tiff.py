@@ -148,28 +148,21 @@ def tiff(
 ) -> int:
     """Convert SOURCE, a file, a folder or a .txt list of paths, into TIFF files with one page a frame.
 
-    OUTPUT is a folder, or a file named .tif or .tiff when SOURCE is one file. Grey levels take the whole range of 8
+    OUTPUT is a folder, or a file named .tif or .tiff when SOURCE holds one image. Grey levels take the whole range of 8
     bits, or of 16 when more than 8 are stored. Tags DefaultCropOrigin, DefaultCropSize, DefaultScale and ActiveArea,
     and ImageDescription as JSON, map coordinates back to the source: see gpuprep.CoordinateMap and gpuprep traces.
     """
     from gpuprep.cli.jobs import finish
     from gpuprep.hostlib import usable_cores
     from gpuprep.report.progress import Progress
-    from gpuprep.run.tiff import convert_one, convert_to_tiff, read_sources
+    from gpuprep.run.tiff import convert_one, convert_to_tiff, only_image, read_sources
     from gpuprep.writers.tiff import TIFF_SUFFIXES
 
     tiff_options = parse_tiff_options(**chosen)
     resources = options.parse_resources(backend, devices, workers)
     index = read_sources(source, workers=workers or usable_cores())
     if output.suffix.lower() in TIFF_SUFFIXES and not output.is_dir():
-        if not source.is_file() or len(index.instances) != 1:
-            raise ConfigError(
-                f"{len(index.instances)} files cannot become one TIFF",
-                code="bad-output",
-                subject=str(output),
-                hint="name a folder",
-            )
-        convert_one(index.instances[0], output, tiff_options, resources)
+        convert_one(only_image(index, output), output, tiff_options, resources)
         click.echo(str(output))
         return 0
     with Progress() as progress:

@@ -195,11 +195,12 @@ def read_sources(source: Path, *, workers: int) -> Index:
     ------
     InputNotFoundError
         ``path-missing``; ``no-dicom-found``: no file is DICOM.
+    ConfigError
+        ``bad-list``: the text file is not UTF-8.
     """
     paths = [source]
     if source.suffix.lower() == ".txt" and source.is_file():
-        lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
-        paths = [Path(line) for line in lines if line]
+        paths = [Path(line) for line in _read_lines(source) if line]
     is_list = paths != [source]
     lost = [str(path) for path in paths if is_list and not path.exists()]
     index = build_index([path for path in paths if str(path) not in lost], workers=workers)
@@ -211,8 +212,37 @@ def read_sources(source: Path, *, workers: int) -> Index:
     return index
 
 
+def _read_lines(source: Path) -> list[str]:
+    try:
+        text = source.read_text(encoding="utf-8-sig")  # editors on Windows put a mark before UTF-8
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            "a list of paths has to be text in UTF-8", code="bad-list", subject=str(source), hint="one path a line"
+        ) from error
+    return [line.strip() for line in text.splitlines()]
+
+
 def _is_usable(row: InstanceHeader) -> bool:
     return row.error_code in ("", "no-series-uid")
+
+
+def only_image(index: Index, output: Path) -> InstanceHeader:
+    """Return the one image of an index, to become a single TIFF.
+
+    Raises
+    ------
+    ConfigError
+        ``bad-output``: there are several.
+    """
+    images = [row for row in index.instances if _is_usable(row) and row.rows]
+    if len(images) != 1:
+        raise ConfigError(
+            f"{len(images)} images cannot become one TIFF",
+            code="bad-output",
+            subject=str(output),
+            hint="name a folder",
+        )
+    return images[0]
 
 
 def plan_images(index: Index, layout: Layout) -> tuple[list[ImagePlan | FailedPlan], tuple[FileProblem, ...]]:

@@ -184,6 +184,14 @@ def test_a_folder_is_no_single_tiff(gpuprep, images, tmp_path):
     assert "[bad-output]" in result.stderr
 
 
+def test_a_folder_with_one_image_may_become_a_single_tiff(gpuprep, images, tmp_path):
+    (tmp_path / "in").mkdir()
+    shutil.copy(images / "a", tmp_path / "in")
+    (tmp_path / "in" / "notes.txt").write_text("not DICOM")
+    assert gpuprep("tiff", tmp_path / "in", tmp_path / "b.tiff").status == ExitStatus.DONE
+    assert tifffile.imread(tmp_path / "b.tiff").shape == (120, 90)
+
+
 def test_option_names_of_dicom_preprocess_work(gpuprep, images, tmp_path):
     result = gpuprep(
         "tiff", "--compat", "dicom-preprocessing", "-c", "-m", "-n", "-b", "0.1", "--size", "64,64",

@@ -200,6 +200,17 @@ def test_a_list_of_paths_is_a_source(tmp_path):
     assert (len(plans), [problem.code for problem in problems]) == (2, ["unreadable"])
 
 
+def test_a_list_may_come_from_windows_but_must_be_text(tmp_path):
+    path = write_image(tmp_path / "ä.dcm", ramp(1))
+    listing = tmp_path / "list.txt"
+    listing.write_bytes(f"\ufeff{path}\r\n\r\n".encode())
+    assert [row.path for row in read_sources(listing, workers=1).instances] == [str(path)]
+    listing.write_bytes(str(path).encode("latin-1"))
+    with pytest.raises(ConfigError) as caught:
+        read_sources(listing, workers=1)
+    assert caught.value.code == "bad-list"
+
+
 def test_sources_without_dicom_are_refused(tmp_path):
     (tmp_path / "a.dcm").write_text("no")
     with pytest.raises(InputNotFoundError) as caught:
