@@ -1,6 +1,7 @@
 // Resampling. src and dst are whole C-order volumes; a separable kernel writes the box of dst that starts at element
 // dst_first and spans nz × ny × nx voxels, one thread a voxel, x fastest. What surrounds the box is the caller's.
 #include "gpuprep.cuh"
+#include "window.cuh"
 
 DEVICE i32 round_between(f32 v, f32 low, f32 high) {
     v = v > low ? v : low;
@@ -12,38 +13,81 @@ DEVICE void put(i16& d, f32 v) { d = (i16)round_between(v, -32768.f, 32767.f); }
 DEVICE void put(u16& d, f32 v) { d = (u16)round_between(v, 0.f, 65535.f); }
 DEVICE void put(i32& d, f32 v) { d = round_between(v, -2147483648.f, 2147483520.f); }  // largest f32 below 2^31
 
-// dst[z,y,x] = sum over tz of wz * (sum over tx of wx * (sum over ty of wy * src[iz, iy, ix])), each sum one chain of
-// fmaf from 0 in the order of the taps. An axis has a table of source indices and one of weights, (n, taps) each.
-#define RESAMPLE(NAME, T)                                                                                            \
-    KERNEL NAME(const T* __restrict__ src, T* __restrict__ dst,                                                      \
-                const i32* __restrict__ z_index, const f32* __restrict__ z_weight, i32 z_taps,                       \
-                const i32* __restrict__ y_index, const f32* __restrict__ y_weight, i32 y_taps,                       \
-                const i32* __restrict__ x_index, const f32* __restrict__ x_weight, i32 x_taps,                       \
-                i32 nz, i32 ny, i32 nx, i64 src_row, i64 src_page, i64 dst_first, i64 dst_row, i64 dst_page) {       \
-        const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;              \
-        const i32 z = blockIdx.z * blockDim.z + threadIdx.z;                                                         \
-        if (x >= nx || y >= ny || z >= nz) return;                                                                   \
-        const i64 zt = (i64)z * z_taps, yt = (i64)y * y_taps, xt = (i64)x * x_taps;                                  \
-        f32 voxel = 0.f;                                                                                             \
-        for (i32 a = 0; a < z_taps; ++a) {                                                                           \
-            const T* page = src + z_index[zt + a] * src_page;                                                        \
-            f32 in_plane = 0.f;                                                                                      \
-            for (i32 b = 0; b < x_taps; ++b) {                                                                       \
-                const T* column = page + x_index[xt + b];                                                            \
-                f32 in_column = 0.f;                                                                                 \
-                for (i32 c = 0; c < y_taps; ++c)                                                                     \
-                    in_column = fmaf(y_weight[yt + c], (f32)column[y_index[yt + c] * src_row], in_column);           \
-                in_plane = fmaf(x_weight[xt + b], in_column, in_plane);                                              \
-            }                                                                                                        \
-            voxel = fmaf(z_weight[zt + a], in_plane, voxel);                                                         \
-        }                                                                                                            \
-        put(dst[dst_first + z * dst_page + y * dst_row + x], voxel);                                                 \
+// An axis of a separable filter: a table of source indices and one of weights, (n, taps) each.
+struct Axis {
+    const i32* index;
+    const f32* weight;
+    i32 taps;
+};
+// sum over tz of wz * (sum over tx of wx * (sum over ty of wy * src[iz, iy, ix])), each sum one chain of fmaf from 0 in
+// the order of the taps.
+template <class T>
+DEVICE f32 filtered(const T* src, Axis az, Axis ay, Axis ax, i32 z, i32 y, i32 x, i64 src_row, i64 src_page) {
+    const i64 zt = (i64)z * az.taps, yt = (i64)y * ay.taps, xt = (i64)x * ax.taps;
+    f32 voxel = 0.f;
+    for (i32 a = 0; a < az.taps; ++a) {
+        const T* page = src + az.index[zt + a] * src_page;
+        f32 in_plane = 0.f;
+        for (i32 b = 0; b < ax.taps; ++b) {
+            const T* column = page + ax.index[xt + b];
+            f32 in_column = 0.f;
+            for (i32 c = 0; c < ay.taps; ++c)
+                in_column = fmaf(ay.weight[yt + c], (f32)column[ay.index[yt + c] * src_row], in_column);
+            in_plane = fmaf(ax.weight[xt + b], in_column, in_plane);
+        }
+        voxel = fmaf(az.weight[zt + a], in_plane, voxel);
+    }
+    return voxel;
+}
+#define SEPARABLE(T, D)                                                                                              \
+    const T *__restrict__ src, D *__restrict__ dst, const i32 *__restrict__ z_index,                                 \
+        const f32 *__restrict__ z_weight, i32 z_taps, const i32 *__restrict__ y_index,                               \
+        const f32 *__restrict__ y_weight, i32 y_taps, const i32 *__restrict__ x_index,                               \
+        const f32 *__restrict__ x_weight, i32 x_taps, i32 nz, i32 ny, i32 nx, i64 src_row, i64 src_page,             \
+        i64 dst_first, i64 dst_row, i64 dst_page
+#define FILTER_VOXEL                                                                                                 \
+    const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;                  \
+    const i32 z = blockIdx.z * blockDim.z + threadIdx.z;                                                             \
+    if (x >= nx || y >= ny || z >= nz) return;                                                                       \
+    const f32 voxel = filtered(src, {z_index, z_weight, z_taps}, {y_index, y_weight, y_taps},                        \
+                               {x_index, x_weight, x_taps}, z, y, x, src_row, src_page);                             \
+    const i64 at = dst_first + z * dst_page + y * dst_row + x;
+
+#define RESAMPLE(NAME, T)          \
+    KERNEL NAME(SEPARABLE(T, T)) { \
+        FILTER_VOXEL               \
+        put(dst[at], voxel);       \
     }
 RESAMPLE(resample_u8, u8)
 RESAMPLE(resample_i16, i16)
 RESAMPLE(resample_u16, u16)
 RESAMPLE(resample_i32, i32)
 RESAMPLE(resample_f32, f32)
+
+// The same, with a window of window.cu on the value as RESAMPLE stores it: two passes in one, bit for bit.
+#define RESAMPLE_WINDOW(NAME, T, D)                                            \
+    KERNEL NAME(SEPARABLE(T, D), f32 low, f32 scale, f32 bottom, f32 top) {    \
+        FILTER_VOXEL                                                           \
+        T value;                                                               \
+        put(value, voxel);                                                     \
+        put(dst[at], fmaf((f32)value - low, scale, bottom), bottom, top);      \
+    }
+RESAMPLE_WINDOW(resample_window_i16_u8, i16, u8)
+RESAMPLE_WINDOW(resample_window_i16_f32, i16, f32)
+RESAMPLE_WINDOW(resample_window_i32_u8, i32, u8)
+RESAMPLE_WINDOW(resample_window_i32_f32, i32, f32)
+RESAMPLE_WINDOW(resample_window_f32_u8, f32, u8)
+RESAMPLE_WINDOW(resample_window_f32_f32, f32, f32)
+#define RESAMPLE_CLAMP(NAME, T)                    \
+    KERNEL NAME(SEPARABLE(T, T), T low, T high) {  \
+        FILTER_VOXEL                               \
+        T value;                                   \
+        put(value, voxel);                         \
+        dst[at] = clamped(value, low, high);       \
+    }
+RESAMPLE_CLAMP(resample_clamp_i16, i16)
+RESAMPLE_CLAMP(resample_clamp_i32, i32)
+RESAMPLE_CLAMP(resample_clamp_f32, f32)
 
 // dst[z,y,x] = src[iz, iy, ix], bit for bit: labels, nearest, crops. By element size; any type of that size may pass.
 #define GATHER(NAME, T)                                                                                              \
@@ -67,7 +111,7 @@ DEVICE double source_coordinate(const double* row, i32 z, i32 y, i32 x) {
     return rint(fma(row[0], (double)z, fma(row[1], (double)y, fma(row[2], (double)x, row[3]))) * kSteps) / kSteps;
 }
 DEVICE bool within(double c, i32 n) { return c >= -0.5 && c < n - 0.5; }
-DEVICE i32 clamped(i32 i, i32 n) { return i < 0 ? 0 : i < n ? i : n - 1; }
+DEVICE i32 edge(i32 i, i32 n) { return i < 0 ? 0 : i < n ? i : n - 1; }
 
 // The two neighbours of a coordinate along an axis of n voxels and their weights. A neighbour without weight is replaced
 // by the other one: its value, which may be NaN, does not matter.
@@ -81,8 +125,8 @@ DEVICE Pair neighbours(double c, i32 n) {
     Pair p;
     p.w_high = (f32)(c - below);
     p.w_low = 1.f - p.w_high;
-    p.low = clamped(i, n);
-    p.high = p.w_high > 0.f ? clamped(i + 1, n) : p.low;
+    p.low = edge(i, n);
+    p.high = p.w_high > 0.f ? edge(i + 1, n) : p.low;
     return p;
 }
 DEVICE f32 mix(Pair p, f32 low, f32 high) { return fmaf(p.w_high, high, p.w_low * low); }

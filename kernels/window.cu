@@ -1,16 +1,6 @@
 // Intensity windows over n elements. src and dst are aligned to 16 bytes and may be the same array if of one type.
 #include "gpuprep.cuh"
-
-template <class T>
-DEVICE T clamped(T v, T low, T high) {  // NaN stays NaN. Comparisons, not fminf: that blocks vectorisation.
-    v = v < low ? low : v;
-    return v > high ? high : v;
-}
-DEVICE void put(f32& d, f32 v, f32 bottom, f32 top) { d = clamped(v, bottom, top); }
-DEVICE void put(u8& d, f32 v, f32 bottom, f32 top) {  // NaN becomes bottom; rounds to nearest even
-    v = v > bottom ? v : bottom;
-    d = (u8)__float2int_rn(v < top ? v : top);
-}
+#include "window.cuh"
 
 // dst = bottom + (src - low) * scale, saturated to [bottom, top] and cast: window, rescale and cast in one pass.
 template <class S, class D>

@@ -209,38 +209,44 @@ def apply_window(volume: Volume, window: Window, backend: Backend) -> Volume:
         On the same grid.
     """
     array = apply_window_array(volume.array, window, backend)
-    step = Step(
-        "window",
-        {
-            "low": window.low,
-            "high": window.high,
-            "rescale": list(window.rescale) if window.rescale else None,
-            "dtype": str(array.dtype),
-        },
-    )
-    return volume.changed(array, volume.geometry, step)
+    return volume.changed(array, volume.geometry, window_step(window, array.dtype))
+
+
+def window_step(window: Window, dtype: np.dtype[Any]) -> Step:
+    """Return what is noted of a window that made values of type `dtype`."""
+    rescale = list(window.rescale) if window.rescale else None
+    return Step("window", {"low": window.low, "high": window.high, "rescale": rescale, "dtype": str(dtype)})
+
+
+def window_kernel(window: Window, dtype: np.dtype[Any]) -> tuple[str, np.dtype[Any], tuple[Any, ...]]:
+    """Return the kernel that windows values of type `dtype`, the type of its results, and its last arguments.
+
+    `dtype` must hold the bounds: integers that are only clamped need whole ones.
+    """
+    suffix = TYPE_SUFFIX[dtype.name]
+    if window.rescale is None:
+        return f"clamp_{suffix}", dtype, _bounds_within(dtype, window)
+    bottom, top = window.rescale
+    scale = (top - bottom) / window.width
+    numbers = tuple(map(np.float32, (window.low, scale, bottom, top)))
+    return f"window_{suffix}_{TYPE_SUFFIX[window.dtype]}", np.dtype(window.dtype), numbers
+
+
+def needs_floats(window: Window, dtype: np.dtype[Any]) -> bool:
+    """Whether values of type `dtype` have to become float32 before they are windowed."""
+    return window.rescale is None and dtype.kind == "i" and not _has_whole_bounds(window)
 
 
 def apply_window_array(array: Any, window: Window, backend: Backend) -> Any:
     """Return the array of `apply_window`; any shape."""
     if not backend.has_kernels:
         return reference_window(array, window)
+    if needs_floats(window, array.dtype):
+        array = array.astype(np.float32)
     array = ready(array, backend)
-    grid, block = lane_dims(array.size, backend)
-    suffix = TYPE_SUFFIX[array.dtype.name]
-    if window.rescale is None and array.dtype.kind == "i" and not _has_whole_bounds(window):
-        array, suffix = array.astype(np.float32), "f32"
-    if window.rescale is None:
-        result = backend.xp.empty_like(array)
-        low, high = _bounds_within(array.dtype, window)
-        backend.launch(f"clamp_{suffix}", grid, block, (array, result, np.int64(array.size), low, high))
-        return result
-    bottom, top = window.rescale
-    result = backend.xp.empty(array.shape, window.dtype)
-    scale = (top - bottom) / window.width
-    numbers = (np.float32(window.low), np.float32(scale), np.float32(bottom), np.float32(top))
-    kernel = f"window_{suffix}_{TYPE_SUFFIX[window.dtype]}"
-    backend.launch(kernel, grid, block, (array, result, np.int64(array.size), *numbers))
+    kernel, dtype, numbers = window_kernel(window, array.dtype)
+    result = backend.xp.empty(array.shape, dtype)
+    backend.launch(kernel, *lane_dims(array.size, backend), (array, result, np.int64(array.size), *numbers))
     return result
 
 

@@ -28,6 +28,14 @@ from numpy.typing import ArrayLike, NDArray
 from gpuprep.backends.base import Backend, Dims
 from gpuprep.errors import ConfigError, GeometryError
 from gpuprep.geometry import VolumeGeometry
+from gpuprep.ops.intensity import (
+    Window,
+    apply_window,
+    apply_window_array,
+    needs_floats,
+    window_kernel,
+    window_step,
+)
 from gpuprep.volume import Step, Volume
 
 Interpolation = Literal["linear", "cubic", "lanczos", "nearest"]
@@ -52,6 +60,7 @@ LANCZOS_LOBES = 3
 
 _BLOCK = (64, 4, 1)
 _ELEMENT = {"uint8": "u8", "int16": "i16", "uint16": "u16", "int32": "i32", "float32": "f32"}
+_WINDOWED = ("int16", "int32", "float32")
 _LABEL_DTYPES = ("uint8", "uint16", "uint32")
 
 
@@ -96,6 +105,45 @@ def resample_volume(
     """
     axes, value, step = _plan_axes(volume, target, interpolation, fill, antialias=antialias)
     return volume.changed(_resample_axes(volume.array, axes, target.shape, value, backend), target, step)
+
+
+def resample_and_window(
+    volume: Volume,
+    target: VolumeGeometry,
+    window: Window,
+    *,
+    interpolation: Interpolation,
+    antialias: bool,
+    fill: float,
+    backend: Backend,
+) -> Volume:
+    """Resample an image and apply a window: `resample_volume` and `apply_window`, bit for bit.
+
+    A device windows each voxel as it stores it, where the values allow it; elsewhere it is a second pass, which on a
+    CPU works in its caches.
+
+    Parameters
+    ----------
+    volume, target, interpolation, antialias, fill, backend
+        As in `resample_volume`.
+    window : Window
+        As in `apply_window`; of `fill` too.
+
+    Raises
+    ------
+    GeometryError, ConfigError
+        As `resample_volume`.
+    """
+    axes, value, step = _plan_axes(volume, target, interpolation, fill, antialias=antialias)
+    dtype = np.dtype(volume.array.dtype)
+    in_one_pass = (
+        backend.name == "cuda" and dtype.name in _WINDOWED and not needs_floats(window, dtype) and not _are_copied(axes)
+    )
+    array = _resample_axes(volume.array, axes, target.shape, value, backend, window if in_one_pass else None)
+    resampled = volume.changed(array, target, step)
+    if in_one_pass:
+        return resampled.changed(array, target, window_step(window, array.dtype))
+    return apply_window(resampled, window, backend)
 
 
 def resample_in_slabs(
@@ -539,16 +587,34 @@ def _grid(shape: Sequence[int]) -> Dims:
     return -(-width // _BLOCK[0]), -(-height // _BLOCK[1]), depth
 
 
-def _resample_axes(array: Any, axes: list[AxisTable], shape: tuple[int, int, int], fill: Any, backend: Backend) -> Any:
+def _are_copied(axes: Sequence[AxisTable]) -> bool:
+    """Whether each output is one voxel of the source."""
+    return all(axis.index.shape[1] == 1 for axis in axes)
+
+
+def _resample_axes(
+    array: Any,
+    axes: list[AxisTable],
+    shape: tuple[int, int, int],
+    fill: Any,
+    backend: Backend,
+    window: Window | None = None,
+) -> Any:
+    """Resample along the axes; with a `window`, which copies do not take, its results are stored."""
     if not backend.has_kernels:
         return _reference_axes(array, axes, shape, fill)
-    out = backend.xp.empty(shape, array.dtype)
+    copies = _are_copied(axes)
+    kernel, dtype, numbers = f"resample_{_ELEMENT[array.dtype.name]}", array.dtype, ()
+    if window is not None:
+        name, dtype, numbers = window_kernel(window, array.dtype)
+        kernel = f"resample_{name}"
+        fill = apply_window_array(backend.xp.full(1, fill, array.dtype), window, backend)
+    out = backend.xp.empty(shape, dtype)
     _fill_outside(out, [axis.inside for axis in axes], fill)
     box = tuple(len(axis.index) for axis in axes)
     if min(box) == 0:
         return out
     array = backend.xp.ascontiguousarray(array)
-    copies = all(axis.index.shape[1] == 1 for axis in axes)
     tables: list[Any] = []
     for axis in axes:
         tables.append(backend.upload(axis.index))
@@ -557,13 +623,13 @@ def _resample_axes(array: Any, axes: list[AxisTable], shape: tuple[int, int, int
     start = np.ravel_multi_index([axis.inside.start for axis in axes], shape)
     _, height, width = array.shape
     strides = (width, height * width, start, shape[2], shape[1] * shape[2])
-    arguments = [*tables, *map(np.int32, box), *map(np.int64, strides)]
+    arguments = [*tables, *map(np.int32, box), *map(np.int64, strides), *numbers]
     if copies:
         bits = np.dtype(f"u{array.dtype.itemsize}")
         arguments = [array.view(bits), out.view(bits), *arguments]
         backend.launch(f"gather_u{8 * bits.itemsize}", _grid(box), _BLOCK, arguments)
     else:
-        backend.launch(f"resample_{_ELEMENT[array.dtype.name]}", _grid(box), _BLOCK, [array, out, *arguments])
+        backend.launch(kernel, _grid(box), _BLOCK, [array, out, *arguments])
     return out
 
 

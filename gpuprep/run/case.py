@@ -27,6 +27,7 @@ from gpuprep.ops.rasterize import SliceGrid
 from gpuprep.ops.resample import (
     are_parallel,
     regularize,
+    resample_and_window,
     resample_in_slabs,
     resample_labels,
     resample_to_grid,
@@ -173,11 +174,13 @@ def _convert(
                 record["findings"] += [f"{channel.modality}: {f.code}: {f.message}" for f in other.findings]
                 check_coverage(channel, other.geometry, target, record)
             image, _ = load_volume(channel, other, transforms, backend, workers, clock, record)
+        window = choose_window(channel.modality, plan, transforms)
         with clock.stage("resample"):
-            volume = onto_grid(image, target, box, transforms, backend, device, slabs)
+            volume = onto_grid(image, target, box, transforms, window, backend, device, slabs)
             image = None
         with clock.stage("intensity"):
-            volume = window_channel(volume, plan, transforms, backend)
+            if window is not None and volume.steps[-1].name != "window":
+                volume = apply_window(volume, window, backend)
             if transforms.orientation != "keep":
                 volume = reorient(volume, transforms.orientation, backend)
             volume = replace(volume, array=backend.download(volume.array))
@@ -398,14 +401,16 @@ def onto_grid(
     target: VolumeGeometry,
     box: Box,
     transforms: Transforms,
+    window: Window | None,
     backend: Backend,
     device: Backend,
     slabs: int,
 ) -> Volume:
     """Bring an image onto the output grid: untouched or cut where the voxels allow it, resampled where not.
 
-    It lies on `backend`. With more than one of the `slabs` that is the host, and `device` resamples a slab at a time
-    where the axes are parallel.
+    What is resampled whole is windowed too, as its steps tell; else the `window` is left to the caller. The image lies
+    on `backend`. With more than one of the `slabs` that is the host, and `device` resamples a slab at a time where the
+    axes are parallel.
     """
     if image.geometry.same_grid(target):
         return image
@@ -413,36 +418,24 @@ def onto_grid(
     if cut.same_grid(target):
         return crop_or_pad(image, *box, 0, backend)
     fill = float(image.array.min())
-    if slabs > 1 and are_parallel(image.geometry, target):
-        return resample_in_slabs(
-            image,
-            target,
-            interpolation=transforms.interpolation,
-            antialias=transforms.antialias,
-            fill=fill,
-            slabs=slabs,
-            backend=device,
-        )
+    how: dict[str, Any] = {"interpolation": transforms.interpolation, "antialias": transforms.antialias, "fill": fill}
+    if are_parallel(image.geometry, target):
+        if slabs > 1:
+            return resample_in_slabs(image, target, slabs=slabs, backend=device, **how)
+        if window is not None:
+            return resample_and_window(image, target, window, backend=backend, **how)
     if transforms.interpolation in ("linear", "nearest") and not transforms.antialias:
         return resample_to_grid(image, target, interpolation=transforms.interpolation, fill=fill, backend=backend)
-    return resample_volume(
-        image,
-        target,
-        interpolation=transforms.interpolation,
-        antialias=transforms.antialias,
-        fill=fill,
-        backend=backend,
-    )
+    return resample_volume(image, target, backend=backend, **how)
 
 
-def window_channel(volume: Volume, plan: CasePlan, transforms: Transforms, backend: Backend) -> Volume:
-    """Apply the window to the channels that `Transforms.windows` names. Never to masks."""
+def choose_window(modality: str, plan: CasePlan, transforms: Transforms) -> Window | None:
+    """Return the window of a channel; None for those that `Transforms.windows` leaves out. Masks have none."""
     if transforms.window_level is None or transforms.window_width is None:
-        return volume
-    if not transforms.windows(volume.modality, [c.modality for c in plan.channels]):
-        return volume
-    window = Window(transforms.window_level, transforms.window_width, transforms.rescale_intensity)
-    return apply_window(volume, window, backend)
+        return None
+    if not transforms.windows(modality, [c.modality for c in plan.channels]):
+        return None
+    return Window(transforms.window_level, transforms.window_width, transforms.rescale_intensity)
 
 
 def align_mask(mask: RoiMask, backend: Backend, record: dict[str, Any]) -> RoiMask:

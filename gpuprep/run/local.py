@@ -17,7 +17,6 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -185,6 +184,8 @@ def _serve(
         while (received := _receive(pipe)) is not None:
             do(*received)
         return
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(slots, thread_name_prefix="slot") as threads:
         while (received := _receive(pipe)) is not None:
             threads.submit(do, *received)
