@@ -258,7 +258,8 @@ class Stacking:
 class RoiOptions:
     """How ROI names become labels, and contours and segments become voxels.
 
-    Without `labels` every ROI is a label of its own, by its own name.
+    Without `labels` every ROI is a label of its own, by its own name. With `with_members` masks also hold, after the
+    labels, the ROIs that make them, each with the number of its label.
 
     Raises
     ------
@@ -273,6 +274,7 @@ class RoiOptions:
     on_missing: OnMissing = OnMissing.ERROR
     contour_overlap: ContourOverlap = "xor"
     fractional_threshold: float = 0.5
+    with_members: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.fractional_threshold < 1:

@@ -17,8 +17,10 @@ def _plane_options(command: options.Command) -> options.Command:
         click.option("--plane-masks", type=click.Choice(["semantic", "instance"]), default="semantic",
                      show_default=True,
                      help="By plane: semantic, a label map; instance, a file a class, for overlap and objects."),
-        click.option("--instances", type=click.Choice(["label", "component"]), default="label", show_default=True,
-                     help="Objects of a class where it has a file of its own: one, or each connected component."),
+        click.option("--instances", type=click.Choice(["label", "component", "roi"]), default="label",
+                     show_default=True,
+                     help="Objects of a class where it has a file of its own: one, each connected component, or each "
+                          "ROI of the label."),
         click.option("--overlap", type=click.Choice(["error", "last"]), default="error", show_default=True,
                      help="Labels that share voxels in a label map: fail the case, or let the last label win."),
     )(command)  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gpuprep.backends.base import Backend
@@ -161,7 +161,7 @@ def draw(
     Returns
     -------
     RoiMask
-        Its ROIs are the labels, in the order of the options.
+        Its ROIs are the labels, in the order of the options; and, where these ask for them, the ROIs of each label.
 
     Raises
     ------
@@ -200,9 +200,14 @@ def draw(
     names = [
         Roi(n, m.name, next((rgb[i] for i in m.rois if rgb[i]), None)) for n, m in enumerate(selected.match.labels, 1)
     ]
-    labels = merge_to_labels(join_masks(masks), members, names)
+    joined = join_masks(masks)
+    labels = merge_to_labels(joined, members, names)
     record["voxels"] = dict(zip((r.name for r in labels.rois), labels.voxel_counts.tolist(), strict=True))
     record["warnings"] += problems + _find_empty_labels(selected.match, record["voxels"], options)
+    if options.with_members:
+        single = [(label, roi) for label, of in zip(names, members, strict=True) for roi in of]
+        own = [replace(joined.rois[roi], number=label.number) for label, roi in single]
+        labels = merge_to_labels(joined, [*members, *((roi,) for _, roi in single)], [*names, *own])
     return labels
 
 

@@ -63,7 +63,7 @@ class SuperviselyOptions:
     layout : {"volume", "plane"}
     plane_masks : {"semantic", "instance"}
         By plane: a label map, or a file a label.
-    instances : {"label", "component"}
+    instances : {"label", "component", "roi"}
         Of files a label: what an object of a class is.
     overlap : {"error", "last"}
         Of label maps, which hold one label a voxel.
@@ -135,8 +135,10 @@ def convert_to_supervisely(
             code="bad-orientation",
             hint="leave out --orientation",
         )
-    case_options = replace(case_options, transforms=replace(transforms, orientation="RAS", is_axis_aligned=True))
     labels = [label.name for label in labels_of(case_options)]
+    rois = case_options.rois and replace(case_options.rois, with_members=options.instances == "roi")
+    transforms = replace(transforms, orientation="RAS", is_axis_aligned=True)
+    case_options = replace(case_options, transforms=transforms, rois=rois)
     plans = plan_segmented_cases(
         sources.series,
         sources.links,
@@ -180,10 +182,10 @@ def convert_to_supervisely(
 
 
 def _refuse_collisions(plans: Sequence[CasePlan | FailedPlan], classes: Sequence[str]) -> None:
-    taken = {IMPORT_FOLDER, *classes} & {escape_stem(plan.case) for plan in plans}
+    taken = {IMPORT_FOLDER, *(escape_stem(plan.case) for plan in plans)} & set(classes)
     if taken:
         raise OutputError(
-            f"{', '.join(sorted(taken))} would name a class and a volume, and the volume would be lost in the import",
+            f"{', '.join(sorted(taken))} would name a class and a volume or folder, and the import mixes them up",
             code="name-collision",
             hint="rename the label in the ROI map",
         )

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuprep.components import label_components
-from gpuprep.errors import ConfigError, OutputError, WriteError
-from gpuprep.masks import RoiMask, code_dtype, to_label_image, to_sparse
+from gpuprep.errors import ConfigError, OutputError, OverlapError, WriteError
+from gpuprep.masks import RoiMask, apply_lut, code_dtype, merge_to_labels, to_label_image, to_sparse
 from gpuprep.volume import Volume
 from gpuprep.writers.atomic import PART_SUFFIX, remove_file, replacing
 from gpuprep.writers.base import Output
@@ -37,7 +37,7 @@ Layout = Literal["volume", "plane", "annotations"]
 PlaneMasks = Literal["semantic", "instance"]
 Plane = Literal["axl", "cor", "sag"]
 Overlap = Literal["error", "last"]
-Instances = Literal["label", "component"]
+Instances = Literal["label", "component", "roi"]
 
 PLANES: tuple[Plane, ...] = get_args(Plane)
 #: The folder to upload, below the output folder.
@@ -122,7 +122,7 @@ def _belongs(name: str, layout: Layout) -> bool:
     """Whether a file of this name may lie in the import folder."""
     if layout == "annotations":
         return name in (COLOUR_MAP, MAPPING) or (name.endswith(".nii.gz") and "_inference" in name)
-    return name == COLOUR_MAP or name.endswith((".nii.gz", SCORES))
+    return name == COLOUR_MAP or name.endswith((".nii.gz", *(f"{plane}{SCORES}" for plane in PLANES)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +133,9 @@ class VolumeWriter:
     ----------
     root : Path
         The output folder.
-    instances : {"label", "component"}
-        Whether all voxels of a label are one object, or each connected component is, numbered from 1.
+    instances : {"label", "component", "roi"}
+        Whether all voxels of a label are one object, or each connected component, or each ROI of the label, which masks
+        then hold after the labels with the number of theirs; objects are numbered from 1.
     threads : int
         Compression threads.
     """
@@ -155,11 +156,13 @@ class VolumeWriter:
 
         Raises
         ------
+        OverlapError
+            ``objects-overlap``: ROIs of one label share voxels.
         WriteError
             ``too-many-objects``: more than uint16 holds.
         """
-        record |= describe_labels(mask)
         self.discard(case)
+        mask, objects = _take_labels(mask, self.instances, record)
         folder = self.root / IMPORT_FOLDER / escape_stem(case)
         names = [roi.name for roi in mask.rois]
         record["objects"] = {}
@@ -167,7 +170,7 @@ class VolumeWriter:
         for roi, (name, stem) in enumerate(zip(names, class_names(names, "volume"), strict=True)):
             if not mask.voxel_counts[roi]:
                 continue
-            values, record["objects"][name] = _number_objects(mask, roi, self.instances, case)
+            values, record["objects"][name] = _number_objects(mask, roi, objects, self.instances, case)
             outputs.append(_write_mask(folder / f"{stem}.nii.gz", values, mask, self))
         return outputs
 
@@ -201,7 +204,7 @@ class PlaneWriter:
         A label map, or a file a label in which values number the objects.
     overlap : {"error", "last"}
         Of a label map: refuse labels that share voxels, or let the last one win.
-    instances : {"label", "component"}
+    instances : {"label", "component", "roi"}
         Of instance files: what an object is, as in `VolumeWriter`.
     has_scores : bool
         Whether there will be score tables: without UUIDs in names the importer does not find those of several cases.
@@ -232,13 +235,14 @@ class PlaneWriter:
         Raises
         ------
         OverlapError
-            ``labels-overlap``.
+            ``labels-overlap``, ``objects-overlap``.
         WriteError
             ``too-many-objects``.
         """
         self.discard(case)
         outputs = []
-        for number, values in _annotate(mask, self, record, case, by_place=True):
+        mask, objects = _take_labels(mask, self.instances, record)
+        for number, values in _annotate(mask, objects, self, record, case, by_place=True):
             paths = [self._path(case, plane, "inference", number) for plane in self.planes]
             outputs += _copies(paths, _write_mask(paths[0], values, mask, self), self.root)
         return outputs
@@ -292,7 +296,8 @@ class AnnotationWriter:
         """Write the masks of each plane; `record` and errors as in `PlaneWriter`."""
         self.discard(case)
         outputs = []
-        for number, values in _annotate(mask, self, record, case, by_place=False):
+        mask, objects = _take_labels(mask, self.instances, record)
+        for number, values in _annotate(mask, objects, self, record, case, by_place=False):
             names = [
                 (dataset, uuid_prefix(case) + plane_name(p, "inference", number)) for p, dataset in self.places[case]
             ]
@@ -322,8 +327,27 @@ def uuid_prefix(case: str) -> str:
     return f"{uuid.uuid5(uuid.NAMESPACE_OID, case)}_{uuid.uuid5(uuid.NAMESPACE_OID, f'{case}/volume')}_"
 
 
+def _take_labels(mask: RoiMask, instances: Instances, record: dict[str, Any]) -> tuple[RoiMask, RoiMask]:
+    """Return the mask of the labels alone, which `record` gets the description of, and that of their ROIs."""
+    objects = mask
+    if instances == "roi":
+        # a ROI's number is that of its label, and so never the next after the labels'
+        count = next((i for i, roi in enumerate(mask.rois) if roi.number != i + 1), len(mask.rois))
+        mask = merge_to_labels(mask, [(i,) for i in range(count)])
+        objects = merge_to_labels(objects, [(i,) for i in range(count, len(objects.rois))])
+        record["voxels"] = dict(zip((roi.name for roi in mask.rois), mask.voxel_counts.tolist(), strict=True))
+    record |= describe_labels(mask)
+    return mask, objects
+
+
 def _annotate(
-    mask: RoiMask, writer: PlaneWriter | AnnotationWriter, record: dict[str, Any], case: str, *, by_place: bool
+    mask: RoiMask,
+    objects: RoiMask,
+    writer: PlaneWriter | AnnotationWriter,
+    record: dict[str, Any],
+    case: str,
+    *,
+    by_place: bool,
 ) -> Iterator[tuple[int, NDArray[np.unsignedinteger]]]:
     """Yield number and values of each mask file of a plane; the number of a label map is 0.
 
@@ -332,7 +356,6 @@ def _annotate(
     by_place : bool
         Whether the importer numbers instance files by their place, so that none may be left out.
     """
-    record |= describe_labels(mask)
     if writer.masks == "semantic":
         if writer.overlap == "error":
             yield 0, to_label_image(mask)
@@ -349,7 +372,7 @@ def _annotate(
     for number in numbers if len(numbers) > 1 else [*numbers, numbers[0] + 1]:
         if number in present:
             values, record["objects"][mask.rois[number - 1].name] = _number_objects(
-                mask, number - 1, writer.instances, case
+                mask, number - 1, objects, writer.instances, case
             )
             yield number, values
         else:
@@ -357,18 +380,20 @@ def _annotate(
 
 
 def _number_objects(
-    mask: RoiMask, roi: int, instances: Instances, case: str
+    mask: RoiMask, label: int, objects: RoiMask, instances: Instances, case: str
 ) -> tuple[NDArray[np.unsignedinteger], int]:
     """Return the volume in which the objects of a label are 1, 2, …, and how many there are."""
-    binary = mask.binary(roi)
+    if instances == "roi":
+        return _number_rois(objects, label, mask.rois[label].name, case)
+    binary = mask.binary(label)
     if instances == "label":
         return binary, 1
-    start, stop = mask.bounding_boxes()[roi]
+    start, stop = mask.bounding_boxes()[label]
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     labels, count = label_components(binary[box])
     if count > np.iinfo(np.uint16).max:
         raise WriteError(
-            f"{mask.rois[roi].name!r} has {count} connected components, more than 16 bits tell apart",
+            f"{mask.rois[label].name!r} has {count} connected components, more than 16 bits tell apart",
             code="too-many-objects",
             subject=case,
             hint="use --instances label",
@@ -376,6 +401,21 @@ def _number_objects(
     values: NDArray[np.unsignedinteger] = binary.astype(code_dtype(count + 1))
     values[box] = labels
     return values, count
+
+
+def _number_rois(objects: RoiMask, label: int, name: str, case: str) -> tuple[NDArray[np.unsignedinteger], int]:
+    """Return the volume in which the ROIs of a label that have voxels are 1, 2, …, and how many there are."""
+    of = [i for i, roi in enumerate(objects.rois) if roi.number == label + 1 and objects.voxel_counts[i]]
+    members = objects.members[:, of]
+    if (members.sum(axis=1) > 1).any():
+        raise OverlapError(
+            f"ROIs of the label {name!r} share voxels, and a voxel of a class belongs to one object",
+            code="objects-overlap",
+            subject=case,
+            hint="use --instances label or component",
+        )
+    values = (members * np.arange(1, len(of) + 1)).max(axis=1, initial=0)
+    return apply_lut(values.astype(code_dtype(len(of) + 1)), objects.codes), len(of)
 
 
 def _write_image(path: Path, volume: Volume, writer: VolumeWriter | PlaneWriter) -> Output:

@@ -115,17 +115,21 @@ def test_what_is_imported_goes_on_to_other_programs(gpuprep, studies, converted,
             assert np.array_equal(back.binary(n), expected)
 
 
-def test_objects_come_back_as_rois_of_one_name_or_merged(gpuprep, tmp_path):
+@pytest.mark.parametrize("instances", ["component", "roi"])
+def test_objects_come_back_as_rois_of_one_name_or_merged(gpuprep, tmp_path, instances):
     study = tmp_path / "in"
     grid = conversions.GRID
     series = conversions.write_images(study, "P1")
     boxes = np.s_[1:3, 2:5, 2:5], np.s_[5:7, 12:16, 10:14]
-    contours = [c for box in boxes for c in conversions.contours_of(box)]
-    conversions.write_structures(study / "rs.dcm", series, [RoiSpec(1, "met", contours)])
-    roi_map = conversions.write_map(tmp_path / "map.yaml", {"Met": "met"})
+    contours = [conversions.contours_of(box) for box in boxes]
+    rois = [RoiSpec(1, "met", contours[0] + contours[1])]
+    if instances == "roi":
+        rois = [RoiSpec(n, f"met {n}", of) for n, of in enumerate(contours, 1)]
+    conversions.write_structures(study / "rs.dcm", series, rois)
+    roi_map = conversions.write_map(tmp_path / "map.yaml", {"Met": "met.*"})
     for options in ([], ["--layout", "plane", "--plane-masks", "instance", "--planes", "sag"]):
         out = tmp_path / f"out{len(options)}"
-        result = convert(gpuprep, study, out, "--instances", "component", *options, roi_map=roi_map)
+        result = convert(gpuprep, study, out, "--instances", instances, *options, roi_map=roi_map)
         assert result.status == ExitStatus.DONE
         (case,) = (p for p in (out / "import").iterdir() if p.is_dir())
         assert gpuprep("masks", "convert", case, tmp_path / "m.npz").status == ExitStatus.DONE
@@ -298,6 +302,8 @@ def test_a_class_that_bears_the_name_of_a_volume_is_refused(gpuprep, studies, co
     result = convert(gpuprep, studies[0], tmp_path / "out", roi_map=roi_map)
     assert result.status == ExitStatus.OUTPUT
     assert "[name-collision]" in result.stderr
+    roi_map.write_text("import: gtv.*\n")  # the folder that all volumes lie in
+    assert "[name-collision]" in convert(gpuprep, studies[0], tmp_path / "out", roi_map=roi_map).stderr
 
 
 def test_an_oblique_volume_and_its_mask_come_onto_one_straight_grid(gpuprep, tmp_path):

@@ -108,7 +108,7 @@ def test_by_plane(gpuprep, importer, studies, tmp_path):
 
 
 @pytest.mark.parametrize("labels", [LABELS, {"GTV": "gtv.*"}, {"tree": LABELS["tree"], "CTV": "ctv.*"}])
-@pytest.mark.parametrize("instances", ["label", "component"])
+@pytest.mark.parametrize("instances", ["label", "component", "roi"])
 def test_by_plane_with_instance_files_classes_are_those_of_the_labels(
     gpuprep, importer, studies, tmp_path, labels, instances
 ):

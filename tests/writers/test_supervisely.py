@@ -100,6 +100,38 @@ def test_objects_by_connected_component(tmp_path):
     assert record["objects"] == {"dog": 2}
 
 
+#: Labels dog and cat, and the ROIs that make them: three for the dog, one without voxels, and one for both.
+MEMBERS = (Roi(1, "dog"), Roi(2, "cat"), Roi(1, "ear"), Roi(1, "none"), Roi(1, "paw"), Roi(2, "paw"))
+
+
+@pytest.mark.parametrize("layout", ["volume", "plane"])
+def test_objects_by_roi(tmp_path, layout):
+    codes = np.zeros((2, 3, 4), np.uint8)
+    codes[0, 0, :2], codes[0, 0, 2:] = 1, 2  # they touch, and are one component
+    mask = RoiMask(codes, np.array([[0], [0b000101], [0b110011]], np.uint32), MEMBERS, GRID)
+    writer = (
+        VolumeWriter(tmp_path, "roi")
+        if layout == "volume"
+        else PlaneWriter(tmp_path, ("axl",), "instance", "error", "roi")
+    )
+    record = {}
+    writer.write_mask("a", mask, record)
+    stems = ("dog", "cat") if layout == "volume" else ("axl_inference_1", "axl_inference_2")
+    dog, cat = (read(next(tmp_path.rglob(f"*{stem}.nii.gz"))) for stem in stems)
+    assert dog[0, 0].tolist() == [1, 1, 2, 2] and (dog > 0).sum() == 4
+    assert cat[0, 0].tolist() == [0, 0, 1, 1] and (cat > 0).sum() == 2
+    assert record["objects"] == {"dog": 2, "cat": 1} and record["voxels"] == {"dog": 4, "cat": 2}
+    assert record["overlaps"] == [["dog", "cat", 2]]
+
+
+def test_rois_of_a_label_that_share_voxels_are_no_objects(tmp_path):
+    codes = np.zeros((2, 3, 4), np.uint8)
+    codes[0, 0, 0] = 1
+    mask = RoiMask(codes, np.array([[0], [0b010101]], np.uint32), MEMBERS, GRID)
+    assert code_of(VolumeWriter(tmp_path, "roi").write_mask, "a", mask, {}) == "objects-overlap"
+    assert files(tmp_path) == []
+
+
 @pytest.mark.parametrize(("count", "outcome"), [(255, np.uint8), (256, np.uint16), (65535, np.uint16), (65536, None)])
 def test_as_many_objects_as_the_type_holds(tmp_path, count, outcome):
     codes = np.zeros((3, 512, 512), np.uint8)
@@ -343,7 +375,9 @@ def test_paths_that_the_importer_skips_are_refused(tmp_path):
     check_output(tmp_path / "anatomical", "plane")
 
 
-@pytest.mark.parametrize("name", ["README.txt", "meta.json", "scores.csv", "brain.mgz", "a/b/notes.txt", "scan.nii"])
+@pytest.mark.parametrize(
+    "name", ["README.txt", "meta.json", "scores.csv", "axial_score.csv", "brain.mgz", "a/b/notes.txt", "scan.nii"]
+)
 def test_files_with_a_meaning_of_their_own_are_refused(tmp_path, name):
     write_case(VolumeWriter(tmp_path, "label"))
     (tmp_path / "import" / "cls_color_map.txt").touch()
