@@ -4,7 +4,7 @@
     python benchmarks/gpu_check.py --device host       # the same checks, host build against the plain reference
 
 It needs NumPy and CuPy, and a C++ compiler and CMake where the host library is not built yet. What other packages are
-missing for (pydicom for synthetic studies, isal for .nii.gz, DALI or nvImageCodec, compute-sanitizer) is skipped, with
+missing for (pydicom for synthetic studies, isal for .nii.gz, DALI and imagecodecs, compute-sanitizer) is skipped, with
 the reason in the result: ``benchmarks/results/gpu-check-<device>.json``. The exit status is 1 when a check failed,
 5 without a device.
 """
@@ -327,12 +327,41 @@ def check_rates(run: Run) -> dict[str, Any]:
     }
 
 
+def check_decoders(run: Run) -> list[dict[str, Any]]:
+    """Decode frames of each transfer syntax by DALI; what it is used for has to give the frames that were encoded."""
+    try:
+        from decode_matrix import compare_decoders
+
+        from gpuprep.codecs.dali import Loader, find_loader
+    except ImportError as error:
+        raise Skip(f"needs another package: {error}") from error
+    backend, _ = run.require()
+    threads = hostlib.usable_cores()
+    try:
+        loader = find_loader(backend, threads) if run.on_gpu else Loader(None, backend.xp, threads)
+    except BackendUnavailableError as error:
+        raise Skip(str(error)) from error
+    if isinstance(loader, str):
+        raise Skip(loader)
+    sizes = {"frames": 3, "size": 40} if run.options.small else {}
+    try:
+        with backend.activate():
+            outcomes = list(compare_decoders(loader, backend, seed=run.options.seed, **sizes))
+    except ImportError as error:
+        raise Skip(f"nothing to encode frames with: {error}") from error
+    differing = [f"{o.encoding}: {o.differing_frames} frames differ" for o in outcomes if o.differing_frames]
+    if differing:
+        raise AssertionError("; ".join(differing))
+    return [asdict(outcome) for outcome in outcomes]
+
+
 CHECKS: dict[str, Callable[[Run], Any]] = {
     "host library": check_host_library,
     "probe": check_probe,
     "kernels": check_kernels,
     "memcheck": check_sanitizer("memcheck"),
     "racecheck": check_sanitizer("racecheck"),
+    "decoders": check_decoders,
     "pipeline": check_pipeline,
     "rates": check_rates,
 }

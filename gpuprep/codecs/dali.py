@@ -185,8 +185,8 @@ class Loader:
             uploaded[part] = self._xp.asarray(words[part]) if images is None else images
         return uploaded.view(frames.dtype).reshape(frames.shape)
 
-    def learn(self, kind: Kind, data: bytes, spec: FrameSpec) -> bool | None:
-        """Find out on a frame how this kind comes out of DALI, unless it is known; return whether DALI serves.
+    def learn(self, kind: Kind, data: bytes, spec: FrameSpec) -> Scale | None:
+        """Find out on a frame how this kind comes out of DALI, unless it is known.
 
         Parameters
         ----------
@@ -199,8 +199,9 @@ class Loader:
 
         Returns
         -------
-        bool or None
-            None when this frame does not tell, as a black one: zeros look the same, stretched or not.
+        {"exact", "stretched", "wrong"} or None
+            DALI serves unless ``wrong``. None when this frame does not tell, as a black one: zeros look the same,
+            stretched or not.
 
         Raises
         ------
@@ -218,7 +219,7 @@ class Loader:
             if not scales:
                 what = "does not decode it" if images is None else f"gives other pixels than {judge}"
                 _LOG.warning("%s is not used for %s: it %s", self.description, kind, what)
-        return self._scales[kind] != "wrong"
+        return self._scales[kind]
 
     def _find_scales(self, kind: Kind, found: Any, expected: Image, spec: FrameSpec) -> list[Scale]:
         """Return the scales that would make of the samples `found` the stored values `expected`."""
@@ -240,7 +241,7 @@ class Loader:
         Parameters
         ----------
         kind : Kind
-            Of all codestreams; `learn` has said that DALI serves.
+            Of all codestreams; `learn` knows it, and that DALI serves.
         batches : iterable of (tag, sequence of bytes)
             At most `BATCH_FRAMES` codestreams each; taken a few ahead.
 

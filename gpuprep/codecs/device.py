@@ -52,9 +52,9 @@ def _choose_kind(loader: Loader, frames: Iterator[_Frame]) -> tuple[Kind | None,
         seen.append((source, data))
         with named(source):
             kind = find_kind(data, source.spec)
-            is_served = kind is not None and loader.learn(kind, data, source.spec)
-        if is_served is not None:
-            return kind if is_served else None, seen
+            scale = "wrong" if kind is None else loader.learn(kind, data, source.spec)
+        if scale is not None:
+            return None if scale == "wrong" else kind, seen
     return None, seen
 
 
