@@ -34,6 +34,13 @@ Arrays = list[np.ndarray[Any, Any]]
 
 #: A share of the largest magnitude by which float32 kernels and float64 references of windows may differ.
 WINDOW_TOLERANCE = 2e-6
+#: A grey level, by which a rounded voxel may differ: 1 / 400 of the range, of which results reach half at least.
+LEVEL = 2 / 400
+_WINDOWS = {
+    "clamp": Window(40, 400),
+    "map": Window(40, 400, (0, 1)),
+    "map to bytes": Window(40, 400, (0, 255), "uint8"),
+}
 _REAL = (np.int16, np.int32, np.float32)
 _WORDS = (np.uint8, np.uint16, np.uint32)
 _RESAMPLED = (np.uint8, np.int16, np.uint16, np.int32, np.float32)
@@ -116,10 +123,9 @@ def list_trials() -> list[Trial]:
             Trial(f"modality {np.dtype(t)} {slope:g}", _modality(t, bits, slope))
             for (t, bits), slope in product(_STORED, (1.0, 1000.0, 0.37))
         ),
-        *(Trial(f"clamp {np.dtype(t)}", _window(t, Window(40, 400))) for t in _REAL),
         *(
-            Trial(f"window {np.dtype(t)} {dtype}", _window(t, Window(40, 400, top, dtype)), WINDOW_TOLERANCE)
-            for t, (top, dtype) in product(_REAL, (((0, 1), "float32"), ((0, 255), "uint8")))
+            Trial(f"{name} {np.dtype(t)}", _window(t, window), WINDOW_TOLERANCE)
+            for t, (name, window) in product(_REAL, _WINDOWS.items())
         ),
         *(
             Trial(f"{make.__name__} {np.dtype(t)} {bits} bits", _grey(t, bits, make))
@@ -130,6 +136,10 @@ def list_trials() -> list[Trial]:
         *(
             Trial(f"resample {np.dtype(t)} {how}", _resample(t, how), resample.REFERENCE_TOLERANCE)
             for t, how in product(_RESAMPLED, ("linear", "lanczos"))
+        ),
+        *(
+            Trial(f"resample and {name} {np.dtype(t)}", _resample_and_window(t, window), LEVEL + WINDOW_TOLERANCE)
+            for t, (name, window) in product(_REAL, _WINDOWS.items())
         ),
         *(Trial(f"labels {np.dtype(t)}", _labels(t, 0)) for t in _WORDS),
         *(Trial(f"labels oblique {np.dtype(t)}", _labels(t, 20)) for t in _WORDS),
@@ -257,6 +267,21 @@ def _resample(dtype: Any, interpolation: Any) -> Callable[..., Arrays]:
             volume, target, interpolation=interpolation, antialias=interpolation == "lanczos", fill=3, backend=backend
         )
         return [backend.download(done.array)]
+
+    return run
+
+
+def _resample_and_window(dtype: Any, window: Window) -> Callable[..., Arrays]:
+    """One pass, which ops choose on a device alone; the reference takes two."""
+
+    def run(backend: Backend, rng: np.random.Generator, shape: Shape) -> Arrays:
+        volume = Volume(backend.upload(_smooth(rng, shape, dtype)), _grid(shape))
+        target = volume.geometry.with_spacing((1.1, 1.0, 1.3))
+        if not backend.has_kernels:
+            how: dict[str, Any] = {"interpolation": "linear", "antialias": False, "fill": 3, "backend": backend}
+            return [resample.resample_and_window(volume, target, window, **how).array]
+        axes, fill, _ = resample._plan_axes(volume, target, "linear", 3, antialias=False)
+        return [backend.download(resample._resample_axes(volume.array, axes, target.shape, fill, backend, window))]
 
     return run
 

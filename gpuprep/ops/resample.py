@@ -604,10 +604,9 @@ def _resample_axes(
     if not backend.has_kernels:
         return _reference_axes(array, axes, shape, fill)
     copies = _are_copied(axes)
-    kernel, dtype, numbers = f"resample_{_ELEMENT[array.dtype.name]}", array.dtype, ()
+    name, dtype, numbers = _ELEMENT.get(array.dtype.name, ""), array.dtype, ()  # labels, which are copied, have no name
     if window is not None:
         name, dtype, numbers = window_kernel(window, array.dtype)
-        kernel = f"resample_{name}"
         fill = apply_window_array(backend.xp.full(1, fill, array.dtype), window, backend)
     out = backend.xp.empty(shape, dtype)
     _fill_outside(out, [axis.inside for axis in axes], fill)
@@ -629,7 +628,7 @@ def _resample_axes(
         arguments = [array.view(bits), out.view(bits), *arguments]
         backend.launch(f"gather_u{8 * bits.itemsize}", _grid(box), _BLOCK, arguments)
     else:
-        backend.launch(kernel, _grid(box), _BLOCK, [array, out, *arguments])
+        backend.launch(f"resample_{name}", _grid(box), _BLOCK, [array, out, *arguments])
     return out
 
 

@@ -131,12 +131,22 @@ def test_integers_are_simpleitk_rounded_to_nearest(grids):
     assert np.abs(found - wanted).max() <= ROUNDING_TOLERANCE
 
 
+LABEL_PIXELS = {np.uint8: sitk.sitkUInt8, np.uint16: sitk.sitkUInt16, np.uint32: sitk.sitkUInt32}
+
+
+@pytest.mark.parametrize("dtype", LABEL_PIXELS)
+def test_labels_equal_simpleitk(grids, dtype):
+    source, target = grids
+    labels = noise(source.shape, dtype)
+    wanted = itk(labels, source, target, sitk.sitkNearestNeighbor, pixel=LABEL_PIXELS[dtype])
+    for backend in (CPU, KERNEL_TEXT, REFERENCE):
+        np.testing.assert_array_equal(resample_labels(labels, source, target, backend=backend), wanted)
+
+
 def test_nearest_equals_simpleitk(grids):
     source, target = grids
     labels = noise(source.shape, np.uint8)
     wanted = itk(labels, source, target, sitk.sitkNearestNeighbor, pixel=sitk.sitkUInt8)
-    for backend in (CPU, KERNEL_TEXT, REFERENCE):
-        np.testing.assert_array_equal(resample_labels(labels, source, target, backend=backend), wanted)
     np.testing.assert_array_equal(resampled(labels, source, target, interpolation="nearest"), wanted)
 
 
