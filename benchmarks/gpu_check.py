@@ -298,8 +298,10 @@ def studies(run: Run) -> Iterator[Path]:
         try:
             from gpuprep.dicom.synth import write_study
 
-            write_study(Path(folder, "small"), patients=2, with_seg=True)
-            if not run.options.small:
+            if run.options.small:
+                write_study(Path(folder), slices=8, size=32, with_seg=True)
+            else:
+                write_study(Path(folder, "small"), patients=2, with_seg=True)
                 write_study(Path(folder, "large"), slices=100, size=512, spacing_xyz_mm=(0.8, 0.8, 2.5), seed=1)
         except ImportError as error:
             raise Skip(f"no --studies were given, and synthetic ones cannot be written: {error}") from error
@@ -355,6 +357,34 @@ def check_decoders(run: Run) -> list[dict[str, Any]]:
     return [asdict(outcome) for outcome in outcomes]
 
 
+def check_end_to_end(run: Run) -> dict[str, Any]:
+    """Convert studies to 1 mm as a job does, on the device and on the CPU, and measure jobs and stages."""
+    from gpuprep.config import OnMissing, Resources, RoiOptions, RoiStrategy, Stacking, Transforms
+    from gpuprep.run.bench_convert import measure_conversions
+    from gpuprep.run.case import CaseOptions
+    from gpuprep.run.plan import StudyModalities
+
+    run.require()
+    if find_spec("isal") is None:
+        raise Skip("isal, which compresses, is not installed")
+    rois = RoiOptions((), strategy=RoiStrategy.SEPARATE, on_missing=OnMissing.IGNORE)
+    with studies(run) as folder, tempfile.TemporaryDirectory() as work:
+        benchmark = measure_conversions(
+            [folder],
+            wanted=StudyModalities(("CT", "MR", "PT"), ("RTSTRUCT", "SEG")),
+            case_options=CaseOptions(Transforms((1, 1, 1)), Stacking(), rois),
+            resources=Resources("auto" if run.on_gpu else "cpu"),
+            stage_cases=4,
+            work=Path(work),
+            on_step=lambda step: None,
+            kernel_shape=SMALL_CT,
+        )
+    failed = [message for one in benchmark.backends for message in one.job.failed]
+    if failed:
+        raise AssertionError("; ".join(failed[:5]))
+    return asdict(benchmark) | {"transfer_ratio": [one.transfer_ratio for one in benchmark.backends]}
+
+
 CHECKS: dict[str, Callable[[Run], Any]] = {
     "host library": check_host_library,
     "probe": check_probe,
@@ -364,6 +394,7 @@ CHECKS: dict[str, Callable[[Run], Any]] = {
     "decoders": check_decoders,
     "pipeline": check_pipeline,
     "rates": check_rates,
+    "end to end": check_end_to_end,
 }
 
 

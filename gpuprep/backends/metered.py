@@ -16,11 +16,22 @@ UPLOAD, DOWNLOAD = "upload", "download"
 
 @dataclass(slots=True)
 class Tally:
-    """Calls of one kind, the seconds they took, and bytes: those of a transfer, or of the arrays given to a kernel."""
+    """Calls of one kind, the seconds they took, and bytes: those of a transfer, or of the arrays given to a kernel.
+
+    `longest_s` is what the longest call took.
+    """
 
     calls: int = 0
     seconds: float = 0.0
     bytes: int = 0
+    longest_s: float = 0.0
+
+    def add(self, seconds: float, nbytes: int) -> None:
+        """Count a call."""
+        self.calls += 1
+        self.seconds += seconds
+        self.bytes += nbytes
+        self.longest_s = max(self.longest_s, seconds)
 
 
 class MeteredBackend:
@@ -68,10 +79,9 @@ class MeteredBackend:
 
     def launch(self, kernel: str, grid: Dims, block: Dims, args: Sequence[Any]) -> None:
         """Run a kernel and wait for it; see `Backend.launch`."""
-        tally = self.kernels.setdefault(kernel, Tally())
-        tally.calls += 1
-        tally.seconds += time_call(self._backend, lambda: self._backend.launch(kernel, grid, block, args))
-        tally.bytes += sum(arg.nbytes for arg in args if getattr(arg, "shape", ()))
+        seconds = time_call(self._backend, lambda: self._backend.launch(kernel, grid, block, args))
+        nbytes = sum(arg.nbytes for arg in args if getattr(arg, "shape", ()))
+        self.kernels.setdefault(kernel, Tally()).add(seconds, nbytes)
 
     def upload(self, array: Any) -> Any:
         """Return a NumPy array as an array of the backend; see `Backend.upload`."""
@@ -90,10 +100,7 @@ class MeteredBackend:
         start = time.perf_counter()
         result = call(array)
         self._backend.synchronize()
-        tally = self.transfers[direction]
-        tally.calls += 1
-        tally.seconds += time.perf_counter() - start
-        tally.bytes += 0 if result is array else array.nbytes
+        self.transfers[direction].add(time.perf_counter() - start, 0 if result is array else array.nbytes)
         return result
 
 

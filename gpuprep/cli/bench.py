@@ -8,6 +8,7 @@ from gpuprep.cli.lazy import LazyGroup
 
 #: Command → where its function is.
 BENCHMARKS = {
+    "convert": "gpuprep.cli.bench_convert:convert",
     "read": "gpuprep.cli.bench_read:read",
 }
 

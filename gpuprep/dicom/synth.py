@@ -642,10 +642,11 @@ def _half_extent_mm(geometry: VolumeGeometry) -> Float:
 def _voxelize(organ: _Ellipsoid, geometry: VolumeGeometry) -> NDArray[np.bool_]:
     """Return which voxel centres of an axial grid centred on (0, 0, 0) lie in the organ, shape (D, H, W)."""
     depth, height, width = geometry.shape
-    index = np.meshgrid(np.arange(depth), np.arange(height), np.arange(width), indexing="ij")
-    unit = (geometry.to_lps(np.stack(index, axis=-1)) / _half_extent_mm(geometry) - organ.centre) / organ.radii
-    in_slice = np.square(unit[..., :2]).sum(axis=-1)
-    room = 1 - np.square(unit[..., 2])
+    diagonal = np.arange(max(geometry.shape))[:, None].repeat(3, axis=1)  # each axis has its own coordinate
+    unit = (geometry.to_lps(diagonal) / _half_extent_mm(geometry) - organ.centre) / organ.radii
+    x, y, z = unit[:width, 0], unit[:height, 1, None], unit[:depth, 2, None, None]
+    in_slice = np.square(x) + np.square(y)
+    room = 1 - np.square(z)
     inside: NDArray[np.bool_] = (room > 0) & (in_slice <= room) & (in_slice >= organ.hole**2 * room)
     return inside
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 
 from gpuprep import backends, codecs, hostlib
 from gpuprep._version import __version__
@@ -17,15 +19,29 @@ _LIBRARIES = ("numpy", "pydicom", "imagecodecs", "python-gdcm", "isal", "pyarrow
               "nvidia-dali-cuda130", "distributed")  # fmt: skip
 
 
+def list_facts() -> dict[str, str]:
+    """Return gpuprep's version and Python's, the system, the processor, cores and memory."""
+    return {
+        "version": __version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": str(hostlib.usable_cores()),
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB",
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
 def describe_machine() -> str:
     """Return versions, cores, backends with the reason where one is missing, and decoders by transfer syntax."""
     parts = {
-        "gpuprep": {
-            "version": __version__,
-            "python": sys.version.split()[0],
-            "platform": platform.platform(),
-            "cores": str(hostlib.usable_cores()),
-        },
+        "gpuprep": list_facts(),
         "backends": {"auto": _describe_choice(), **{name: _describe_backend(name) for name in backends.BACKENDS}},
         "decoders": codecs.describe_decoders(),
         "decoders on the device": {"DALI": _describe_dali()},

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from gpuprep.report.table import format_table
 from gpuprep.run.bench_read import CodedFrame, FrameRead, ReadBenchmark
 
 _BASE = "uncompressed"
@@ -28,11 +29,11 @@ def format_reads(benchmark: ReadBenchmark) -> str:
     lines += [f"failed: {message}" for message in benchmark.failed[:_NAMED]]
     if len(benchmark.failed) > _NAMED:
         lines.append(f"… and {len(benchmark.failed) - _NAMED} more files failed")
-    lines += ["", "one frame by compression, medians", _format_table(_HEAD_READS, map(_read_row, _by_coding(reads)))]
+    lines += ["", "one frame by compression, medians", format_table(_HEAD_READS, map(_read_row, _by_coding(reads)))]
     if benchmark.compared:
         frames = len(benchmark.compared) // len(_by_coding(benchmark.compared))
         lines += ["", f"{frames} of the frames written with each compressor, decoded from memory"]
-        lines.append(_format_table(_HEAD_CODED, _coded_rows(_by_coding(benchmark.compared))))
+        lines.append(format_table(_HEAD_CODED, _coded_rows(_by_coding(benchmark.compared))))
     return "\n".join(lines)
 
 
@@ -88,12 +89,3 @@ def _coded_rows(groups: Sequence[Sequence[CodedFrame]]) -> Iterable[tuple[str, .
             f"{times[coding] * 1e3:.2f}",
             f"{times[coding] / times[_BASE]:.1f}",
         )
-
-
-def _format_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return "\n".join(
-        "  " + "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
-    )

@@ -55,7 +55,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file of the whole job (UTF-8) through `replacing`.
+    """Write a text file of the whole job (UTF-8) through `replacing`; errors as `write_bytes`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file of the whole job through `replacing`.
 
     Raises
     ------
@@ -64,7 +69,7 @@ def write_text(path: Path, text: str) -> None:
     """
     try:
         with replacing(path) as part:
-            part.write_text(text, encoding="utf-8")
+            part.write_bytes(content)
     except WriteError as error:
         raise OutputError(error.message, code=error.code, subject=error.subject, hint=_HINT) from error
 

@@ -60,7 +60,9 @@ def test_the_host_build_passes_all_that_needs_no_gpu(tmp_path):
         assert set(scales.values()) == {"exact", "wrong"}
     assert skipped - {"decoders"} == {"memcheck", "racecheck"}
     assert checks["kernels"]["found"]["kernels"] == kernel_names()
-    assert checks["pipeline"]["found"]["cases"] >= 4 * 3
+    assert checks["pipeline"]["found"]["cases"] == 3 * 3 + 2  # an image and two segmentations; cropped to these, two
+    (converted,) = checks["end to end"]["found"]["backends"]
+    assert converted["job"]["cases"] == 3
     rates = checks["rates"]["found"]["kernels"]
     assert all(rate["seconds"] > 0 and rate["bytes"] > 0 and rate["kernels"] for rate in rates)
 
@@ -70,8 +72,9 @@ def test_missing_packages_are_reasons_not_failures(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     checks = read_checks(tmp_path / "result.json")
     assert checks["kernels"]["status"] == checks["rates"]["status"] == "passed"
-    assert checks["pipeline"]["status"] == checks["decoders"]["status"] == "skipped"
+    assert {checks[name]["status"] for name in ("pipeline", "decoders", "end to end")} == {"skipped"}
     assert "synthetic ones cannot be written" in checks["pipeline"]["reason"]
+    assert "isal" in checks["end to end"]["reason"]
 
 
 def test_without_a_device_it_says_why_and_leaves_no_result(tmp_path):
