@@ -32,7 +32,9 @@ from gpuprep.run import case
 from gpuprep.run.plan import Channel
 from gpuprep.volume import Volume
 
+EXPLICIT = "1.2.840.10008.1.2.1"
 BASELINE = "1.2.840.10008.1.2.4.50"
+JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
 JPEG_2000 = "1.2.840.10008.1.2.4.90"
 HTJ2K = "1.2.840.10008.1.2.4.201"
 
@@ -109,9 +111,12 @@ def write_stack(
     series = plan_series(axial_geometry(pixels.shape, spacing_xyz_mm=(1, 1, 2)))
     for index, frame in enumerate(pixels):
         dataset = build_ct_slice(series, index, np.zeros(frame.shape))
-        data = encode(frame)
-        dataset.PixelData = encapsulate([data if damage is None else damage(index, data)])
-        dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+        if syntax == EXPLICIT:
+            dataset.PixelData = frame.tobytes()
+        else:
+            data = encode(frame)
+            dataset.PixelData = encapsulate([data if damage is None else damage(index, data)])
+            dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8 * frame.itemsize, bits, bits - 1
         dataset.PixelRepresentation = int(frame.dtype.kind == "i")
         dataset.file_meta.TransferSyntaxUID = syntax
@@ -426,6 +431,76 @@ def test_frames_of_another_kind_go_elsewhere_and_come_back_in_the_same_form(load
     loaded = load(loader, stack)
     assert loaded.decoder == "dali-cpu, imagecodecs-jpeg2k"
     np.testing.assert_array_equal(stored_values(loaded), pixels)
+
+
+# --- The device's form of the graphs, without a device ---------------------------------------------------------------
+
+STREAM = 0x51
+
+
+@pytest.fixture
+def streams(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have DALI run on the CPU what is built for device 0; return the streams that graphs are run on."""
+    used: list[int] = []
+    real = loader._dali
+
+    class Pipeline(real.Pipeline):  # type: ignore[misc, name-defined]
+        def __init__(self, *, device_id: int, **options: Any) -> None:
+            assert device_id == 0
+            super().__init__(device_id=None, **options)
+
+        def run(self, cuda_stream: int) -> Any:
+            used.append(cuda_stream)
+            return super().run()
+
+    def decode(data: Any, *, device: str, **options: Any) -> Any:
+        assert device == "mixed"
+        return real.fn.decoders.image(data, device="cpu", **options)
+
+    def reinterpret(data: Any, **options: Any) -> Any:
+        return SimpleNamespace(gpu=lambda: real.fn.reinterpret(data, **options))  # nothing else may become of it
+
+    fn = SimpleNamespace(
+        external_source=real.fn.external_source, decoders=SimpleNamespace(image=decode), reinterpret=reinterpret
+    )
+    stub = SimpleNamespace(__version__="2.4", Pipeline=Pipeline, fn=fn, types=real.types)
+    monkeypatch.setattr(dali, "_import_dali", lambda: stub)
+    monkeypatch.setattr(dali, "_FOUND", {})
+    return used
+
+
+class DeviceBackend(CpuBackend):
+    """A CPU backend that says it is CUDA and has a current device and stream."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.name = "cuda"
+        cuda = SimpleNamespace(
+            Device=lambda: SimpleNamespace(id=0), get_current_stream=lambda: SimpleNamespace(ptr=STREAM)
+        )
+        names = ("abs", "asarray", "empty", "from_dlpack", "uint16", "uint32")
+        self.xp = SimpleNamespace(cuda=cuda, **{name: getattr(np, name) for name in names})  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("syntax", "decoder"), [(JPEG_2000, "dali-cuda"), (None, "native"), (JPEG_LOSSLESS, "imagecodecs-jpeg8")]
+)
+def test_graphs_of_a_device_run_on_the_stream_of_the_backend(
+    syntax: str | None, decoder: str, streams: list[int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels = make_pixels(12, frames=BATCH_FRAMES + 1)
+    if syntax == JPEG_2000:
+        stack = write_stack(tmp_path, pixels, 12, syntax, encode_j2k(12))
+    else:  # DALI on the CPU cannot decode lossless JPEG: what a device fails on is learnt from the first frame
+        stack = write_stack(
+            tmp_path, pixels, 12, syntax or EXPLICIT, lambda p: bytes(imagecodecs.ljpeg_encode(p, bitspersample=12))
+        )
+    loaded = load_stack(stack, DeviceBackend(), workers=2)
+    assert (loaded.decoder, loaded.loader) == (decoder, "DALI 2.4 on device 0")
+    np.testing.assert_array_equal(stored_values(loaded), pixels)
+    assert len(streams) >= 2
+    assert set(streams) == {STREAM}
+    assert ("does not decode it" in caplog.text) == (syntax == JPEG_LOSSLESS)
 
 
 # --- Where there is no DALI, or no device --------------------------------------------------------------------------
