@@ -9,7 +9,7 @@ from gpuprep.errors import ExitStatus
 
 @click.command(short_help="Say what this machine offers: backends, decoders, versions, cores.")
 def info() -> int:
-    """Print backends (and why there is no GPU), decoders by transfer syntax, library versions and cores.
+    """Print backends (and why there is no GPU), decoders by transfer syntax and on the device, versions and cores.
 
     Attach the output to a bug report.
     """

@@ -9,8 +9,8 @@ What DALI does that one has to know (2.4):
 - Any output type but that of the samples is rescaled to the type's range; any colour but GRAY corrupts grey JPEG; an
   EXIF orientation turns the image unless told not to.
 - It refuses signed JPEG 2000. Called unsigned, the samples come out 2^(precision - 1) too great.
-- On a device, lossless JPEG of 9 to 15 bits is said to be stretched to 16. So a first frame of each kind (`Kind`) is
-  decoded by a CPU decoder too, and what DALI makes of it says whether to stretch back, or not to use DALI.
+- On a device, lossless JPEG of 9 to 15 bits is stretched to 16, by DALI's own tests. So a first frame of each kind
+  (`Kind`) is decoded by a CPU decoder too, and what DALI makes of it says whether to stretch back, or not to use DALI.
 - A frame that cannot be decoded costs its batch and the pipeline, which is built anew.
 """
 

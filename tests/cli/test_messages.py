@@ -1,5 +1,7 @@
 """What people read when they got something wrong: what happened, a code, and what to do."""
 
+import re
+
 import pytest
 
 from gpuprep.dicom.synth import write_study
@@ -64,6 +66,7 @@ def test_info_names_backends_decoders_and_versions(gpuprep):
     assert result.status == ExitStatus.DONE
     for text in ("backends", "cpu", "cuda", "reference", "decoders", "JPEG 2000", "RLE Lossless", "numpy", "cores"):
         assert text in result.stdout
+    assert re.search(r"^decoders on the device\n  DALI  (works: DALI \d|not used: .*\[[a-z-]+\]$)", result.stdout, re.M)
 
 
 def test_show_prints_the_tree_of_a_study(gpuprep, study):
