@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_cuda
 import numpy as np
@@ -96,13 +97,31 @@ def test_trials_launch_every_kernel(trials):
     assert sorted({kernel for outcome in outcomes for kernel in outcome.kernels}) == kernel_names()
 
 
-def test_trials_take_the_branches_of_a_device(trials, monkeypatch):
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """A fake device with what the script asks of CuPy beyond what the backend does."""
     device = fake_cuda.install(monkeypatch)
-    monkeypatch.setattr(device.cupy.cuda, "Event", lambda **timing: fake_cuda.Event(device))
-    monkeypatch.setattr(device.cupy.cuda, "get_elapsed_time", lambda begin, end: 1.0, raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the script adds its folder
+    cuda = device.cupy.cuda
+    properties = {"name": b"no device", "major": 9, "minor": 0, "totalGlobalMem": 8e10, "multiProcessorCount": 132,
+                  "l2CacheSize": 5e7}  # fmt: skip
+    monkeypatch.setattr(cuda.runtime, "getDeviceProperties", lambda number: properties)
+    for place, name, value in (
+        (cuda, "Event", lambda **timing: fake_cuda.Event(device)),
+        (cuda, "get_elapsed_time", lambda begin, end: 1.0),  # ms
+        (cuda, "nvrtc", SimpleNamespace(getVersion=lambda: (13, 0))),
+        (cuda, "set_allocator", lambda allocator: None),
+        (device.cupy, "copyto", lambda target, source: None),
+        (device.cupy, "__version__", "0"),
+    ):
+        monkeypatch.setattr(place, name, value, raising=False)
+    return device
+
+
+def test_trials_take_the_branches_of_a_device(trials, fake_gpu):
     outcomes = list(trials["compare"](select("cuda"), select("cpu"), SHAPES, 7))
     assert [outcome for outcome in outcomes if outcome.difference] == []
-    assert sorted(device.launched) == kernel_names()
+    assert sorted(fake_gpu.launched) == kernel_names()
 
 
 class WrongBackend(MeteredBackend):
@@ -158,3 +177,50 @@ def test_differences_of_integers_and_types(trials):
     assert differ(np.int16([5]), np.int16([7]), 2e-6) != ""
     assert differ(np.int16([5]), np.int16([6]), 0.0) != ""
     assert differ(np.int16([5]), np.int32([5]), 0.0) == "int16[1] instead of int32[1]"
+
+
+def test_all_checks_run_on_a_device(fake_gpu, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")  # no compute-sanitizer
+    script = runpy.run_path(str(SCRIPT))
+    assert script["main"](["--small", "--seed", "5", "--output", str(tmp_path / "result.json")]) == 0, (
+        capsys.readouterr()
+    )
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["device"] == "no device"
+    checks = read_checks(tmp_path / "result.json")
+    assert {name for name, check in checks.items() if check["status"] != "passed"} <= {
+        "memcheck",
+        "racecheck",
+        "decoders",
+    }
+    assert checks["probe"]["found"]["compute_capability"] == "9.0"
+    assert checks["memcheck"]["reason"] == "compute-sanitizer is not on PATH"
+    assert checks["rates"]["found"]["copy_bytes_per_s"]["upload"] == 2**20 / 1e-3
+
+
+def test_the_sanitizers_run_launches_every_kernel(fake_gpu):
+    runpy.run_path(str(SCRIPT))["launch_only"](5)
+    assert sorted(fake_gpu.launched) == kernel_names()
+
+
+@pytest.mark.parametrize(
+    ("status", "output", "outcome"),
+    [
+        (0, "========= ERROR SUMMARY: 0 errors", "passed"),
+        (9, "========= Invalid __global__ write of size 2 bytes", "failed"),
+        (1, "========= Error: Device not supported. Please refer to the documentation", "skipped"),
+    ],
+)
+def test_what_compute_sanitizer_says(fake_gpu, tmp_path, monkeypatch, status, output, outcome):
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(f"#!/bin/sh\necho '{output}'\nexit {status}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    script = runpy.run_path(str(SCRIPT))
+    run = script["Run"](SimpleNamespace(device="cuda", small=True, seed=5), subject=object(), oracle=object())
+    check = script["check_sanitizer"]("memcheck")
+    if outcome == "passed":
+        assert check(run) == {"summary": ["ERROR SUMMARY: 0 errors"]}
+        return
+    with pytest.raises(AssertionError if outcome == "failed" else script["Skip"], match=r"Invalid|does not support"):
+        check(run)
