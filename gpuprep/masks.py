@@ -490,6 +490,35 @@ def apply_lut(lut: NDArray[_Scalar], codes: NDArray[np.unsignedinteger]) -> NDAr
     return out if are_valid else _refuse_codes(len(lut))
 
 
+def apply_rows(rows: NDArray[np.uint8], codes: NDArray[np.unsignedinteger], out: NDArray[np.uint8]) -> None:
+    """Write ``rows[codes]`` into `out`.
+
+    Parameters
+    ----------
+    rows : array of shape (K, C)
+        C values for each code.
+    codes : array of any shape, uint8, uint16 or uint32
+    out : array of shape (…, C), as `codes`, C order
+
+    Raises
+    ------
+    GeometryError
+        ``code-unknown``: a code has no row.
+    """
+    rows, codes = np.ascontiguousarray(rows), np.ascontiguousarray(codes)
+    are_valid = hostlib.load()[0].gp_spread_codes(
+        ctypes.c_void_p(codes.ctypes.data),
+        codes.itemsize,
+        ctypes.c_int64(codes.size),
+        ctypes.c_void_p(rows.ctypes.data),
+        ctypes.c_int64(rows.shape[1]),
+        ctypes.c_int64(len(rows)),
+        ctypes.c_void_p(out.ctypes.data),
+    )
+    if not are_valid:
+        _refuse_codes(len(rows))
+
+
 def _refuse_codes(size: int) -> NoReturn:
     raise GeometryError(f"a volume of codes holds some beyond its table of {size}", code="code-unknown")
 

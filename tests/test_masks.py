@@ -13,6 +13,7 @@ from gpuprep.masks import (
     Roi,
     RoiMask,
     apply_lut,
+    apply_rows,
     assign_layers,
     canonical_order,
     from_layers,
@@ -208,6 +209,21 @@ def test_codes_are_counted_and_looked_up(code, value):
     assert np.array_equal(apply_lut(table, codes[..., ::3]), table[codes[..., ::3]])
     mask = RoiMask(codes, np.zeros((200, 1), np.uint32), (), geometry(codes.shape))
     assert np.array_equal(mask.code_counts, np.bincount(codes.reshape(-1), minlength=200))
+
+
+@pytest.mark.parametrize("code", [np.uint8, np.uint16, np.uint32])
+@pytest.mark.parametrize("width", [1, 3, 148])
+def test_codes_become_rows(code, width):
+    rng = np.random.default_rng(5)
+    runs = np.repeat(rng.integers(0, 200, 30), rng.integers(1, 300, 30))
+    codes = np.concatenate([runs, rng.integers(0, 200, 100)])[-3331:].astype(code)
+    rows = rng.integers(0, 256, (200, width)).astype(np.uint8)
+    out = np.empty((len(codes), width), np.uint8)
+    apply_rows(rows, codes, out)
+    assert np.array_equal(out, rows[codes])
+    with pytest.raises(GeometryError) as caught:
+        apply_rows(rows[: codes.max()], codes, out)
+    assert caught.value.code == "code-unknown"
 
 
 def test_a_table_that_changes_nothing_costs_nothing():

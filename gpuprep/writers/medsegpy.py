@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gpuprep.errors import ConfigError, OutputError, WriteError
 from gpuprep.extras import load_extra
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.masks import RoiMask
+from gpuprep.masks import RoiMask, apply_rows
 from gpuprep.volume import Volume
 from gpuprep.writers.atomic import PART_SUFFIX, remove_file, replacing, write_text
 from gpuprep.writers.base import Output
@@ -92,7 +92,8 @@ class MedsegpyWriter:
         attributes = {"classes": [roi.name for roi in mask.rois]}
 
         def channels(number: int) -> NDArray[np.uint8]:
-            chosen: NDArray[np.uint8] = lut[mask.codes[number]]
+            chosen = np.empty((*mask.codes.shape[1:], len(mask.rois)), np.uint8)
+            apply_rows(lut, mask.codes[number], chosen)
             return chosen
 
         depth = mask.geometry.shape[0]

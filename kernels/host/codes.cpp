@@ -1,9 +1,10 @@
-// Volumes of palette codes: counted, and looked up in a table. gpuprep/masks.py is the only caller.
+// Volumes of palette codes: counted, and looked up in tables. gpuprep/masks.py is the only caller.
 //
 // Codes come in long runs, so packs of them are handled at once where they are equal.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "export.hpp"
 
@@ -60,6 +61,32 @@ bool look_up(const Code* codes, std::int64_t n, const void* table, int value_byt
     }
 }
 
+// `count` copies of a row one after another: the first, then as many as there are at once.
+void repeat(const std::uint8_t* row, std::int64_t width, std::int64_t count, std::uint8_t* out) {
+    std::memcpy(out, row, width);
+    for (std::int64_t done = 1; done < count; done *= 2)
+        std::memcpy(out + done * width, out, std::min(done, count - done) * width);
+}
+
+template <class Code>
+bool spread(const Code* codes, std::int64_t n, const std::uint8_t* rows, std::int64_t width, std::int64_t size,
+            std::uint8_t* out) {
+    for (std::int64_t i = 0; i < n;) {
+        if (i + kPack <= n && is_uniform(codes + i)) {
+            if (codes[i] >= size) return false;
+            std::int64_t end = i + kPack;
+            while (end + kPack <= n && codes[end] == codes[i] && is_uniform(codes + end)) end += kPack;
+            repeat(rows + codes[i] * width, width, end - i, out + i * width);
+            i = end;
+        } else
+            for (const std::int64_t end = std::min<std::int64_t>(n, i + kPack); i < end; ++i) {
+                if (codes[i] >= size) return false;
+                std::memcpy(out + i * width, rows + codes[i] * width, width);
+            }
+    }
+    return true;
+}
+
 }  // namespace
 
 // Adds to counts[c] the number of codes c; 0 when a code is not below size.
@@ -80,6 +107,17 @@ GPUPREP_EXPORT int gp_look_up_codes(const void* codes, int code_bytes, std::int6
         case 1: return look_up(static_cast<const std::uint8_t*>(codes), n, table, value_bytes, size, out);
         case 2: return look_up(static_cast<const std::uint16_t*>(codes), n, table, value_bytes, size, out);
         case 4: return look_up(static_cast<const std::uint32_t*>(codes), n, table, value_bytes, size, out);
+        default: return 0;
+    }
+}
+
+// out[i * width + b] = rows[codes[i] * width + b] for all b below width, bytes; 0 when a code is not below size.
+GPUPREP_EXPORT int gp_spread_codes(const void* codes, int code_bytes, std::int64_t n, const std::uint8_t* rows,
+                                   std::int64_t width, std::int64_t size, std::uint8_t* out) {
+    switch (code_bytes) {
+        case 1: return spread(static_cast<const std::uint8_t*>(codes), n, rows, width, size, out);
+        case 2: return spread(static_cast<const std::uint16_t*>(codes), n, rows, width, size, out);
+        case 4: return spread(static_cast<const std::uint32_t*>(codes), n, rows, width, size, out);
         default: return 0;
     }
 }

@@ -7,7 +7,7 @@ different layers. Sources: teem's definition of NRRD, and Slicer's developer gui
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gpuprep.errors import HeaderError
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.masks import TISSUE, Code, Roi, RoiMask, assign_layers, from_layers
+from gpuprep.masks import TISSUE, Code, Roi, RoiMask, apply_rows, assign_layers, from_layers
 from gpuprep.writers.atomic import replacing
 from gpuprep.writers.masks.description import KEY, describe, parse_geometry, parse_rois, reading
 
@@ -25,8 +25,6 @@ from gpuprep.writers.masks.description import KEY, describe, parse_geometry, par
 _LAYER_LIMIT = 255
 #: isal level: gzip's ratio on labels at ten times zlib's speed.
 _LEVEL = 1
-#: Voxels expanded to layers at once: they stay in the cache.
-_WORD_VOXELS = 8
 #: What separates the parts of a tag; the format has no way to write them within one.
 _DELIMITERS = re.compile(r"[|:~^]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
@@ -66,26 +64,10 @@ def write(mask: RoiMask, path: Path) -> None:
     with replacing(path) as part, part.open("wb") as file:
         file.write(_header(mask, places, layers).encode())
         with igzip.GzipFile("", "wb", _LEVEL, file, mtime=0) as stream:
-            for block in _expand(mask.codes, lut):
-                stream.write(block)
-
-
-def _expand(codes: NDArray[np.unsignedinteger], lut: NDArray[np.uint8]) -> Iterator[memoryview]:
-    """Yield ``lut[codes]`` slice by slice, touching only words of eight voxels that hold any ROI."""
-    layers = lut.shape[1]
-    rows = lut.view(f"V{layers}").reshape(-1)
-    size = codes[0].size
-    padded = -(-size // _WORD_VOXELS) * _WORD_VOXELS
-    source = np.zeros(padded, codes.dtype)
-    words = source.view(np.uint64).reshape(-1, codes.itemsize)
-    out = np.zeros((padded // _WORD_VOXELS, _WORD_VOXELS), rows.dtype)
-    filled = np.zeros(0, np.intp)
-    for plane in codes:
-        out[filled] = rows[0]
-        source[:size] = plane.reshape(-1)
-        filled = np.flatnonzero(words.any(axis=1))
-        out[filled] = rows[source.reshape(-1, _WORD_VOXELS)[filled]]
-        yield out.view(np.uint8).reshape(-1)[: size * layers].data
+            layered = np.empty((*mask.codes.shape[1:], layers), np.uint8)
+            for plane in mask.codes:
+                apply_rows(lut, plane, layered)
+                stream.write(layered.data.cast("B"))
 
 
 def _header(mask: RoiMask, places: Sequence[tuple[int, int]], layers: int) -> str:
