@@ -69,10 +69,11 @@ struct Shifts {
 
 template <class T>
 void shift(std::uint8_t* bytes, std::int64_t length, const Shifts& shifts) {
+    using Bits = std::make_unsigned_t<T>;  // a negative number must not be shifted to the left
     T* words = reinterpret_cast<T*>(bytes);
     const std::int64_t n = length / static_cast<std::int64_t>(sizeof(T));
     for (std::int64_t i = 0; i < n; ++i)
-        words[i] = static_cast<T>(static_cast<T>(words[i] << shifts.left) >> shifts.right);
+        words[i] = static_cast<T>(static_cast<T>(static_cast<Bits>(words[i]) << shifts.left) >> shifts.right);
 }
 
 void shift_words(std::uint8_t* bytes, std::int64_t length, const Shifts& shifts) {
