@@ -272,16 +272,13 @@ def _resample(dtype: Any, interpolation: Any) -> Callable[..., Arrays]:
 
 
 def _resample_and_window(dtype: Any, window: Window) -> Callable[..., Arrays]:
-    """One pass, which ops choose on a device alone; the reference takes two."""
-
     def run(backend: Backend, rng: np.random.Generator, shape: Shape) -> Arrays:
         volume = Volume(backend.upload(_smooth(rng, shape, dtype)), _grid(shape))
         target = volume.geometry.with_spacing((1.1, 1.0, 1.3))
-        if not backend.has_kernels:
-            how: dict[str, Any] = {"interpolation": "linear", "antialias": False, "fill": 3, "backend": backend}
-            return [resample.resample_and_window(volume, target, window, **how).array]
-        axes, fill, _ = resample._plan_axes(volume, target, "linear", 3, antialias=False)
-        return [backend.download(resample._resample_axes(volume.array, axes, target.shape, fill, backend, window))]
+        done = resample.resample_and_window(
+            volume, target, window, interpolation="linear", antialias=False, fill=3, backend=backend
+        )
+        return [backend.download(done.array)]
 
     return run
 

@@ -117,8 +117,8 @@ class Event:
         self.stream: Stream | None = None
         self.happened = True
 
-    def record(self) -> None:
-        self.stream, self.happened = self.device.stream, False
+    def record(self, stream: Stream | None = None) -> None:
+        self.stream, self.happened = stream or self.device.stream, False
         self.device.log.append(("record", id(self.stream)))
 
         def happen() -> None:
@@ -189,11 +189,12 @@ class DeviceArray:
         shares = values.size and np.may_share_memory(values, self.values)
         return DeviceArray(self.device, values, self.memory if shares else None)
 
-    def set(self, source: np.ndarray[Any, Any]) -> None:
+    def set(self, source: np.ndarray[Any, Any], stream: Stream) -> None:
         assert type(source) is np.ndarray
         assert (source.shape, source.dtype) == (self.shape, self.dtype)
         self.touch()
-        device, stream = self.device, self.device.stream
+        device = self.device
+        assert stream is device.stream
         device.crossings.append(("up", source.nbytes))
         pinned = device.pinned_address(source)
         values = source if pinned is not None else source.copy()
@@ -207,9 +208,12 @@ class DeviceArray:
 
         stream.add(copy)
 
-    def get(self, *, out: np.ndarray[Any, Any] | None = None, blocking: bool = True) -> np.ndarray[Any, Any]:
+    def get(
+        self, stream: Stream, *, out: np.ndarray[Any, Any] | None = None, blocking: bool = True
+    ) -> np.ndarray[Any, Any]:
         self.touch()
-        device, stream = self.device, self.device.stream
+        device = self.device
+        assert stream is device.stream
         device.crossings.append(("down", self.nbytes))
         if blocking:
             stream.synchronize()

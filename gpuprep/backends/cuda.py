@@ -211,19 +211,21 @@ class CudaBackend:
         """Return a copy of a NumPy array on the device, through pinned buffers, on the current stream."""
         array = np.ascontiguousarray(array)
         result = self.xp.empty(array.shape, array.dtype)
+        stream = self.xp.cuda.get_current_stream()
         if array.nbytes > PAGEABLE_BYTES:
-            upload_by(self._to_device, array, result)
+            upload_by(self._to_device, array, result, stream)
         elif array.size:
-            result.set(array)
+            result.set(array, stream)
         return result
 
     def download(self, array: Any) -> Any:
         """Return a copy of an array of the device as a NumPy array, through pinned buffers."""
         array = self.xp.ascontiguousarray(array)
+        stream = self.xp.cuda.get_current_stream()
         if array.nbytes <= PAGEABLE_BYTES:
-            return array.get()
+            return array.get(stream)
         result = np.empty(array.shape, array.dtype)
-        download_by(self._to_host, array, result)
+        download_by(self._to_host, array, result, stream)
         return result
 
     def synchronize(self) -> None:

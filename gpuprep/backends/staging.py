@@ -66,8 +66,8 @@ class PinnedRing:
             yield slice(start, min(start + self.nbytes, nbytes))
 
 
-def upload_by(ring: PinnedRing, array: NDArray[Any], target: Any) -> None:
-    """Copy a C-contiguous NumPy array to an array of the device of the same size, on the current stream.
+def upload_by(ring: PinnedRing, array: NDArray[Any], target: Any, stream: Any) -> None:
+    """Copy a C-contiguous NumPy array to an array of the device of the same size, on a stream.
 
     Returns when the host has read `array`; the last pieces may still be on their way.
     """
@@ -76,12 +76,12 @@ def upload_by(ring: PinnedRing, array: NDArray[Any], target: Any) -> None:
         buffer = ring.take()
         part = buffer.host[: piece.stop - piece.start]
         part[...] = source[piece]
-        target[piece].set(part)
-        buffer.event.record()
+        target[piece].set(part, stream)
+        buffer.event.record(stream)
 
 
-def download_by(ring: PinnedRing, array: Any, target: NDArray[Any]) -> None:
-    """Copy a C-contiguous array of the device to a NumPy array of the same size, and wait for it."""
+def download_by(ring: PinnedRing, array: Any, target: NDArray[Any], stream: Any) -> None:
+    """Copy a C-contiguous array of the device to a NumPy array of the same size, after the work of a stream."""
     source, flat = array.reshape(-1).view(np.uint8), target.reshape(-1).view(np.uint8)
     under_way: deque[tuple[PinnedBuffer, slice]] = deque()
 
@@ -94,8 +94,8 @@ def download_by(ring: PinnedRing, array: Any, target: NDArray[Any]) -> None:
         if len(under_way) == BUFFERS:
             land()
         buffer = ring.take()
-        source[piece].get(out=buffer.host[: piece.stop - piece.start], blocking=False)
-        buffer.event.record()
+        source[piece].get(stream, out=buffer.host[: piece.stop - piece.start], blocking=False)
+        buffer.event.record(stream)
         under_way.append((buffer, piece))
     while under_way:
         land()

@@ -119,8 +119,7 @@ def resample_and_window(
 ) -> Volume:
     """Resample an image and apply a window: `resample_volume` and `apply_window`, bit for bit.
 
-    A device windows each voxel as it stores it, where the values allow it; elsewhere it is a second pass, which on a
-    CPU works in its caches.
+    Each voxel is windowed as it is stored, in one pass, where the window takes its type and it is no copy.
 
     Parameters
     ----------
@@ -137,7 +136,7 @@ def resample_and_window(
     axes, value, step = _plan_axes(volume, target, interpolation, fill, antialias=antialias)
     dtype = np.dtype(volume.array.dtype)
     in_one_pass = (
-        backend.name == "cuda" and dtype.name in _WINDOWED and not needs_floats(window, dtype) and not _are_copied(axes)
+        backend.has_kernels and dtype.name in _WINDOWED and not needs_floats(window, dtype) and not _are_copied(axes)
     )
     array = _resample_axes(volume.array, axes, target.shape, value, backend, window if in_one_pass else None)
     resampled = volume.changed(array, target, step)
@@ -604,7 +603,7 @@ def _resample_axes(
     if not backend.has_kernels:
         return _reference_axes(array, axes, shape, fill)
     copies = _are_copied(axes)
-    name, dtype, numbers = _ELEMENT.get(array.dtype.name, ""), array.dtype, ()  # labels, which are copied, have no name
+    name, dtype, numbers = "" if copies else _ELEMENT[array.dtype.name], array.dtype, ()
     if window is not None:
         name, dtype, numbers = window_kernel(window, array.dtype)
         fill = apply_window_array(backend.xp.full(1, fill, array.dtype), window, backend)

@@ -28,36 +28,66 @@ constexpr std::size_t kRingBytes = 512 << 10;  // of the level 2 cache
 constexpr int kMaxBlockRows = 64, kMinBlockSlices = 16, kTasksPerWorker = 8;
 constexpr int kUnrolledTaps = 4;
 
+// What a voxel becomes in memory: itself, or what a window makes of it.
+struct AsItIs {
+    template <class T>
+    void operator()(T& d, f32 v) const {
+        Kernels::put(d, v);
+    }
+};
+template <class T>
+struct Windowed {
+    f32 low, scale, bottom, top;
+    template <class D>
+    void operator()(D& d, f32 v) const {
+        T value;
+        Kernels::put(value, v);
+        Kernels::put(d, fmaf(static_cast<f32>(value) - low, scale, bottom), bottom, top);
+    }
+};
+template <class T>
+struct Clamped {
+    T low, high;
+    void operator()(T& d, f32 v) const {
+        T value;
+        Kernels::put(value, v);
+        d = Kernels::clamped(value, low, high);
+    }
+};
+
 // out = start + sum of weights[t] * rows[t], t < Taps; start is 0 when Fresh, else out itself as floats.
-template <int Taps, bool Fresh, class In, class Out>
-void blend_taps(const In* const* rows, const f32* weights, const f32* start, Out* out, std::size_t n) {
+template <int Taps, bool Fresh, class In, class Out, class Store = AsItIs>
+void blend_taps(const In* const* rows, const f32* weights, const f32* start, Out* out, std::size_t n,
+                Store store = {}) {
     GPUPREP_INDEPENDENT
     for (std::size_t i = 0; i < n; ++i) {
         f32 sum = Fresh ? 0.f : start[i];
         for (int t = 0; t < Taps; ++t) sum = fmaf(weights[t], static_cast<f32>(rows[t][i]), sum);
-        Kernels::put(out[i], sum);
+        store(out[i], sum);
     }
 }
 
-template <bool Fresh, class In, class Out>
-void blend_few(const In* const* rows, const f32* weights, i32 taps, const f32* start, Out* out, std::size_t n) {
+template <bool Fresh, class In, class Out, class Store>
+void blend_few(const In* const* rows, const f32* weights, i32 taps, const f32* start, Out* out, std::size_t n,
+               Store store) {
     switch (taps) {
-        case 1: return blend_taps<1, Fresh>(rows, weights, start, out, n);
-        case 2: return blend_taps<2, Fresh>(rows, weights, start, out, n);
-        case 3: return blend_taps<3, Fresh>(rows, weights, start, out, n);
-        default: return blend_taps<kUnrolledTaps, Fresh>(rows, weights, start, out, n);
+        case 1: return blend_taps<1, Fresh>(rows, weights, start, out, n, store);
+        case 2: return blend_taps<2, Fresh>(rows, weights, start, out, n, store);
+        case 3: return blend_taps<3, Fresh>(rows, weights, start, out, n, store);
+        default: return blend_taps<kUnrolledTaps, Fresh>(rows, weights, start, out, n, store);
     }
 }
 
-// out = sum of weights[t] * rows[t]; partial holds n floats.
-template <class In, class Out>
-void blend(const In* const* rows, const f32* weights, i32 taps, f32* partial, Out* out, std::size_t n) {
-    if (taps <= kUnrolledTaps) return blend_few<true>(rows, weights, taps, nullptr, out, n);
+// out = sum of weights[t] * rows[t], stored by `store`; partial holds n floats.
+template <class In, class Out, class Store = AsItIs>
+void blend(const In* const* rows, const f32* weights, i32 taps, f32* partial, Out* out, std::size_t n,
+           Store store = {}) {
+    if (taps <= kUnrolledTaps) return blend_few<true>(rows, weights, taps, nullptr, out, n, store);
     blend_taps<kUnrolledTaps, true>(rows, weights, nullptr, partial, n);
     i32 done = kUnrolledTaps;
     for (; taps - done > kUnrolledTaps; done += kUnrolledTaps)
         blend_taps<kUnrolledTaps, false>(rows + done, weights + done, partial, partial, n);
-    blend_few<false>(rows + done, weights + done, taps - done, partial, out, n);
+    blend_few<false>(rows + done, weights + done, taps - done, partial, out, n, store);
 }
 
 // Picks columns of a row, for each tap one for each output: out[x] = row[index[x, tap]].
@@ -161,11 +191,8 @@ class ColumnFilter {
     std::vector<f32> weights_;  // (taps, n)
 };
 
-template <class T>
-void resample_rows(dim3, dim3, unsigned workers, const T* src, T* dst, const i32* z_index, const f32* z_weight,
-                   i32 z_taps, const i32* y_index, const f32* y_weight, i32 y_taps, const i32* x_index,
-                   const f32* x_weight, i32 x_taps, i32 nz, i32 ny, i32 nx, i64 src_row, i64 src_page, i64 dst_first,
-                   i64 dst_row, i64 dst_page) {
+template <class T, class D, class Store>
+void resample_into(Store store, unsigned workers, SEPARABLE(T, D)) {
     const ColumnFilter columns(x_index, x_weight, x_taps, nx);
     i32 ring = 1;  // slices that one output slice may need
     for (i32 z = 0; z < nz; ++z) {
@@ -204,9 +231,10 @@ void resample_rows(dim3, dim3, unsigned workers, const T* src, T* dst, const i32
                 slices[t] = at;
             }
             const std::size_t stretch = dst_row == nx ? block : nx;  // rows that touch are stored as one
-            T* out = dst + dst_first + z * dst_page + y0 * dst_row;
+            D* out = dst + dst_first + z * dst_page + y0 * dst_row;
             for (std::size_t done = 0; done < block; done += stretch, out += dst_row) {
-                blend(slices.data(), z_weight + static_cast<i64>(z) * z_taps, z_taps, partial.data(), out, stretch);
+                blend(slices.data(), z_weight + static_cast<i64>(z) * z_taps, z_taps, partial.data(), out, stretch,
+                      store);
                 for (const f32*& slice : slices) slice += stretch;
             }
         }
@@ -221,6 +249,22 @@ void resample_rows(dim3, dim3, unsigned workers, const T* src, T* dst, const i32
                  static_cast<i32>((z + 1) * nz / z_blocks));
         }
     });
+}
+
+#define SEPARABLE_ARGUMENTS                                                                                          \
+    src, dst, z_index, z_weight, z_taps, y_index, y_weight, y_taps, x_index, x_weight, x_taps, nz, ny, nx, src_row,  \
+        src_page, dst_first, dst_row, dst_page
+template <class T>
+void resample_rows(dim3, dim3, unsigned workers, SEPARABLE(T, T)) {
+    resample_into<T, T>(AsItIs{}, workers, SEPARABLE_ARGUMENTS);
+}
+template <class T, class D>
+void window_rows(dim3, dim3, unsigned workers, SEPARABLE(T, D), f32 low, f32 scale, f32 bottom, f32 top) {
+    resample_into<T, D>(Windowed<T>{low, scale, bottom, top}, workers, SEPARABLE_ARGUMENTS);
+}
+template <class T>
+void clamp_rows(dim3, dim3, unsigned workers, SEPARABLE(T, T), T low, T high) {
+    resample_into<T, T>(Clamped<T>{low, high}, workers, SEPARABLE_ARGUMENTS);
 }
 
 template <class In, class Out>
@@ -276,6 +320,15 @@ ROW_FORM(resample_i16, resample_rows<i16>);
 ROW_FORM(resample_u16, resample_rows<u16>);
 ROW_FORM(resample_i32, resample_rows<i32>);
 ROW_FORM(resample_f32, resample_rows<f32>);
+ROW_FORM(resample_window_i16_u8, (window_rows<i16, u8>));
+ROW_FORM(resample_window_i16_f32, (window_rows<i16, f32>));
+ROW_FORM(resample_window_i32_u8, (window_rows<i32, u8>));
+ROW_FORM(resample_window_i32_f32, (window_rows<i32, f32>));
+ROW_FORM(resample_window_f32_u8, (window_rows<f32, u8>));
+ROW_FORM(resample_window_f32_f32, (window_rows<f32, f32>));
+ROW_FORM(resample_clamp_i16, clamp_rows<i16>);
+ROW_FORM(resample_clamp_i32, clamp_rows<i32>);
+ROW_FORM(resample_clamp_f32, clamp_rows<f32>);
 ROW_FORM(gather_u8, gather_rows<u8>);
 ROW_FORM(gather_u16, gather_rows<u16>);
 ROW_FORM(gather_u32, gather_rows<u32>);
