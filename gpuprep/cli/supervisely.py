@@ -68,8 +68,8 @@ def supervisely_annotations(**given: Any) -> int:
 
     OUTPUT/import gets the masks, by plane, cls_color_map.txt and mapping.json, which says whose they are: to upload
     into one data set, or, with a folder for each data set, into a project. Masks lie on the grid that `gpuprep
-    supervisely` writes with the same options; without any, that is the series' own, RAS+, as Supervisely makes it of
-    DICOM. The import does not compare grids.
+    supervisely` writes with the same options. Without options that is the series' own, RAS+, as Supervisely makes it of
+    DICOM, unless the series is oblique. The import does not compare grids.
     """
     return _convert(layout="annotations", **given)
 

@@ -53,6 +53,7 @@ def test_by_volume_name_every_roi_has_its_volume(studies, converted):
     root = converted / "volume" / "import"
     volumes = sorted(root.glob("*.nii.gz"))
     assert len(volumes) == len(studies[1])
+    assert not {p.name.removesuffix(".nii.gz") for p in volumes} & {*CLASSES, root.name}
     for path in volumes:
         study = studies[1][path.name.split("_")[0]]
         image = nibabel.load(path)
@@ -353,6 +354,12 @@ def test_a_real_structure_set(gpuprep, data_dir, tmp_path):
     straight = nibabel.as_closest_canonical(reference)
     assert np.allclose(ours.affine, straight.affine, atol=1e-3)
     assert np.array_equal(np.asanyarray(ours.dataobj) > 0, np.asanyarray(straight.dataobj) > 0)
+    image = study / "dicom" / "STS_002" / "CT" / "image"
+    for source, output in ((path.parent, tmp_path / "seg.dcm"), (tmp_path / "seg.dcm", tmp_path / "back.nii.gz")):
+        assert gpuprep("masks", "convert", source, output, "--image", image).status == ExitStatus.DONE
+    back = nibabel.as_closest_canonical(nibabel.load(tmp_path / "back.nii.gz"))
+    assert np.allclose(back.affine, straight.affine, atol=1e-3)
+    assert np.array_equal(np.asanyarray(back.dataobj) > 0, np.asanyarray(straight.dataobj) > 0)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ class _Layer:
 
 def is_case(path: Path) -> bool:
     """Whether a folder holds masks as Supervisely's import has them: by plane, or named as a volume beside it."""
-    if not path.is_dir() or (path / MANIFEST).exists():
+    if not path.is_dir() or path.suffix == ".zarr" or (path / MANIFEST).exists():
         return False
     holds_volumes = any((path / _stem(p.name)).is_dir() for p in _nifti_files(path))
     return holds_volumes or bool(_volume_of(path)) or bool(_plane_files(path))
@@ -172,16 +172,16 @@ def _largest(layers: Sequence[_Layer]) -> int:
 
 def _read_layer(path: Path, key: str | int | None) -> _Layer:
     file = read_nifti(path)
-    labels = as_labels(file)
+    values: NDArray[np.unsignedinteger] = file.array if file.array.dtype.kind == "u" else as_labels(file)
     box = []
     for axis in range(3):
-        others = tuple(a for a in range(3) if a != axis)
-        filled = np.flatnonzero(labels.any(axis=others))
+        rest = (*range(axis), *range(axis + 1, 3))
+        filled = np.flatnonzero(values.any(axis=rest))
         box.append(slice(int(filled[0]), int(filled[-1]) + 1) if len(filled) else slice(0, 0))
+        values = np.moveaxis(np.moveaxis(values, axis, 0)[box[-1]], 0, axis)
     depth, rows, columns = box
-    values = labels[depth, rows, columns]
-    return _Layer(key, (depth, rows, columns), values.astype(code_dtype(int(values.max(initial=0)) + 1)),
-                  stated_geometry(file))  # fmt: skip
+    dtype = code_dtype(int(values.max(initial=0)) + 1)
+    return _Layer(key, (depth, rows, columns), values.astype(dtype), stated_geometry(file))
 
 
 def _read_sidecar(path: Path, key: str) -> _Classes | None:
