@@ -21,7 +21,7 @@ from gpuprep.errors import ExitStatus
     options.device_option,
     click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N", help="Cases at once, as for the jobs."),
     click.option("--stage-cases", type=click.IntRange(min=1), default=4, show_default=True, metavar="N",
-                 help="Cases whose stages are measured one after the other."),
+                 help="Cases, spread over all, whose stages are measured one after the other."),
     click.option("--work", type=options.PATH, metavar="DIR",
                  help="Folder for synthetic input and for outputs, while this runs; a temporary one by default."),
     click.option("--json", "json_path", type=options.PATH, metavar="FILE",
@@ -66,6 +66,7 @@ def convert(
     from gpuprep.run.bench_convert import measure_conversions, write_synthetic_studies
     from gpuprep.run.case import CaseOptions
     from gpuprep.run.plan import StudyModalities
+    from gpuprep.writers.atomic import make_folder
 
     case_options = CaseOptions(
         options.parse_transforms(**transforms),
@@ -76,6 +77,8 @@ def convert(
     wanted, resources = StudyModalities.parse(modalities), options.parse_resources(backend, devices, workers)
     if plot_path is not None:
         check_plot(plot_path)
+    if work is not None:
+        make_folder(work)
     with TemporaryDirectory(dir=work, prefix="gpuprep-bench-") as folder:
         if not source:
             click.echo("synthetic studies …", err=True)

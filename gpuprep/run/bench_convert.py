@@ -177,7 +177,7 @@ def measure_conversions(
     resources : Resources
         The backend ``auto`` measures the CPU, and CUDA where it works.
     stage_cases : int
-        Cases whose stages are measured, at most.
+        Cases whose stages are measured, at most; spread evenly over all.
     work : Path
         Folder for the outputs, without any.
     on_step : callable
@@ -224,7 +224,7 @@ def measure_conversions(
         done = [plan for plan in plans if plan.case in cases]
         job = _rate_job(rows, done, seconds)
         on_step(f"{name}: stages")
-        chosen = done[:stage_cases]
+        chosen = _spread(done, stage_cases)
         stages = _measure_stages(chosen, case_options, alone, work / f"{name}-stages", common)
         on_step(f"{name}: kernels")
         ((copies, kernels),) = _run_alone(_measure_kernels, [kernel_shape], alone)
@@ -259,6 +259,12 @@ def _plan(sources: Sources, wanted: StudyModalities, options: CaseOptions) -> li
         doses_on_images=False,
     )
     return [plan for plan in plans if isinstance(plan, CasePlan)]
+
+
+def _spread(plans: Sequence[CasePlan], count: int) -> list[CasePlan]:
+    """Return at most `count` plans at even distances, the first and the last one among them."""
+    places = np.linspace(0, len(plans) - 1, min(count, len(plans))).round().astype(int)
+    return [plans[place] for place in places]
 
 
 def _run_alone(

@@ -16,7 +16,7 @@ from gpuprep.backends import select
 from gpuprep.cli.bench_convert import convert
 from gpuprep.config import MaskContainer, OnMissing, Resources, RoiOptions, RoiStrategy, Stacking, Transforms
 from gpuprep.dicom.synth import write_study
-from gpuprep.errors import BackendUnavailableError, ConfigError, ExitStatus, InputNotFoundError
+from gpuprep.errors import BackendUnavailableError, ConfigError, ExitStatus, InputNotFoundError, OutputError
 from gpuprep.report.conversions import check_plot, format_conversions, write_json, write_plot
 from gpuprep.run import bench_convert, roofline
 from gpuprep.run.bench_convert import (
@@ -157,6 +157,20 @@ def test_refuses_sources_without_what_is_wanted(studies, tmp_path):
     with pytest.raises(InputNotFoundError) as caught:
         measure(studies, tmp_path, wanted=StudyModalities(("MR",)))
     assert caught.value.code == "nothing-to-convert"
+
+
+def test_work_goes_to_a_folder_that_can_be_made(studies, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError) as caught:
+        CliRunner().invoke(convert, ["--work", str(tmp_path / "file" / "x"), str(studies)],
+                           standalone_mode=False, catch_exceptions=False)  # fmt: skip
+    assert caught.value.code == "not-writable"
+
+
+def test_stage_cases_are_spread_over_all():
+    assert bench_convert._spread("abcdefg", 3) == ["a", "d", "g"]
+    assert bench_convert._spread("ab", 4) == ["a", "b"]
+    assert bench_convert._spread("", 4) == []
 
 
 def _die(choice, task):
