@@ -52,7 +52,7 @@ def describe_machine() -> str:
 
 def _describe_choice() -> str:
     backend = backends.select("auto")
-    return f"{backend.name}, {backend.reason}"
+    return f"{backend.name}: {backend.reason.removeprefix('auto: ')}"
 
 
 def _describe_backend(name: str) -> str:

@@ -11,10 +11,13 @@ import pytest
 from cases import assert_equal, make_options, plan_case, run_case, write_sources
 
 from gpuprep.backends import select
-from gpuprep.config import Crop
+from gpuprep.config import Crop, MaskStrategy, OnExisting
 from gpuprep.dicom.rtstruct import read_structure_set
 from gpuprep.errors import KernelError
-from gpuprep.run.slots import BackendChoice, slot_backend
+from gpuprep.run.job import run_cases
+from gpuprep.run.ledger import Ledger
+from gpuprep.run.slots import BackendChoice, Placement, slot_backend
+from gpuprep.writers.nnunet import DatasetFolder, NnunetWriter
 
 #: Boxes, tables and ranges have fewer bytes than this, volumes more.
 LARGE_BYTES = 20_000
@@ -119,6 +122,39 @@ def test_slots_share_a_device_without_disturbing_each_other(sources, device):
             assert_equal(found, wanted)
     assert len({stream for kind, stream in device.log if kind == "record"}) == 3
     assert not device.busy
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_whole_job_in_slots_writes_the_files_of_the_cpu(sources, device, tmp_path):
+    def convert(root, backend):
+        ledger = Ledger(root / "ledger.sqlite")
+        plans = [plan_case(sources), plan_case(sources, "TILTED")]
+        run_cases(
+            plans,
+            options=make_options(spacing_xyz_mm=(2.0, 2.0, 2.0), orientation="RAS"),
+            writer=NnunetWriter(
+                DatasetFolder(root, 1, "Slots"),
+                dict.fromkeys((p.case for p in plans), "Tr"),
+                MaskStrategy.REGION_MASK,
+                1,
+            ),
+            root=root,
+            own_folders=(),
+            ledger=ledger,
+            on_existing=OnExisting.SKIP,
+            placement=Placement(BackendChoice(backend, threads=1, slots=2), processes=1, start_by="fork"),
+            on_start=lambda todo, done: None,
+            on_row=lambda row: None,
+        )
+        rows = ledger.rows()
+        ledger.close()
+        return rows, {p.relative_to(root): p.read_bytes() for p in sorted(root.rglob("*.gz"))}
+
+    rows, files = convert(tmp_path / "cuda", "cuda")
+    _, expected = convert(tmp_path / "cpu", "cpu")
+    assert {(row.status, row.backend) for row in rows.values()} == {("done", "cuda no device")}
+    assert len(files) == 4
+    assert files == expected
 
 
 def test_segments_and_doses(sources, device):
