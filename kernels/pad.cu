@@ -23,3 +23,18 @@
 PAD(pad_1, u8)
 PAD(pad_2, u16)
 PAD(pad_4, u32)
+
+// Planes moved each by its own number of pixels: dst[z, y, x] = src[z, y - down[z], x - right[z]], beyond src fill[z].
+#define MOVE(NAME, T)                                                                                            \
+    KERNEL NAME(const T* __restrict__ src, T* __restrict__ dst, const i32* __restrict__ down,                    \
+                const i32* __restrict__ right, const T* __restrict__ fill, i32 nz, i32 ny, i32 nx) {             \
+        const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;          \
+        const i32 z = blockIdx.z;                                                                                \
+        if (x >= nx || y >= ny || z >= nz) return;                                                               \
+        const i32 sy = y - down[z], sx = x - right[z];                                                           \
+        const bool inside = sy >= 0 && sy < ny && sx >= 0 && sx < nx;                                            \
+        dst[((i64)z * ny + y) * nx + x] = inside ? src[((i64)z * ny + sy) * nx + sx] : fill[z];                  \
+    }
+MOVE(move_1, u8)
+MOVE(move_2, u16)
+MOVE(move_4, u32)

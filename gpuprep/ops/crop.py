@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuprep.backends.base import BLOCK_THREADS, TYPE_SUFFIX, Backend, Dims, ready
 from gpuprep.errors import ConfigError
@@ -23,6 +24,7 @@ WHOLE_VOXELS = 1e-9
 _ROW_PARTS = 32
 #: Threads a block along x when copying, the rest along y.
 _PAD_BLOCK_X = 8
+_MOVE_BLOCK = (64, 4, 1)
 #: Most blocks that CUDA takes along z; the kernel strides over more slices.
 _MAX_GRID_Z = 65535
 
@@ -88,6 +90,72 @@ def reference_foreground_box(array: Any, threshold: float) -> Box | None:
     """Plain form of `foreground_box`."""
     above = np.argwhere(array > np.float64(threshold))
     return _box(above.min(axis=0).tolist(), above.max(axis=0).tolist()) if len(above) else None
+
+
+def foreground_boxes(planes: Any, thresholds: NDArray[Any], backend: Backend) -> list[Box | None]:
+    """Return the box of each plane on its own, as `foreground_box` of it, from one launch.
+
+    Parameters
+    ----------
+    planes : array of shape (N, H, W), uint8, uint16, int16 or float32
+        On `backend`.
+    thresholds : ndarray of shape (N,) and the dtype of `planes`
+    backend : Backend
+        Where to compute.
+
+    Returns
+    -------
+    list of N Box or None
+        Boxes of planes of depth 1.
+    """
+    if not backend.has_kernels:
+        return [reference_foreground_box(plane[None], t) for plane, t in zip(planes, thresholds, strict=True)]
+    planes = ready(planes, backend)
+    count, height, width = planes.shape
+    parts = 1 if backend.name == "cpu" else _ROW_PARTS
+    bounds = np.iinfo(np.int32)
+    boxes = backend.upload(np.tile(np.repeat(np.array([bounds.max, bounds.min], np.int32), 2), (count, 1)))
+    threads = count * height * parts
+    arguments = (
+        planes,
+        np.int64(count * height),
+        np.int32(height),
+        np.int32(width),
+        np.int32(parts),
+        backend.upload(np.ascontiguousarray(thresholds)),
+        boxes,
+    )
+    kernel = f"plane_boxes_{TYPE_SUFFIX[planes.dtype.name]}"
+    backend.launch(kernel, (-(-threads // BLOCK_THREADS),), (BLOCK_THREADS,), arguments)
+    found = np.asarray(backend.download(boxes)).tolist()
+    return [_box((0, y0, x0), (0, y1, x1)) if y0 <= y1 else None for y0, x0, y1, x1 in found]
+
+
+def move_planes(
+    planes: Any, down: NDArray[np.int32], right: NDArray[np.int32], fill: NDArray[Any], backend: Backend
+) -> Any:
+    """Move each plane by its own number of pixels; where nothing comes from, there is its value of `fill`.
+
+    Parameters
+    ----------
+    planes : array of shape (N, H, W), elements of 1, 2 or 4 bytes
+        On `backend`, C contiguous.
+    down, right : ndarray of shape (N,), int32
+        Pixels.
+    fill : ndarray of shape (N,) and the dtype of `planes`
+    backend : Backend
+        Where to compute.
+    """
+    count, height, width = planes.shape
+    if not backend.has_kernels:
+        moves = zip(planes, down.tolist(), right.tolist(), fill, strict=True)
+        return np.stack([reference_crop_or_pad(p[None], (0, -y, -x), (1, height, width), v)[0] for p, y, x, v in moves])
+    word = np.dtype(f"u{planes.dtype.itemsize}")
+    result = backend.xp.empty_like(planes)
+    arguments = (planes.view(word), result.view(word), *map(backend.upload, (down, right, fill.view(word))))
+    grid: Dims = (-(-width // _MOVE_BLOCK[0]), -(-height // _MOVE_BLOCK[1]), count)
+    backend.launch(f"move_{word.itemsize}", grid, _MOVE_BLOCK, (*arguments, *map(np.int32, planes.shape)))
+    return result
 
 
 def with_margin(box: Box, geometry: VolumeGeometry, margin_mm: float) -> Box:

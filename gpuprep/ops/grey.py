@@ -6,9 +6,9 @@ A table holds the grey level of every value that the stored bits can have; one i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,8 +89,13 @@ class GreyRule:
         low, high = self.padding or (1, 0)
         return (stored >= low) & (stored <= high)
 
+    def without_nan(self, stored: Float) -> Float:
+        """Return stored values with padding, or else 0, for NaN."""
+        return np.nan_to_num(stored, nan=self.padding[0] if self.padding else 0)
+
     def to_grey(self, stored: Float, white: int) -> Float:
         """Return grey levels; `voi` must be known."""
+        stored = self.without_nan(stored)
         values = self.to_modality(stored)
         if isinstance(self.voi, Lut):
             grey = np.floor(self.voi.apply(values) * (white / ((1 << self.voi.bits) - 1)))
@@ -121,6 +126,15 @@ class GreyImage:
     window: GreyWindow | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class GreyImages:
+    """Several images of one shape: planes of them all, and background and window of each, as `GreyImage` has them."""
+
+    planes: Any
+    backgrounds: tuple[float, ...]
+    windows: tuple[GreyWindow | None, ...]
+
+
 def to_grey(stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, backend: Backend) -> GreyImage:
     """Make grey levels of stored values: uint8 up to 8 bits stored, else uint16 over its whole range.
 
@@ -141,17 +155,8 @@ def to_grey(stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, backend
     DecodeError
         ``not-finite``: float pixels hold no finite number.
     """
-    dtype: np.dtype[Any] = np.dtype("u1" if bits_stored <= 8 else "u2")
-    white = (1 << 8 * dtype.itemsize) - 1
-    if any(rule.voi is None for rule in rules):
-        low, high = _modality_range(stored, rules, bits_stored, backend)
-        window = GreyWindow((low + high) / 2, high - low + 1, "LOWEST_IS_BLACK")
-        if stored.dtype.kind == "f":  # no whole numbers, so no half a step at the ends
-            window = GreyWindow((low + high) / 2, max(high - low, float(np.finfo(np.float32).tiny)), "LINEAR_EXACT")
-        rules = [rule if rule.voi is not None else replace(rule, voi=window) for rule in rules]
-    planes = _map(stored, rules, bits_stored, lambda rule, values: rule.to_grey(values, white), dtype, backend)
-    first = rules[0].voi
-    return GreyImage(planes, 0.0, first if isinstance(first, GreyWindow) else None)
+    images = to_grey_images(stored, rules, [0] * len(rules), bits_stored, backend=backend)
+    return GreyImage(images.planes, images.backgrounds[0], images.windows[0])
 
 
 def to_values(stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, backend: Backend) -> GreyImage:
@@ -159,18 +164,69 @@ def to_values(stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, backe
 
     Padding becomes the lowest value of the rest. Parameters and errors as `to_grey`; `stored` is overwritten likewise.
     """
-    low, _ = _modality_range(stored, rules, bits_stored, backend)
-    dtype: np.dtype[Any] = np.dtype(np.float32)
-    if stored.dtype.kind in "iu" and bits_stored <= _TABLE_BITS:
-        possible = np.concatenate([rule.to_modality(_possible(stored.dtype, bits_stored)) for rule in set(rules)])
-        limits = np.iinfo(np.int16)
-        if (possible == np.rint(possible)).all() and limits.min <= possible.min() and possible.max() <= limits.max:
-            dtype = np.dtype(np.int16)
+    images = to_value_images(stored, rules, [0] * len(rules), bits_stored, backend=backend)
+    return GreyImage(images.planes, images.backgrounds[0], images.windows[0])
 
-    def values_of(rule: GreyRule, values: Float) -> Float:
+
+def to_grey_images(
+    stored: Any, rules: Sequence[GreyRule], image_of: Sequence[int], bits_stored: int, *, backend: Backend
+) -> GreyImages:
+    """Make grey levels of several images at once, each as `to_grey` does.
+
+    Parameters
+    ----------
+    image_of : sequence of D int
+        Which image a frame belongs to: 0, 1, …, ascending.
+    """
+    dtype: np.dtype[Any] = np.dtype("u1" if bits_stored <= 8 else "u2")
+    white = (1 << 8 * dtype.itemsize) - 1
+    if any(rule.voi is None for rule in rules):
+        windows = [
+            _whole_window(low, high, stored.dtype)
+            for low, high in _modality_ranges(stored, rules, image_of, bits_stored, backend)
+        ]
+        rules = [
+            rule if rule.voi is not None else replace(rule, voi=windows[image])
+            for rule, image in zip(rules, image_of, strict=True)
+        ]
+    planes = _map(stored, rules, bits_stored, lambda rule, values: rule.to_grey(values, white), dtype, backend)
+    firsts = [rules[image_of.index(image)].voi for image in range(image_of[-1] + 1)]
+    return GreyImages(
+        planes, (0.0,) * len(firsts), tuple(voi if isinstance(voi, GreyWindow) else None for voi in firsts)
+    )
+
+
+def to_value_images(
+    stored: Any, rules: Sequence[GreyRule], image_of: Sequence[int], bits_stored: int, *, backend: Backend
+) -> GreyImages:
+    """Make modality values of several images at once, of the type that holds those of all; see `to_grey_images`."""
+    lows = [low for low, _ in _modality_ranges(stored, rules, image_of, bits_stored, backend)]
+    dtype = value_type(rules, stored.dtype, bits_stored)
+
+    def values_of(owned: tuple[GreyRule, float], values: Float) -> Float:
+        rule, low = owned
+        values = rule.without_nan(values)
         return np.where(rule.is_padding(values), low, rule.to_modality(values))
 
-    return GreyImage(_map(stored, rules, bits_stored, values_of, dtype, backend), low, None)
+    owned = [(rule, lows[image]) for rule, image in zip(rules, image_of, strict=True)]
+    return GreyImages(_map(stored, owned, bits_stored, values_of, dtype, backend), tuple(lows), (None,) * len(lows))
+
+
+def value_type(rules: Sequence[GreyRule], stored: np.dtype[Any], bits_stored: int) -> np.dtype[Any]:
+    """Return the type of modality values: int16 where all that the stored bits can hold fit, else float32."""
+    if stored.kind in "iu" and bits_stored <= _TABLE_BITS:
+        possible = np.concatenate([rule.to_modality(_possible(stored, bits_stored)) for rule in set(rules)])
+        limits = np.iinfo(np.int16)
+        if (possible == np.rint(possible)).all() and limits.min <= possible.min() and possible.max() <= limits.max:
+            return np.dtype(np.int16)
+    return np.dtype(np.float32)
+
+
+def _whole_window(low: float, high: float, stored: np.dtype[Any]) -> GreyWindow:
+    """Return the window that makes `low` black and `high` white."""
+    if stored.kind == "f":  # no whole numbers, so no half a step at the ends
+        return GreyWindow((low + high) / 2, max(high - low, float(np.finfo(np.float32).tiny)), "LINEAR_EXACT")
+    return GreyWindow((low + high) / 2, high - low + 1, "LOWEST_IS_BLACK")
 
 
 def look_up(stored: Any, table: NDArray[Any], *, backend: Backend) -> Any:
@@ -184,7 +240,10 @@ def _possible(dtype: np.dtype[Any], bits_stored: int) -> Float:
     return np.arange(least, least + (1 << bits_stored), dtype=np.float64)
 
 
-def _distinct(rules: Sequence[GreyRule]) -> tuple[list[GreyRule], NDArray[np.int32]]:
+Rule = TypeVar("Rule", bound=Hashable)
+
+
+def _distinct(rules: Sequence[Rule]) -> tuple[list[Rule], NDArray[np.int32]]:
     """Return the distinct rules and which of them each frame has."""
     distinct = list(dict.fromkeys(rules))
     place = {rule: i for i, rule in enumerate(distinct)}
@@ -192,13 +251,19 @@ def _distinct(rules: Sequence[GreyRule]) -> tuple[list[GreyRule], NDArray[np.int
 
 
 def _map(
-    stored: Any, rules: Sequence[GreyRule], bits_stored: int, apply: Any, dtype: np.dtype[Any], backend: Backend
+    stored: Any,
+    rules: Sequence[Rule],
+    bits_stored: int,
+    apply: Callable[[Rule, Float], Float],
+    dtype: np.dtype[Any],
+    backend: Backend,
 ) -> Any:
+    """Return what `apply` makes of each frame by its rule."""
     distinct, table_of = _distinct(rules)
     if stored.dtype.kind == "f" or stored.dtype.itemsize > 2:  # no table: rare, computed frame by frame on the host
         result = np.empty(stored.shape, dtype)
         for frame, rule, source in zip(result, rules, backend.download(stored), strict=True):
-            frame[:] = apply(rule, np.nan_to_num(source.astype(np.float64), nan=rule.padding[0] if rule.padding else 0))
+            frame[:] = apply(rule, source.astype(np.float64))
         return backend.upload(result)
     possible = _possible(stored.dtype, bits_stored)
     tables = np.stack([apply(rule, possible) for rule in distinct]).astype(dtype)
@@ -238,27 +303,33 @@ def _look_up(
     return result
 
 
-def _modality_range(stored: Any, rules: Sequence[GreyRule], bits_stored: int, backend: Backend) -> tuple[float, float]:
-    """Return the least and greatest modality value of all frames, padding left out unless there is nothing else."""
-    distinct, table_of = _distinct(rules)
+def _modality_ranges(
+    stored: Any, rules: Sequence[GreyRule], image_of: Sequence[int], bits_stored: int, backend: Backend
+) -> list[tuple[float, float]]:
+    """Return the least and greatest modality value of each image, padding left out unless there is nothing else."""
+    owned, table_of = _distinct(list(zip(image_of, rules, strict=True)))
     if stored.dtype.kind == "f" or stored.dtype.itemsize > 2:
         frames = backend.download(stored)
-        values = [np.unique(frames[table_of == i]).astype(np.float64) for i in range(len(distinct))]
+        values = [np.unique(frames[table_of == i]).astype(np.float64) for i in range(len(owned))]
         values = [v[np.isfinite(v)] for v in values]
-    elif all(rule.padding is None and rule.modality_lut is None for rule in distinct):
+    elif all(rule.padding is None and rule.modality_lut is None for _, rule in owned):
         ends = stored_range(ready(stored, backend), 0, 0, backend) if backend.has_kernels else _reference_range(stored)
-        values = [ends[table_of == i].ravel() for i in range(len(distinct))]
+        values = [ends[table_of == i].ravel() for i in range(len(owned))]
     else:
         possible = _possible(stored.dtype, bits_stored)
-        found = _present(stored, len(distinct), len(possible), table_of, -int(possible[0]), backend)
+        found = _present(stored, len(owned), len(possible), table_of, -int(possible[0]), backend)
         values = [possible[row != 0] for row in found]
-    pictures = [v[~rule.is_padding(v)] for rule, v in zip(distinct, values, strict=True)]
-    if not any(map(len, pictures)):
-        pictures = values
-    modality = np.concatenate([rule.to_modality(v) for rule, v in zip(distinct, pictures, strict=True)])
-    if not len(modality):
-        raise DecodeError("the pixels hold no finite number", code="not-finite")
-    return float(modality.min()), float(modality.max())
+    ranges = []
+    for image in range(image_of[-1] + 1):
+        parts = [(rule, v) for (owner, rule), v in zip(owned, values, strict=True) if owner == image]
+        pictures = [v[~rule.is_padding(v)] for rule, v in parts]
+        if not any(map(len, pictures)):
+            pictures = [v for _, v in parts]
+        modality = np.concatenate([rule.to_modality(v) for (rule, _), v in zip(parts, pictures, strict=True)])
+        if not len(modality):
+            raise DecodeError("the pixels hold no finite number", code="not-finite")
+        ranges.append((float(modality.min()), float(modality.max())))
+    return ranges
 
 
 def _reference_range(stored: Any) -> Float:

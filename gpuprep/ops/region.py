@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpuprep import hostlib
 from gpuprep.backends.base import Backend
 from gpuprep.errors import ConfigError
-from gpuprep.ops.crop import foreground_box
+from gpuprep.ops.crop import Box, foreground_box, foreground_boxes
 from gpuprep.ops.resize import nearest_pixels
 
 #: Left, top, width, height, pixels.
@@ -94,23 +94,54 @@ def find_region(planes: Any, background: float, options: CropOptions, *, samples
     return _union(regions) if regions else whole
 
 
-def _box(planes: Any, background: float, options: CropOptions, backend: Backend) -> Region | None:
+def find_regions(planes: Any, backgrounds: NDArray[Any], options: CropOptions, *, backend: Backend) -> list[Region]:
+    """Return the region of each plane, an image of its own: what `find_region` says of it, from one launch.
+
+    Parameters
+    ----------
+    planes : array of shape (N, H, W), uint8, uint16, int16 or float32
+        On `backend`.
+    backgrounds : ndarray of shape (N,) and the dtype of `planes`
+        Values up to these are background.
+    options : CropOptions
+    backend : Backend
+        Where to compute.
+    """
+    height, width = planes.shape[1:]
+    whole: Region = (0, 0, width, height)
+    inner, thresholds, margins = _search_area(planes, backgrounds, options)
+    regions = []
+    for plane, box in zip(planes, foreground_boxes(inner, thresholds, backend) if inner.size else [], strict=False):
+        region = _grown(box, margins, width, height) if box is not None else None
+        if region is not None and options.mode == "components":
+            region = _largest_component(backend.download(plane[None]), region)
+        regions.append(region or whole)
+    return regions or [whole] * len(planes)
+
+
+def _search_area(planes: Any, background: Any, options: CropOptions) -> tuple[Any, Any, tuple[int, int]]:
+    """Return where the picture is looked for, above which value, and the margins (x, y) that are left out."""
     height, width = planes.shape[1:]
     fraction = np.float32(options.border_fraction)
     margin_x, margin_y = int(np.float32(width) * fraction), int(np.float32(height) * fraction)
     end_x, end_y = int(np.float32(width) * (1 - fraction)), int(np.float32(height) * (1 - fraction))
     inner = planes[:, margin_y:end_y, margin_x:end_x]
-    if inner.size == 0:
-        return None
-    if options.max_is_background and inner.dtype.kind == "u":
+    if options.max_is_background and inner.size and inner.dtype.kind == "u":
         inner, background = inner + inner.dtype.type(1), background + 1  # the greatest value wraps to 0
-    box = foreground_box(inner, background, backend)
-    if box is None:
-        return None
+    return inner, background, (margin_x, margin_y)
+
+
+def _box(planes: Any, background: float, options: CropOptions, backend: Backend) -> Region | None:
+    inner, threshold, margins = _search_area(planes, background, options)
+    box = foreground_box(inner, threshold, backend) if inner.size else None
+    return _grown(box, margins, planes.shape[2], planes.shape[1]) if box is not None else None
+
+
+def _grown(box: Box, margins: tuple[int, int], width: int, height: int) -> Region:
+    """Return the region of a box that was found within margins, grown by as much."""
     (_, top, left), (_, box_height, box_width) = box
-    left, top = left + margin_x, top + margin_y
-    right, bottom = min(width, left + box_width + margin_x), min(height, top + box_height + margin_y)
-    left, top = max(0, left - margin_x), max(0, top - margin_y)
+    margin_x, margin_y = margins
+    right, bottom = min(width, left + box_width + 2 * margin_x), min(height, top + box_height + 2 * margin_y)
     return left, top, right - left, bottom - top
 
 

@@ -8,7 +8,7 @@ rounded half away from zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -173,6 +173,111 @@ def resize_planes(
         else:
             _launch_resize(source, target, (left, top, box_width, box_height), filter_name, grid, backend)
     return result
+
+
+def resize_boxes(
+    planes: Any,
+    boxes: Sequence[tuple[int, int, int, int]],
+    sizes: Sequence[tuple[int, int]],
+    shape: tuple[int, int],
+    fill: NDArray[Any],
+    *,
+    filter_name: str,
+    backend: Backend,
+) -> Any:
+    """Resize a box of each plane, each to its own size, by one launch; values are those of `resize_planes`.
+
+    Parameters
+    ----------
+    planes : array of shape (N, H, W), uint8, uint16, int16 or float32
+        On `backend`, C contiguous; at most 65535 planes.
+    boxes : sequence of N (left, top, width, height)
+        Parts of the planes, pixels.
+    sizes : sequence of N (width, height)
+        What they become; a box of this size already is copied.
+    shape : (int, int)
+        Rows and columns of the result, no less than any size.
+    fill : ndarray of shape (N,) and the dtype of `planes`
+        What is right of and below each resized box.
+    filter_name : str
+        One of `FILTERS`.
+    backend : Backend
+        Where to compute.
+
+    Returns
+    -------
+    array of shape (N, *shape) and the dtype of `planes`
+    """
+    if not backend.has_kernels:
+        result = np.empty((len(planes), *shape), planes.dtype)
+        for plane, out, box, (width, height), value in zip(planes, result, boxes, sizes, fill, strict=True):
+            name = "nearest" if box[2:] == (width, height) else filter_name
+            out[...] = value
+            out[:height, :width] = resize_planes(
+                plane[None], height, width, filter_name=name, backend=backend, box=box
+            )[0]
+        return result
+    names = ["nearest" if tuple(box[2:]) == tuple(s) else filter_name for box, s in zip(boxes, sizes, strict=True)]
+    x_axes, y_axes = (
+        [(box[2 + axis], size[axis], name) for box, size, name in zip(boxes, sizes, names, strict=True)]
+        for axis in (0, 1)
+    )
+    x, y = _tables(x_axes, shape[1], TAP_GROUP), _tables(y_axes, shape[0], 1)
+    how = [
+        (box[3], box[2], size[1], size[0], y_table, x_table)
+        for box, size, y_table, x_table in zip(boxes, sizes, y.table_of, x.table_of, strict=True)
+    ]
+    _, height, width = planes.shape
+    start = np.array([(z * height + box[1]) * width + box[0] for z, box in enumerate(boxes)], np.int64)
+    result = backend.xp.empty((len(planes), *shape), planes.dtype)
+    backend.launch(
+        f"fit_{TYPE_SUFFIX[planes.dtype.name]}",
+        (-(-shape[1] // _BLOCK[0]), -(-shape[0] // _BLOCK[1]), len(planes)),
+        _BLOCK,
+        (
+            planes,
+            result,
+            backend.upload(start),
+            backend.upload(np.array(how, np.int32)),
+            backend.upload(fill),
+            backend.upload(y.first),
+            backend.upload(y.weights),
+            np.int32(y.weights.shape[2]),
+            backend.upload(x.first),
+            backend.upload(x.weights),
+            np.int32(x.weights.shape[2]),
+            *map(np.int32, result.shape),
+            np.int64(width),
+        ),
+    )
+    return result
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tables:
+    """Taps of several axes: first (tables, n) int32, weights (tables, n, taps) float32, and the table of each plane."""
+
+    first: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    table_of: list[int]
+
+
+def _tables(axes: Sequence[tuple[int, int, str]], n: int, group: int) -> _Tables:
+    """Return the taps of axes (source, output, filter), each distinct one once, for `n` outputs and whole groups."""
+    distinct = list(dict.fromkeys(axes))
+    taps = [
+        Taps(nearest_pixels(source, output), np.ones((output, 1)))
+        if name == "nearest"
+        else filter_taps(source, output, name)
+        for source, output, name in distinct
+    ]
+    longest = max(t.weights.shape[1] for t in taps)
+    first = np.zeros((len(taps), n), np.int32)
+    weights = np.zeros((len(taps), n, longest + -longest % group), np.float32)
+    for i, t in enumerate(taps):
+        first[i, : len(t.first)] = t.first
+        weights[i, : len(t.first), : t.weights.shape[1]] = t.weights
+    return _Tables(first, weights, [distinct.index(axis) for axis in axes])
 
 
 def _launch_resize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from gpuprep.config import OnExisting, digest
 from gpuprep.errors import CaseError, OutputError
@@ -44,6 +44,23 @@ class Plan(Protocol):
 
 
 AnyPlan = TypeVar("AnyPlan", bound=Plan)
+Task = TypeVar("Task")
+
+
+@dataclass(frozen=True, slots=True)
+class Batching(Generic[AnyPlan]):
+    """How several plans are done at once.
+
+    Parameters
+    ----------
+    group : callable
+        Makes batches of plans.
+    work : callable
+        Makes the rows of a batch, in its order, in a worker; picklable.
+    """
+
+    group: Callable[[Sequence[AnyPlan]], Sequence[tuple[AnyPlan, ...]]]
+    work: Callable[[tuple[AnyPlan, ...]], list[CaseRow]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +140,7 @@ def run_plans(
     placement: Placement,
     on_start: OnStart,
     on_row: OnRow,
+    batching: Batching[AnyPlan] | None = None,
 ) -> None:
     """Run any work over plans that are not done yet, as `run_cases` does.
 
@@ -134,6 +152,8 @@ def run_plans(
         Digest of all that changes the outputs.
     discard : callable
         Removes what was written of a case.
+    batching : Batching, optional
+        Do the plans in batches instead, and by `work` those of a batch that crashes.
     """
     known = ledger.rows()
     _clear(own_folders)
@@ -163,7 +183,8 @@ def run_plans(
         ledger.put(row.failed(impossible.error))
         on_row(row.failed(impossible.error))
     try:
-        for plan, outcome in _map(work, todo, placement):
+        outcomes = _map(work, todo, placement) if batching is None else _map_batches(batching, work, todo, placement)
+        for plan, outcome in outcomes:
             if isinstance(outcome, Crash):
                 discard(plan.case)
                 outcome = crashed(plan, config, outcome)
@@ -174,9 +195,21 @@ def run_plans(
         _clear(own_folders)
 
 
-def _map(
-    work: Callable[[AnyPlan], CaseRow], plans: Sequence[AnyPlan], placement: Placement
+def _map_batches(
+    batching: Batching[AnyPlan], work: Callable[[AnyPlan], CaseRow], plans: Sequence[AnyPlan], placement: Placement
 ) -> Iterator[tuple[AnyPlan, CaseRow | Crash]]:
+    suspects: list[AnyPlan] = []
+    for batch, outcome in _map(batching.work, batching.group(plans), placement):
+        if isinstance(outcome, Crash):
+            suspects.extend(batch)  # alone, one of them will show that it was it
+        else:
+            yield from zip(batch, outcome, strict=True)
+    yield from _map(work, suspects, placement)
+
+
+def _map(
+    work: Callable[[Task], Any], plans: Sequence[Task], placement: Placement
+) -> Iterator[tuple[Task, Any | Crash]]:
     return map_isolated(
         work,
         plans,

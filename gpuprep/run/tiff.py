@@ -6,7 +6,9 @@ import os
 import re
 import time
 from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,18 +19,27 @@ from gpuprep.backends.base import Backend
 from gpuprep.codecs.batch import decode_instance
 from gpuprep.config import OnExisting, Resources, digest
 from gpuprep.coordinates import CoordinateMap
-from gpuprep.dicom.display import SPACING_RANGE_MM, Display, read_display
+from gpuprep.dicom.display import BREAST_TOMOSYNTHESIS_UID, SPACING_RANGE_MM, Display, read_display
 from gpuprep.dicom.header import InstanceHeader, read_headers
 from gpuprep.dicom.index import Index, build_index
 from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import CaseError, ConfigError, GeometryError, HeaderError, InputNotFoundError, LinkError
-from gpuprep.ops.crop import crop_or_pad_array
+from gpuprep.ops.crop import crop_or_pad_array, move_planes
 from gpuprep.ops.frames import FrameHandling, combine_frames, interpolate_frames
-from gpuprep.ops.grey import GreyImage, GreyRule, GreyWindow, look_up, to_grey, to_values
-from gpuprep.ops.region import CropOptions, Region, find_region
-from gpuprep.ops.resize import FILTERS, resize_planes
+from gpuprep.ops.grey import (
+    GreyImage,
+    GreyRule,
+    GreyWindow,
+    look_up,
+    to_grey,
+    to_grey_images,
+    to_value_images,
+    to_values,
+)
+from gpuprep.ops.region import CropOptions, Region, find_region, find_regions
+from gpuprep.ops.resize import FILTERS, resize_boxes, resize_planes
 from gpuprep.run.case import Stopwatch
-from gpuprep.run.job import OnRow, OnStart, run_plans
+from gpuprep.run.job import Batching, OnRow, OnStart, run_plans
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.plan import FailedPlan
 from gpuprep.run.slots import BackendChoice, place, slot_backend
@@ -43,6 +54,10 @@ LAYOUTS = ("study/sop", "study/series/sop")
 
 #: Most pixels along an axis of the output, and most frames: what PageNumber can count.
 MOST_PIXELS = 65535
+#: Images up to this size are small: their kernels take hardly longer than their starts.
+SMALL_IMAGE_PIXELS = 1 << 22
+#: Pixels that go to the backend together at most; a batch takes some six times as many bytes there.
+BATCH_PIXELS = 1 << 25
 #: Grey levels of 16 bits up to here count as zero where padding looks for empty borders: what 8 bits would make 0.
 _BLACK_16 = 128
 _UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
@@ -150,7 +165,57 @@ class TiffWork:
         """Convert one file and return its row; a `CaseError` becomes a failed row and leaves no file."""
         clock, start = Stopwatch(), time.perf_counter()
         backend = slot_backend(self.choice)
-        row = CaseRow(
+        row = self._row(plan, backend, clock.seconds)
+        try:
+            with backend.activate():
+                image = make_image(plan.header, self.options, backend, self.choice.threads, clock)
+            row = self._write(plan, row, image, backend, clock)
+        except CaseError as error:
+            row = self._fail(plan, row, error)
+        return replace(row, seconds=round(time.perf_counter() - start, 6))
+
+    def convert_together(self, plans: Sequence[ImagePlan]) -> list[CaseRow]:
+        """Convert the images of a batch and return their rows; times are shared out evenly.
+
+        The result of each is that of converting it alone. A file that cannot be read or written costs itself; when the
+        backend refuses them all, they are converted one by one.
+        """
+        if len(plans) == 1:
+            return [self(plans[0])]
+        clock, start = Stopwatch(), time.perf_counter()
+        backend = slot_backend(self.choice)
+        rows = {plan.case: self._row(plan, backend, {}) for plan in plans}
+        loaded: dict[str, Loaded] = {}
+        for plan in plans:
+            try:
+                image = load_image(plan.header, self.choice.threads, clock)
+            except CaseError as error:
+                rows[plan.case] = self._fail(plan, rows[plan.case], error)
+                continue
+            if self.options.window == "none" and image.display.modality_lut is not None:
+                return [self(each) for each in plans]  # its values may have another type
+            loaded[plan.case] = image
+        try:
+            with backend.activate():
+                images = make_images(list(loaded.values()), self.options, backend, clock) if loaded else []
+        except CaseError:
+            return [self(plan) for plan in plans]
+        made = dict(zip(loaded, images, strict=True))
+        for plan in plans:
+            if plan.case in made:
+                try:
+                    rows[plan.case] = self._write(plan, rows[plan.case], made[plan.case], backend, clock)
+                except CaseError as error:
+                    rows[plan.case] = self._fail(plan, rows[plan.case], error)
+        share = {stage: seconds / len(plans) for stage, seconds in clock.seconds.items()}
+        seconds = round((time.perf_counter() - start) / len(plans), 6)
+        return [
+            replace(row, timings=share, seconds=seconds, details={**row.details, "batch": len(loaded)})
+            for row in rows.values()
+        ]
+
+    def _row(self, plan: ImagePlan, backend: Backend, timings: dict[str, float]) -> CaseRow:
+        return CaseRow(
             case=plan.case,
             key=plan.key,
             config=config_of(self.options),
@@ -158,24 +223,18 @@ class TiffWork:
             status="done",
             backend=f"{backend.name} {backend.device}".strip(),
             input_bytes=plan.header.size,
-            timings=clock.seconds,
+            timings=timings,
         )
-        try:
-            with backend.activate():
-                image = make_image(plan.header, self.options, backend, self.choice.threads, clock)
-            with clock.stage("write"):
-                path = self.root / plan.path
-                output = write_tiff(path, image.frames, image.origin, self.options.style, root=self.root)
-        except CaseError as error:
-            (self.root / plan.path).unlink(missing_ok=True)
-            return replace(row.failed(error), seconds=round(time.perf_counter() - start, 6))
-        return replace(
-            row,
-            decoder=image.decoder,
-            outputs=(output,),
-            details={**image.origin.description, "backend_reason": backend.reason},
-            seconds=round(time.perf_counter() - start, 6),
-        )
+
+    def _write(self, plan: ImagePlan, row: CaseRow, image: TiffImage, backend: Backend, clock: Stopwatch) -> CaseRow:
+        with clock.stage("write"):
+            output = write_tiff(self.root / plan.path, image.frames, image.origin, self.options.style, root=self.root)
+        details = {**image.origin.description, "backend_reason": backend.reason}
+        return replace(row, decoder=image.decoder, outputs=(output,), details=details)
+
+    def _fail(self, plan: ImagePlan, row: CaseRow, error: CaseError) -> CaseRow:
+        (self.root / plan.path).unlink(missing_ok=True)
+        return row.failed(error)
 
 
 def config_of(options: TiffOptions) -> str:
@@ -312,6 +371,36 @@ def name_output(header: InstanceHeader, layout: Layout) -> str:
 # From a file to an image
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Loaded:
+    """A decoded file: stored values of shape (frames, H, W) or (frames, H, W, samples), frames in display order."""
+
+    header: InstanceHeader
+    spec: FrameSpec
+    display: Display
+    stored: NDArray[Any]
+    decoder: str
+
+
+def load_image(header: InstanceHeader, threads: int, clock: Stopwatch) -> Loaded:
+    """Read how a file is shown, and decode it.
+
+    Raises
+    ------
+    CaseError
+        HeaderError, GeometryError, DecodeError of the reading layers.
+    """
+    with clock.stage("headers"):
+        spec = FrameSpec.from_header(header)
+        display = read_display(header)
+    with clock.stage("decode"):
+        decoded = decode_instance(header, spec, workers=threads)
+        stored = decoded.array
+        if display.order != tuple(range(len(stored))):
+            stored = stored[list(display.order)]
+    return Loaded(header, spec, display, stored, decoded.decoder)
+
+
 def make_image(
     header: InstanceHeader, options: TiffOptions, backend: Backend, threads: int, clock: Stopwatch | None = None
 ) -> TiffImage:
@@ -320,44 +409,131 @@ def make_image(
     Raises
     ------
     CaseError
-        HeaderError, GeometryError, DecodeError of the reading layers; GeometryError ``spacing-unknown``: a spacing is
-        asked for and the file has none, ``too-large``: it makes too many pixels or frames.
+        As `load_image`; GeometryError ``spacing-unknown``: a spacing is asked for and the file has none, ``too-large``:
+        it makes too many pixels or frames.
     """
     clock = clock or Stopwatch()
-    with clock.stage("headers"):
-        spec = FrameSpec.from_header(header)
-        display = read_display(header)
-    with clock.stage("decode"):
-        decoded = decode_instance(header, spec, workers=threads)
-        stored, decoder = decoded.array, decoded.decoder
-        del decoded
-        if display.order != tuple(range(len(stored))):
-            stored = stored[list(display.order)]
+    loaded = load_image(header, threads, clock)
+    display = loaded.display
     with clock.stage("intensity"):
-        image, samples = _to_planes(backend.upload(stored), spec, display, options, backend)
+        stored = backend.upload(loaded.stored)
+        image, samples = _to_planes(stored, loaded.spec, display, options, backend)
         del stored
     with clock.stage("frames"):
         planes = _handle_frames(image.planes, samples, display, options, backend)
     with clock.stage("resample"):
-        spacing = display.pixel_spacing_yx_mm
-        fitted, fit = fit_planes(planes, image.background, spacing, options, samples=samples, backend=backend)
+        fitted, fit = fit_planes(
+            planes, image.background, display.pixel_spacing_yx_mm, options, samples=samples, backend=backend
+        )
         frames = backend.download(fitted)
     if samples > 1:
         frames = np.ascontiguousarray(np.moveaxis(frames.reshape(-1, samples, *frames.shape[1:]), 1, -1))
-    height, width = planes.shape[1:]
-    flip = (display.is_turned, display.is_turned)
+    return _describe_image(loaded, frames, image.background, image.window, fit, planes.shape[1:], options)
+
+
+def make_images(loaded: Sequence[Loaded], options: TiffOptions, backend: Backend, clock: Stopwatch) -> list[TiffImage]:
+    """Bring the images of a batch to what `make_image` makes of each, with one launch a step for all of them.
+
+    Parameters
+    ----------
+    loaded : sequence of Loaded
+        With the same `batch_key`.
+    options : TiffOptions
+        With a size.
+
+    Raises
+    ------
+    CaseError
+        DeviceMemoryError.
+    """
+    spec = loaded[0].spec
+    with clock.stage("intensity"):
+        stored = backend.upload(np.concatenate([image.stored for image in loaded]))
+        rules = [rule for image in loaded for rule in _grey_rules(image.display, image.spec, options)]
+        to_images = to_value_images if options.window == "none" else to_grey_images
+        grey = to_images(stored, rules, range(len(loaded)), spec.bits_stored, backend=backend)
+        del stored
+    with clock.stage("resample"):
+        fitted, fits = _fit_each(grey.planes, grey.backgrounds, options, backend)
+        pictures = backend.download(fitted)
+    size = grey.planes.shape[1:]
+    return [
+        _describe_image(image, pictures[i : i + 1], grey.backgrounds[i], grey.windows[i], fits[i], size, options)
+        for i, image in enumerate(loaded)
+    ]
+
+
+def _describe_image(
+    loaded: Loaded,
+    frames: NDArray[Any],
+    background: float,
+    window: GreyWindow | None,
+    fit: Fit,
+    source_shape: tuple[int, int],
+    options: TiffOptions,
+) -> TiffImage:
+    """Return fitted pixels with all that their file says of them; what `fit` does not reach is cut off."""
+    display, spacing = loaded.display, loaded.display.pixel_spacing_yx_mm
+    left, top, right, bottom = fit.pad
+    frames = frames[:, : fit.size[1] + top + bottom, : fit.size[0] + left + right]
+    height, width = source_shape
     scale = (fit.size[0] / fit.crop[2], fit.size[1] / fit.crop[3])
-    coordinates = CoordinateMap((width, height), flip, fit.crop, scale, fit.pad)
+    flip = (display.is_turned, display.is_turned)
     origin = TiffOrigin(
-        coordinates=coordinates,
+        coordinates=CoordinateMap((width, height), flip, fit.crop, scale, fit.pad),
         nominal_scale=fit.nominal_scale,
         was_cropped=options.crop is not None,
         was_resized=options.size is not None or options.spacing_xyz_mm is not None,
         was_padded=options.size is not None and options.padding != "none",
         pixels_per_mm=(scale[0] / spacing[1], scale[1] / spacing[0]) if spacing else None,
-        description=_describe(header, display, image, options, len(frames)),
+        description=_describe(loaded.header, display, background, window, options, len(frames)),
     )
-    return TiffImage(frames, origin, decoder)
+    return TiffImage(np.ascontiguousarray(frames), origin, loaded.decoder)
+
+
+# Batches
+
+
+def batch_key(header: InstanceHeader) -> Hashable | None:
+    """Return what images that go to the backend together have in common; None for one that goes alone.
+
+    Those that do are small, have one frame of grey levels in whole numbers, and are rescaled alike, which gives their
+    values one type.
+    """
+    pixels = (header.rows or 0) * (header.columns or 0)
+    is_grey = header.photometric_interpretation in ("MONOCHROME1", "MONOCHROME2") and header.samples_per_pixel == 1
+    is_single = (header.number_of_frames or 1) == 1 and header.sop_class_uid != BREAST_TOMOSYNTHESIS_UID
+    if not is_grey or not is_single or header.bits_allocated not in (8, 16) or not 0 < pixels <= SMALL_IMAGE_PIXELS:
+        return None
+    return (
+        header.rows,
+        header.columns,
+        header.bits_allocated,
+        header.bits_stored,
+        header.high_bit,
+        header.pixel_representation,
+        header.rescale_slope,
+        header.rescale_intercept,
+    )
+
+
+def group_images(plans: Sequence[ImagePlan], options: TiffOptions) -> list[tuple[ImagePlan, ...]]:
+    """Return batches of plans, of at most `BATCH_PIXELS` pixels each, in the order of their last images."""
+    batches: list[tuple[ImagePlan, ...]] = []
+    waiting: dict[Hashable, list[ImagePlan]] = {}
+    for plan in plans:
+        key = batch_key(plan.header) if options.size is not None else None
+        if key is None:
+            batches.append((plan,))
+            continue
+        batch = waiting.setdefault(key, [])
+        batch.append(plan)
+        if (len(batch) + 1) * (plan.header.rows or 0) * (plan.header.columns or 0) > BATCH_PIXELS:
+            batches.append(tuple(waiting.pop(key)))
+    return batches + [tuple(batch) for batch in waiting.values()]
+
+
+# From planes to their place in the output
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,6 +585,32 @@ def fit_planes(
     return planes, Fit(crop, size, nominal, pad)
 
 
+def _fit_each(
+    planes: Any, backgrounds: Sequence[float], options: TiffOptions, backend: Backend
+) -> tuple[Any, list[Fit]]:
+    """Crop, resize and pad each plane as `fit_planes` does one; each result is the upper left of its plane."""
+    if options.size is None:
+        raise ValueError("planes without a common size")
+    count, height, width = planes.shape
+    fill = np.array(backgrounds).astype(planes.dtype)
+    crops: list[Region] = [(0, 0, width, height)] * count
+    if options.crop is not None:
+        crops = find_regions(planes, fill, options.crop, backend=backend)
+    targets = [_target_size(crop, None, options) for crop in crops]
+    sizes = [size for size, _ in targets]
+    shape = (options.size[1], options.size[0])
+    fitted = resize_boxes(planes, crops, sizes, shape, fill, filter_name=options.filter_name, backend=backend)
+    pads = [
+        _pad_sides(size, dark, options)
+        for size, dark in zip(sizes, _dark_ends(fitted, sizes, fill, options, backend), strict=True)
+    ]
+    left, top = (np.array([pad[side] for pad in pads], np.int32) for side in (0, 1))
+    if left.any() or top.any():
+        fitted = move_planes(fitted, top, left, fill, backend)
+    fits = [Fit(crop, size, nominal, pad) for crop, (size, nominal), pad in zip(crops, targets, pads, strict=True)]
+    return fitted, fits
+
+
 def _to_planes(
     stored: Any, spec: FrameSpec, display: Display, options: TiffOptions, backend: Backend
 ) -> tuple[GreyImage, int]:
@@ -422,11 +624,16 @@ def _to_planes(
         if planes.dtype.itemsize > 2:  # the upper 16 bits
             planes = (planes >> (8 * planes.dtype.itemsize - 16)).astype(np.uint16)
         return GreyImage(planes, 0.0, None), spec.samples_per_pixel
-    rules = [_grey_rule(display, i, spec, options) for i in display.order]
+    rules = _grey_rules(display, spec, options)
     if options.window == "none":
-        rules = [replace(rule, is_inverted=False, voi=None) for rule in rules]
         return to_values(stored, rules, spec.bits_stored, backend=backend), 1
     return to_grey(stored, rules, spec.bits_stored, backend=backend), 1
+
+
+def _grey_rules(display: Display, spec: FrameSpec, options: TiffOptions) -> list[GreyRule]:
+    """Return the rule of each frame in display order; modality values need no more than rescale and padding."""
+    rules = [_grey_rule(display, i, spec, options) for i in display.order]
+    return [replace(rule, is_inverted=False, voi=None) for rule in rules] if options.window == "none" else rules
 
 
 def _grey_rule(display: Display, frame: int, spec: FrameSpec, options: TiffOptions) -> GreyRule:
@@ -508,11 +715,47 @@ def _resize(planes: Any, crop: Region, size: tuple[int, int], filter_name: str, 
     return crop_or_pad_array(planes, (0, top, left), (len(planes), height, width), 0, backend)
 
 
+#: How many pixels are background in the first and last column, and in the first and last row.
+DarkEnds = tuple[int, int, int, int]
+
+
 def _padding(frame: Any, background: float, options: TiffOptions, backend: Backend) -> tuple[int, int, int, int]:
     """Return how many pixels are added at left, top, right and bottom of a resized frame, (samples, H, W)."""
+    dark: DarkEnds = (0, 0, 0, 0)
+    if options.size is not None and options.padding == "zero":
+        limit = _BLACK_16 if frame.dtype == np.uint16 else background
+        first_column, last_column, first_row, last_row = (
+            int((backend.download(edge) <= limit).all(axis=0).sum())
+            for edge in (frame[:, :, 0], frame[:, :, -1], frame[:, 0, :], frame[:, -1, :])
+        )
+        dark = first_column, last_column, first_row, last_row
+    return _pad_sides((frame.shape[2], frame.shape[1]), dark, options)
+
+
+def _dark_ends(
+    fitted: Any, sizes: Sequence[tuple[int, int]], fill: NDArray[Any], options: TiffOptions, backend: Backend
+) -> list[DarkEnds]:
+    """Return the dark ends of each picture at the upper left of its plane; zeros when the padding does not ask."""
+    if options.padding != "zero":
+        return [(0, 0, 0, 0)] * len(sizes)
+    each = backend.xp.arange(len(sizes))
+    last_x, last_y = (backend.upload(np.array([size[axis] - 1 for size in sizes])) for axis in (0, 1))
+    edges = fitted[:, :, 0], fitted[each, :, last_x], fitted[:, 0, :], fitted[each, last_y, :]
+    columns_first, columns_last, rows_first, rows_last = map(backend.download, edges)
+    ends = []
+    for i, (width, height) in enumerate(sizes):
+        limit = _BLACK_16 if fitted.dtype == np.uint16 else fill[i]
+        first_column, last_column = (int((c[i, :height] <= limit).sum()) for c in (columns_first, columns_last))
+        first_row, last_row = (int((r[i, :width] <= limit).sum()) for r in (rows_first, rows_last))
+        ends.append((first_column, last_column, first_row, last_row))
+    return ends
+
+
+def _pad_sides(size: tuple[int, int], dark: DarkEnds, options: TiffOptions) -> tuple[int, int, int, int]:
+    """Return how many pixels are added at left, top, right and bottom of a picture of this width and height."""
     if options.size is None or options.padding == "none":
         return 0, 0, 0, 0
-    x, y = options.size[0] - frame.shape[2], options.size[1] - frame.shape[1]
+    x, y = options.size[0] - size[0], options.size[1] - size[1]
     match options.padding:
         case "top-left":
             return x, y, 0, 0
@@ -520,19 +763,19 @@ def _padding(frame: Any, background: float, options: TiffOptions, backend: Backe
             return 0, 0, x, y
         case "center":
             return x // 2, y // 2, x - x // 2, y - y // 2
-    limit = _BLACK_16 if frame.dtype == np.uint16 else background
-    first_column, last_column, first_row, last_row = (
-        int((backend.download(edge) <= limit).all(axis=0).sum())
-        for edge in (frame[:, :, 0], frame[:, :, -1], frame[:, 0, :], frame[:, -1, :])
-    )
+    first_column, last_column, first_row, last_row = dark
     left, top = (0 if first_column < last_column else x), (0 if first_row < last_row else y)
     return left, top, x - left, y - top
 
 
 def _describe(
-    header: InstanceHeader, display: Display, image: GreyImage, options: TiffOptions, frames: int
+    header: InstanceHeader,
+    display: Display,
+    background: float,
+    window: GreyWindow | None,
+    options: TiffOptions,
+    frames: int,
 ) -> dict[str, Any]:
-    window = image.window
     voi = "modality values" if options.window == "none" else "voi lut" if display.voi_lut else None
     return {
         "study_instance_uid": header.study_instance_uid,
@@ -541,7 +784,7 @@ def _describe(
         "sop_class_uid": header.sop_class_uid,
         "photometric_interpretation": header.photometric_interpretation,
         "window": {"centre": window.centre, "width": window.width, "function": window.function} if window else voi,
-        "background": image.background,
+        "background": background,
         "frames": {
             "source": header.number_of_frames or 1,
             "written": frames,
@@ -615,9 +858,12 @@ def convert_to_tiff(
     try:
         ledger.set_file_problems(problems)
         placement = place(resources, len(plans))
+        work = TiffWork(options, root, placement.choice)
+        batching = Batching(partial(group_images, options=options), work.convert_together)
         run_plans(
             plans,
-            work=TiffWork(options, root, placement.choice),
+            work=work,
+            batching=batching if placement.choice.name == "cuda" else None,
             config=config_of(options),
             discard=lambda case: (root / f"{case}.tiff").unlink(missing_ok=True),
             root=root,

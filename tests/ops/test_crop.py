@@ -10,7 +10,14 @@ import pytest
 from gpuprep.backends import select
 from gpuprep.errors import ConfigError
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.ops.crop import crop_or_pad, crop_or_pad_array, foreground_box, with_margin
+from gpuprep.ops.crop import (
+    crop_or_pad,
+    crop_or_pad_array,
+    foreground_box,
+    foreground_boxes,
+    move_planes,
+    with_margin,
+)
 from gpuprep.volume import Volume
 
 CPU, REFERENCE = select("cpu"), select("reference")
@@ -114,3 +121,33 @@ def test_refuses_bad_boxes(start, shape, fill, code):
     with pytest.raises(ConfigError) as error:
         crop_or_pad_array(np.zeros((2, 2, 2), np.int16), start, shape, fill, CPU)
     assert error.value.code == code
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (4, 65), (9, 200)])
+def test_boxes_of_planes_are_those_of_each(dtype, shape):
+    rng = np.random.default_rng(8)
+    planes = np.zeros((7, *shape), dtype)
+    for plane in planes[1:]:
+        for _ in range(3):
+            plane[tuple(rng.integers(0, shape))] = rng.integers(1, 120)
+    thresholds = (np.arange(7) * 12).astype(dtype)
+    expected = [foreground_box(plane[None], t, REFERENCE) for plane, t in zip(planes, thresholds, strict=True)]
+    assert expected[0] is None
+    for backend in (CPU, REFERENCE):
+        assert foreground_boxes(planes, thresholds, backend) == expected
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+def test_planes_are_moved_each_by_its_own_number_of_pixels(dtype):
+    planes = np.random.default_rng(9).integers(1, 100, (4, 11, 70)).astype(dtype)
+    down, right = np.array([0, 3, -2, 20], np.int32), np.array([0, 65, -1, 0], np.int32)
+    fill = np.array([1, 2, 3, 4]).astype(dtype)
+    expected = np.stack([np.full((11, 70), value) for value in fill])
+    expected[0] = planes[0]
+    expected[1, 3:, 65:] = planes[1, :-3, :5]
+    expected[2, :-2, :-1] = planes[2, 2:, 1:]
+    for backend in (CPU, REFERENCE):
+        moved = move_planes(planes, down, right, fill, backend)
+        assert moved.dtype == dtype
+        np.testing.assert_array_equal(moved, expected)

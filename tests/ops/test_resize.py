@@ -7,7 +7,7 @@ from PIL import Image
 from gpuprep.backends.cpu import CpuBackend
 from gpuprep.backends.reference import ReferenceBackend
 from gpuprep.errors import ConfigError
-from gpuprep.ops.resize import FILTERS, REFERENCE_TOLERANCE, resize_planes
+from gpuprep.ops.resize import FILTERS, REFERENCE_TOLERANCE, resize_boxes, resize_planes
 
 CPU, KERNEL_TEXT, REFERENCE = CpuBackend(), CpuBackend(row_forms=False), ReferenceBackend()
 #: Grey levels that rounding in float32 may cost.
@@ -34,6 +34,30 @@ def test_backends_agree(dtype, name, source, target):
     plain = resize_planes(planes, *target, filter_name=name, backend=REFERENCE)
     allowed = REFERENCE_TOLERANCE * np.abs(planes).max() + (dtype != np.float32)
     assert np.abs(fast.astype(float) - plain).max() <= allowed
+
+
+BOXES = [(0, 0, 50, 40), (3, 5, 20, 30), (49, 0, 1, 40), (10, 20, 12, 9), (7, 7, 12, 9)]
+TARGETS = [(20, 16), (9, 13), (3, 16), (12, 9), (20, 15)]
+
+
+@pytest.mark.parametrize("backend", [CPU, KERNEL_TEXT, REFERENCE], ids=["rows", "kernels", "reference"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize("name", FILTERS)
+def test_boxes_of_planes_are_resized_each_in_its_own_way(backend, dtype, name):
+    planes = np.random.default_rng(6).integers(0, 250, (5, 40, 50)).astype(dtype)
+    fill = np.arange(5).astype(dtype)
+    found = resize_boxes(planes, BOXES, TARGETS, (16, 20), fill, filter_name=name, backend=backend)
+    assert found.shape == (5, 16, 20)
+    assert found.dtype == dtype
+    for plane, result, box, (width, height), value in zip(planes, found, BOXES, TARGETS, fill, strict=True):
+        left, top, box_width, box_height = box
+        expected = np.full((16, 20), value)
+        if (box_width, box_height) == (width, height):
+            expected[:height, :width] = plane[top : top + height, left : left + width]
+        else:
+            one = resize_planes(plane[None], height, width, filter_name=name, backend=backend, box=box)
+            expected[:height, :width] = one[0]
+        np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.parametrize("name", PILLOW)

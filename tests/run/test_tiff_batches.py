@@ -1,0 +1,185 @@
+"""Images that go to the backend together: each is, to the bit, what it is alone."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiff_images import CPU, options_of, write_image
+
+from gpuprep.backends.cpu import CpuBackend
+from gpuprep.backends.reference import ReferenceBackend
+from gpuprep.dicom.index import build_index
+from gpuprep.errors import DeviceMemoryError
+from gpuprep.run import tiff
+from gpuprep.run.case import Stopwatch
+from gpuprep.run.job import Batching, run_plans
+from gpuprep.run.ledger import CaseRow, Ledger
+from gpuprep.run.slots import BackendChoice, Placement
+from gpuprep.run.tiff import TiffWork, batch_key, group_images, load_image, make_image, make_images, plan_images
+
+BACKENDS = [CPU, CpuBackend(row_forms=False), ReferenceBackend()]
+
+
+def picture(seed, dtype=np.uint16):
+    """A noisy box at a place of its own, some marks of the greatest value, on black."""
+    rng = np.random.default_rng(seed)
+    plane = np.zeros((61, 47), dtype)
+    left, top, width, height = rng.integers(1, 12, 2).tolist() + rng.integers(9, 34, 2).tolist()
+    plane[top : top + height, left : left + width] = rng.integers(
+        1, 250 if dtype == np.uint8 else 4095, (height, width)
+    )
+    plane[0, -3:] = np.iinfo(dtype).max if dtype == np.uint8 else 4095
+    return plane[None]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Six images of a shape: windows of their own, none, inverted, with padding values, and all black."""
+    folder = tmp_path_factory.mktemp("images")
+    write_image(folder / "a", picture(1), WindowCenter=2000, WindowWidth=3000)
+    write_image(folder / "b", picture(2), WindowCenter=1000, WindowWidth=900, PixelSpacing=[0.2, 0.1])
+    write_image(folder / "c", picture(3))
+    write_image(folder / "d", picture(4), photometric="MONOCHROME1")
+    write_image(folder / "e", picture(5), PixelPaddingValue=0)
+    write_image(folder / "f", np.zeros((1, 61, 47), np.uint16))
+    return folder
+
+
+def plans_of(folder):
+    plans, _ = plan_images(build_index([folder]), "study/sop")
+    return plans
+
+
+CHOICES = [
+    {},
+    {"crop": True},
+    {"crop": True, "padding": "center", "filter_name": "lanczos3"},
+    {"crop": True, "padding": "top-left", "filter_name": "nearest"},
+    {"crop": True, "padding": "none", "filter_name": "gaussian"},
+    {"crop": True, "crop_max": True, "border_frac": 0.05, "filter_name": "catmull-rom"},
+    {"crop": True, "crop_mode": "components", "padding": "bottom-right", "filter_name": "box"},
+    {"crop": True, "window": "none"},
+    {"crop": True, "window": "minmax"},
+    {"size": "47,61"},
+    {"crop": True, "size": "400,300"},
+    {"crop": True, "compat": "dicom-preprocessing"},
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=["rows", "kernels", "reference"])
+@pytest.mark.parametrize("chosen", CHOICES, ids=str)
+def test_each_is_what_it_is_alone(folder, backend, chosen):
+    options = options_of(**({"size": "24,20"} | chosen))
+    loaded = [load_image(plan.header, 1, Stopwatch()) for plan in plans_of(folder)]
+    together = make_images(loaded, options, backend, Stopwatch())
+    for plan, image in zip(plans_of(folder), together, strict=True):
+        alone = make_image(plan.header, options, backend, 1)
+        assert image.frames.dtype == alone.frames.dtype
+        np.testing.assert_array_equal(image.frames, alone.frames)
+        assert image.origin == alone.origin
+        assert image.decoder == alone.decoder
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_other_types(tmp_path, dtype):
+    for seed in range(4):
+        write_image(tmp_path / str(seed), picture(seed, dtype), bits=8 if dtype == np.uint8 else 16)
+    options = options_of(size="24,20", crop=True)
+    plans = plans_of(tmp_path)
+    together = make_images([load_image(p.header, 1, Stopwatch()) for p in plans], options, CPU, Stopwatch())
+    for plan, image in zip(plans, together, strict=True):
+        np.testing.assert_array_equal(image.frames, make_image(plan.header, options, CPU, 1).frames)
+
+
+def test_only_like_images_go_together(folder, tmp_path, monkeypatch):
+    plans = plans_of(folder)
+    options = options_of(size="24,20")
+    assert [len(batch) for batch in group_images(plans, options)] == [6]
+    assert [len(batch) for batch in group_images(plans, options_of())] == [1] * 6
+    write_image(tmp_path / "frames", np.concatenate([picture(1), picture(2)]))
+    write_image(tmp_path / "wide", picture(1)[:, :, :40])
+    write_image(tmp_path / "scaled", picture(1), RescaleSlope=2, RescaleIntercept=0)
+    odd = plans_of(tmp_path)
+    batches = group_images([*plans, *odd], options)
+    assert sorted(len(batch) for batch in batches) == [1, 1, 1, 6]
+    assert {plan.case for batch in batches for plan in batch} == {plan.case for plan in [*plans, *odd]}
+    header = plans[0].header
+    for other in (
+        replace(header, photometric_interpretation="PALETTE COLOR"),
+        replace(header, samples_per_pixel=3),
+        replace(header, bits_allocated=32),
+        replace(header, sop_class_uid="1.2.840.10008.5.1.4.1.1.13.1.3"),
+    ):
+        assert batch_key(other) is None
+    monkeypatch.setattr(tiff, "BATCH_PIXELS", 61 * 47 * 4)
+    assert [len(batch) for batch in group_images(plans, options)] == [4, 2]
+    monkeypatch.setattr(tiff, "SMALL_IMAGE_PIXELS", 61 * 47 - 1)
+    assert [len(batch) for batch in group_images(plans, options)] == [1] * 6
+
+
+def work_on(root, **chosen):
+    return TiffWork(options_of(**({"size": "24,20", "crop": True} | chosen)), root, BackendChoice("cpu", 1))
+
+
+def files_below(root):
+    return {path.relative_to(root): path.read_bytes() for path in root.rglob("*.tiff")}
+
+
+def test_files_are_the_same_and_a_broken_one_costs_itself(folder, tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    for path in folder.iterdir():
+        (source / path.name).write_bytes(path.read_bytes())
+    plans = plans_of(source)
+    (source / "c").write_bytes((source / "c").read_bytes()[:-500])
+    rows = work_on(tmp_path / "together").convert_together(plans)
+    alone = [work_on(tmp_path / "alone")(plan) for plan in plans]
+    assert [(row.case, row.status, row.code) for row in rows] == [(row.case, row.status, row.code) for row in alone]
+    assert [row.code for row in rows].count("pixel-data-truncated") == 1
+    assert files_below(tmp_path / "together") == files_below(tmp_path / "alone")
+    assert len(files_below(tmp_path / "alone")) == 5
+    done = next(row for row in rows if row.status == "done")
+    assert (done.details["batch"], done.decoder) == (5, "native")
+    assert done.timings["decode"] > 0
+
+
+def test_what_the_device_refuses_is_done_one_by_one(folder, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise DeviceMemoryError("no room", code="device-memory")
+
+    monkeypatch.setattr(tiff, "make_images", refuse)
+    rows = work_on(tmp_path).convert_together(plans_of(folder))
+    assert [row.status for row in rows] == ["done"] * 6
+    assert all("batch" not in row.details for row in rows)
+
+
+def work_alone(plan):
+    if plan.header.path.endswith("c"):
+        os._exit(9)
+    return CaseRow(plan.case, plan.key, "", plan.patient, status="done")
+
+
+def work_together(plans):
+    return [work_alone(plan) for plan in plans]
+
+
+def test_a_crash_in_a_batch_costs_one_image(folder, tmp_path):
+    ledger, rows = Ledger(tmp_path / "ledger.sqlite"), []
+    run_plans(
+        plans_of(folder),
+        work=work_alone,
+        batching=Batching(lambda plans: [tuple(plans[:4]), tuple(plans[4:])], work_together),
+        config="",
+        discard=lambda case: None,
+        root=tmp_path,
+        own_folders=[],
+        ledger=ledger,
+        on_existing=tiff.OnExisting.SKIP,
+        placement=Placement(BackendChoice("cpu", 1), 2),
+        on_start=lambda todo, done: None,
+        on_row=rows.append,
+    )
+    ledger.close()
+    assert sorted(row.status for row in rows) == ["done"] * 5 + ["failed"]
+    assert {row.code for row in rows} == {"", "worker-killed"}
