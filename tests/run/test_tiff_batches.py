@@ -3,10 +3,12 @@
 import os
 from dataclasses import replace
 
+import fake_cuda
 import numpy as np
 import pytest
 from tiff_images import CPU, options_of, write_image
 
+from gpuprep.backends import select
 from gpuprep.backends.cpu import CpuBackend
 from gpuprep.backends.reference import ReferenceBackend
 from gpuprep.dicom.index import build_index
@@ -79,6 +81,26 @@ def test_each_is_what_it_is_alone(folder, backend, chosen):
         np.testing.assert_array_equal(image.frames, alone.frames)
         assert image.origin == alone.origin
         assert image.decoder == alone.decoder
+
+
+@pytest.mark.parametrize("chosen", CHOICES, ids=str)
+def test_a_device_gives_the_same_and_launches_each_kernel_once(folder, monkeypatch, chosen):
+    options = options_of(**({"size": "24,20"} | chosen))
+    plans = plans_of(folder)
+    loaded = [load_image(plan.header, 1, Stopwatch()) for plan in plans]
+    fake_cuda.install(monkeypatch)
+    backend = select("cuda")
+    launched = []
+    launch = backend.launch
+    monkeypatch.setattr(backend, "launch", lambda name, *rest: (launched.append(name), launch(name, *rest)))
+    with backend.activate():
+        together = make_images(loaded, options, backend, Stopwatch())
+        assert len(launched) == len(set(launched)) <= 5
+        for plan, image in zip(plans, together, strict=True):
+            alone = make_image(plan.header, options, backend, 1)
+            np.testing.assert_array_equal(image.frames, alone.frames)
+            np.testing.assert_array_equal(image.frames, make_image(plan.header, options, CPU, 1).frames)
+            assert image.origin == alone.origin
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16])
