@@ -218,7 +218,7 @@ def _read_bytes(handle: int, offset: int, length: int) -> tuple[bytearray, int |
 
 def _assemble(segments: Sequence[bytes | bytearray], page: Any, decode: Callable[..., Any]) -> NDArray[Any]:
     """Return the pixels of all strips or tiles, one after the other, in one new array."""
-    parts = [decode(bytes(data), i, jpegtables=page.jpegtables)[0] for i, data in enumerate(segments)]
+    parts = [decode(data, i, jpegtables=page.jpegtables)[0] for i, data in enumerate(segments)]
     return np.concatenate([part.reshape(-1) for part in parts if part is not None])
 
 
