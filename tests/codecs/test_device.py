@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from gpuprep.backends.cpu import CpuBackend
 from gpuprep.codecs import dali
 from gpuprep.codecs.base import Image, clean_bits
 from gpuprep.codecs.batch import Decoded, decode_stack, fold_offset, load_stack
-from gpuprep.codecs.dali import BATCH_FRAMES, Kind, Loader, find_kind, unstretch
+from gpuprep.codecs.dali import BATCH_FRAMES, LOSSY_TOLERANCE, Kind, Loader, find_kind, unstretch
 from gpuprep.codecs.device import load_by
 from gpuprep.config import Transforms
 from gpuprep.dicom.header import InstanceHeader, read_headers
@@ -36,6 +37,8 @@ EXPLICIT = "1.2.840.10008.1.2.1"
 BASELINE = "1.2.840.10008.1.2.4.50"
 JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
 JPEG_2000 = "1.2.840.10008.1.2.4.90"
+JPEG_2000_LOSSY = "1.2.840.10008.1.2.4.91"
+HTJ2K_LOSSY = "1.2.840.10008.1.2.4.203"
 HTJ2K = "1.2.840.10008.1.2.4.201"
 
 Encode = Callable[[Image], bytes]
@@ -79,15 +82,13 @@ def stack_of_all_frames(header: InstanceHeader) -> Stack:
     )
 
 
-def encode_j2k(bits: int, *, reversible: bool = True) -> Encode:
-    level = 0 if reversible else 40
-    return lambda pixels: bytes(
-        imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", level=level, reversible=reversible, bitspersample=bits)
-    )
+def encode_j2k(bits: int, **options: Any) -> Encode:
+    options = {"reversible": True, **options}
+    return lambda pixels: bytes(imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", bitspersample=bits, **options))
 
 
-def encode_htj2k(pixels: Image) -> bytes:
-    return bytes(imagecodecs.htj2k_encode(pixels, reversible=True))
+def encode_htj2k(pixels: Image, **options: Any) -> bytes:
+    return bytes(imagecodecs.htj2k_encode(pixels, **{"reversible": True, **options}))
 
 
 def make_pixels(bits: int, *, frames: int = 3, is_signed: bool = False, seed: int = 0) -> Image:
@@ -252,6 +253,26 @@ def test_grey_jpeg_is_decoded_as_grey_and_not_turned(loader: Loader, tmp_path: P
     loaded = load(loader, stack)
     assert loaded.decoder == "dali-cpu"
     np.testing.assert_array_equal(loaded.array, decode_stack(stack, workers=2).array)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "encode"),
+    [
+        (JPEG_2000_LOSSY, encode_j2k(16, reversible=False, level=30)),
+        (HTJ2K_LOSSY, partial(encode_htj2k, reversible=False, level=0.05)),
+    ],
+)
+def test_lossy_samples_do_not_wrap_around_at_the_ends_of_their_range(
+    loader: Loader, syntax: str, encode: Encode, tmp_path: Path
+) -> None:
+    pixels = (make_pixels(1, frames=2) * np.uint16(0xFFFF)).astype(np.uint16)
+    stack = write_stack(tmp_path, pixels, 16, syntax, encode)
+    loaded = load(loader, stack)
+    assert loaded.decoder == "dali-cpu"
+    assert 0 < np.abs(stored_values(loaded) - pixels).max() < 0x4000
+    np.testing.assert_allclose(
+        stored_values(loaded), decode_stack(stack, workers=2).array, rtol=0, atol=LOSSY_TOLERANCE
+    )
 
 
 @pytest.mark.parametrize(("slope", "is_folded"), [(2.0, True), (0.3, False)])
