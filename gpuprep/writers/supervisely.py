@@ -55,17 +55,26 @@ _PLANE_WORDS = re.compile("cor|sag|axl")
 _SKIPPED = "converted"
 #: Makes a file a volume by plane; anywhere in a path, it keeps the importer from taking annotations alone.
 VOLUME_WORD = "anatomic"
+#: Make a file a mask by plane, in any place of its name.
+MASK_WORDS = ("inference", "label", "annotation", "mask", "segmentation")
 
 
 def escape_stem(name: str) -> str:
-    """Return a name in which the importer finds no plane: ``spinal_cord`` becomes ``spinal_Cord``."""
-    return _PLANE_WORDS.sub(lambda found: found[0].capitalize(), name)
+    """Return a name in which the importer finds no plane: ``spinal_cord`` becomes ``spinal_Cord``.
+
+    By plane it finds one, in upper case too, among words between underscores, beside a word that tells a volume or a
+    mask; such a file among others makes two formats, and ends the import. So ``Cor_mask`` becomes ``Cor-mask``.
+    """
+    escaped = _PLANE_WORDS.sub(lambda found: found[0].capitalize(), name)
+    has_plane = not {*PLANES}.isdisjoint(escaped.lower().split("_"))
+    has_kind = any(word in escaped for word in (VOLUME_WORD, *MASK_WORDS))
+    return escaped.replace("_", "-") if has_plane and has_kind else escaped
 
 
 def class_names(labels: Sequence[str], layout: Layout) -> tuple[str, ...]:
     """Return the class of each label in the import: one safe word, unique, and where it is a stem without a plane."""
-    names = unique_names(safe_name(label) for label in labels)
-    return tuple(map(escape_stem, names) if layout == "volume" else names)
+    names = map(safe_name, labels)
+    return tuple(unique_names(map(escape_stem, names) if layout == "volume" else names))
 
 
 def parse_planes(text: str) -> tuple[Plane, ...]:

@@ -100,6 +100,14 @@ def test_by_volume_name(gpuprep, importer, studies, tmp_path):
         assert item["sum"] == np.asanyarray(image.dataobj).sum(dtype=float)
 
 
+def test_names_that_would_be_taken_for_files_by_plane(gpuprep, importer, studies, tmp_path):
+    labels = {"Cor_mask": "gtv.*", "anatomic SAG": "ctv.*", "axl": ".*ring", "coronary": "lung.*"}
+    dataset = convert(gpuprep, tmp_path / "out", studies, labels=labels)
+    found = importer(tmp_path / "out" / "import")
+    assert found["format"] == "nii"
+    check(found, dataset, items_a_case=1)
+
+
 def test_by_plane(gpuprep, importer, studies, tmp_path):
     dataset = convert(gpuprep, tmp_path / "out", "--layout", "plane", "--overlap", "last", studies)
     found = importer(tmp_path / "out" / "import")

@@ -340,6 +340,10 @@ def test_a_case_in_the_other_layout_replaces_its_files(tmp_path):
         ("sagittal", "Sagittal"),
         ("axl", "Axl"),
         ("SpinalCord", "SpinalCord"),
+        ("Cor_mask", "Cor-mask"),
+        ("SAG_anatomical_1", "SAG-anatomical-1"),
+        ("cor_left", "Cor_left"),
+        ("brain_mask", "brain_mask"),
         ("liver", "liver"),
     ],
 )
@@ -357,6 +361,10 @@ def test_class_names_are_unique_words_whatever_labels_say():
         )
     assert class_names(labels, "volume")[:3] == ("liver", "Liver_2", "tumor_Core")
     assert class_names(labels, "plane")[2] == "tumor_core"
+
+
+def test_classes_that_only_differ_in_what_is_escaped_stay_apart():
+    assert class_names(["cor_mask", "cor-mask", "axl", "Axl"], "volume") == ("Cor-mask", "Cor-mask_2", "Axl", "Axl_2")
 
 
 def test_the_colour_map_has_no_line_that_would_discard_it(tmp_path):

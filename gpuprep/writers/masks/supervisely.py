@@ -25,12 +25,10 @@ from gpuprep.writers.masks.label import HEADER_TOLERANCE_MM, as_labels, stated_g
 from gpuprep.writers.masks.separate import MANIFEST
 from gpuprep.writers.nifti import read_nifti
 from gpuprep.writers.sidecar import parse_grid
-from gpuprep.writers.supervisely import COLOUR_MAP, IMPORT_FOLDER, VOLUME_WORD, Plane
+from gpuprep.writers.supervisely import COLOUR_MAP, IMPORT_FOLDER, MASK_WORDS, VOLUME_WORD, Plane
 from gpuprep.writers.supervisely_tables import read_colour_map
 
 _SUFFIXES = (".nii.gz", ".nii")
-#: Words that make a file by plane a mask, in any place of its name.
-_MASK_WORDS = ("inference", "label", "annotation", "mask", "segmentation")
 #: Planes in the order in which the importer looks for them among the words of a name.
 _PLANE_ORDER: tuple[Plane, ...] = ("cor", "sag", "axl")
 _UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -242,7 +240,7 @@ def _plane_files(path: Path) -> list[_PlaneFile]:
         stem = _stem(file.name)
         words = stem.lower().split("_")
         plane = next((p for p in _PLANE_ORDER if p in words), None)
-        is_mask = VOLUME_WORD not in file.name and any(word in file.name for word in _MASK_WORDS)
+        is_mask = VOLUME_WORD not in file.name and any(word in file.name for word in MASK_WORDS)
         if plane is None or not is_mask or not file.name.endswith(_SUFFIXES):
             continue
         uuids = _UUIDS.match(stem)
