@@ -1,0 +1,67 @@
+"""The device that is none has nothing that CuPy has not, and takes what CuPy takes."""
+
+from __future__ import annotations
+
+import inspect
+from types import SimpleNamespace
+
+import fake_cuda
+import pytest
+
+
+@pytest.fixture(scope="module")
+def cupy():
+    return pytest.importorskip("cupy", reason="needs CuPy", exc_type=ImportError)
+
+
+def names_below(namespace, path=""):
+    for name, value in vars(namespace).items():
+        yield f"{path}{name}"
+        if isinstance(value, SimpleNamespace):
+            yield from names_below(value, f"{path}{name}.")
+
+
+def find(root, path):
+    for name in path.split("."):
+        root = getattr(root, name)
+    return root
+
+
+def test_every_function_is_one_of_cupy(cupy, monkeypatch):
+    for path in names_below(fake_cuda.install(monkeypatch).cupy):
+        find(cupy, path)
+
+
+def test_every_method_is_one_of_its_arrays(cupy):
+    own = {"device", "values", "memory", "touch", "wrap", "scalar"}
+    for name in set(vars(fake_cuda.DeviceArray)) - own:
+        if not name.startswith("__") or name in fake_cuda._METHODS:
+            assert hasattr(cupy.ndarray, name), name
+
+
+def test_errors_are_of_the_same_kind(cupy):
+    assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
+    assert issubclass(cupy.cuda.driver.CUDADriverError, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    ("path", "options"),
+    [
+        ("ndarray.set", ["arr", "stream"]),
+        ("ndarray.get", ["stream", "out", "blocking"]),
+        ("cuda.Event.record", ["stream"]),
+        ("cuda.Event", ["disable_timing"]),
+        ("cuda.Stream", ["non_blocking"]),
+        ("cuda.MemoryPool.set_limit", ["size", "fraction"]),
+        ("cuda.MemoryPool.get_limit", []),
+        ("cuda.MemoryPool.free_all_blocks", []),
+        ("cuda.alloc_pinned_memory", ["size"]),
+    ],
+)
+def test_calls_have_the_arguments_that_are_used(cupy, path, options):
+    called = find(cupy, path)
+    text = inspect.getdoc(called) or ""
+    if inspect.isclass(called):
+        text = f"{text} {called.__init__.__doc__}"
+    for option in options:
+        assert option in text, (path, option)
