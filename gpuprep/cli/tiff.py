@@ -131,7 +131,7 @@ _CHOICES = {
     type=click.Choice(["auto", "cpu", "cuda", "reference"]),
     default="auto",
     show_default=True,
-    help="reference: plain NumPy, slow, to check a result.",
+    help="auto: CUDA where a test kernel runs on it, else the CPU. reference: plain NumPy, slow, to check a result.",
 )
 @options.device_option
 @click.option("-j", "--threads", "--workers", "workers", type=click.IntRange(min=1), metavar="N",

@@ -75,5 +75,5 @@ def check_room(needed_bytes: int, memory_bytes: int) -> None:
 
 def describe_shortage(slabs: int, reason: str) -> str:
     """Return the warning of a case that was not on the device as a whole."""
-    done = f"it was resampled there in {slabs} slabs" if slabs else "the CPU did it"
+    done = f"the CPU did all but the resampling, in {slabs} slabs" if slabs else "the CPU did it"
     return f"too much for the device's memory: {done} ({reason})"

@@ -72,9 +72,10 @@ def test_closing_early_ends_the_workers():
     assert time.monotonic() - start < 10
 
 
-def test_a_job_error_ends_the_map():
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_job_error_ends_the_map(slots):
     with pytest.raises(ConfigError, match="all of it"):
-        list(map_isolated(misbehave, ["a", "job", *"bcdefgh"], workers=1))
+        list(map_isolated(misbehave, ["a", "job", *"bcdefgh"], workers=1, slots=slots))
 
 
 def name_thread(x):
