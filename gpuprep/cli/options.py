@@ -114,7 +114,8 @@ def run_options(command: Command) -> Command:
         click.option("--index", "index_path", type=PATH, metavar="FILE.parquet",
                      help="Keep the index of the sources here; the next run reads only new and changed files."),
         click.option("--backend", type=click.Choice(["auto", "cpu", "cuda", "reference"]), default="auto",
-                     show_default=True, help="auto: CUDA where a test kernel runs on it, else the CPU. reference: plain NumPy, slow, to "
+                     show_default=True,
+                     help="auto: CUDA where a test kernel runs on it, else the CPU. reference: plain NumPy, slow, to "
                           "check a result."),
         device_option,
         click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N",
