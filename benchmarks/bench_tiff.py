@@ -26,7 +26,7 @@ from timing import describe_machine
 from gpuprep.backends.cpu import CpuBackend
 from gpuprep.dicom.header import read_headers
 from gpuprep.ops.region import CropOptions
-from gpuprep.run.tiff import TiffOptions, fit_planes, make_image
+from gpuprep.run.tiff_image import TiffOptions, fit_planes, make_image
 from gpuprep.writers.tiff import TiffStyle, write_tiff
 
 WIDTH, HEIGHT, SIZE = 2500, 3000, (384, 512)

@@ -16,7 +16,7 @@ from tiff_images import CPU, options_of, read_by_libtiff, write_image
 
 from gpuprep.dicom.header import read_headers
 from gpuprep.errors import ExitStatus
-from gpuprep.run.tiff import make_image
+from gpuprep.run.tiff_image import make_image
 from gpuprep.writers.tiff import COMPRESSORS, write_tiff
 
 #: pydicom rounds, we truncate; JPEG decoders differ by rounding.

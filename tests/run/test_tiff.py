@@ -15,7 +15,8 @@ from gpuprep.dicom.header import read_headers
 from gpuprep.dicom.index import build_index
 from gpuprep.errors import CaseError, ConfigError, InputNotFoundError
 from gpuprep.run.plan import FailedPlan
-from gpuprep.run.tiff import ImagePlan, make_image, name_output, plan_images, read_sources
+from gpuprep.run.tiff import ImagePlan, name_output, plan_images, read_sources
+from gpuprep.run.tiff_image import make_image
 
 
 def convert(path, backend=CPU, **chosen):

@@ -18,7 +18,8 @@ from gpuprep.run.case import Stopwatch
 from gpuprep.run.job import Batching, run_plans
 from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.slots import BackendChoice, Placement
-from gpuprep.run.tiff import TiffWork, batch_key, group_images, load_image, make_image, make_images, plan_images
+from gpuprep.run.tiff import TiffWork, batch_key, group_images, plan_images
+from gpuprep.run.tiff_image import load_image, make_image, make_images
 
 BACKENDS = [CPU, CpuBackend(row_forms=False), ReferenceBackend()]
 

@@ -9,7 +9,7 @@ from tiff_images import CPU, options_of, write_image
 
 from gpuprep.backends import select
 from gpuprep.dicom.header import read_headers
-from gpuprep.run.tiff import make_image
+from gpuprep.run.tiff_image import make_image
 
 SHAPE = (6, 61, 53)
 CHOICES = {
