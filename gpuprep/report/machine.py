@@ -21,14 +21,16 @@ _LIBRARIES = ("numpy", "pydicom", "imagecodecs", "python-gdcm", "isal", "pyarrow
 
 def list_facts() -> dict[str, str]:
     """Return gpuprep's version and Python's, the system, the processor, cores and memory."""
-    return {
+    facts = {
         "version": __version__,
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": str(hostlib.usable_cores()),
-        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB",
     }
+    if "SC_PHYS_PAGES" in os.sysconf_names:
+        facts["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB"
+    return facts
 
 
 def _processor() -> str:

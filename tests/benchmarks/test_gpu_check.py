@@ -17,6 +17,7 @@ import pytest
 from gpuprep.backends import select
 from gpuprep.backends.metered import MeteredBackend
 from gpuprep.backends.signature import kernel_names
+from gpuprep.dicom.synth import write_study
 from gpuprep.errors import BackendUnavailableError, ExitStatus
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -76,6 +77,17 @@ def test_missing_packages_are_reasons_not_failures(tmp_path):
     assert {checks[name]["status"] for name in ("pipeline", "decoders", "end to end")} == {"skipped"}
     assert "synthetic ones cannot be written" in checks["pipeline"]["reason"]
     assert "isal" in checks["end to end"]["reason"]
+
+
+def test_studies_that_are_given_need_no_pydicom(tmp_path):
+    write_study(tmp_path / "in", slices=8, size=32)
+    done = run_script(
+        "--device", "host", "--small", "--studies", tmp_path / "in", "--output", tmp_path / "result.json",
+        before=("-c", WITHOUT),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    pipeline = read_checks(tmp_path / "result.json")["pipeline"]
+    assert (pipeline["status"], pipeline["found"]["cases"]) == ("passed", 3 * 2 + 1)
 
 
 def test_without_a_device_it_says_why_and_leaves_no_result(tmp_path):

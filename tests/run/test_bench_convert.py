@@ -17,6 +17,7 @@ from gpuprep.cli.bench_convert import convert
 from gpuprep.config import MaskContainer, OnMissing, Resources, RoiOptions, RoiStrategy, Stacking, Transforms
 from gpuprep.dicom.synth import write_study
 from gpuprep.errors import BackendUnavailableError, ConfigError, ExitStatus, InputNotFoundError, OutputError
+from gpuprep.hostlib import usable_cores
 from gpuprep.report.conversions import check_plot, format_conversions, write_json, write_plot
 from gpuprep.run import bench_convert, roofline
 from gpuprep.run.bench_convert import (
@@ -228,7 +229,7 @@ def test_tables_by_hand():
 def test_json_has_all_figures_and_the_machine(tmp_path):
     write_json(BENCHMARK, tmp_path / "b.json")
     content = json.loads((tmp_path / "b.json").read_text())
-    assert content["machine"]["cores"] == str(len(os.sched_getaffinity(0)))
+    assert content["machine"]["cores"] == str(usable_cores())
     (one,) = content["backends"]
     assert one["kernels"][0]["share"] == 0.8
     assert [stage["stage"] for stage in one["stages"]] == list(STAGES)
