@@ -5,8 +5,8 @@
 
 It needs NumPy and CuPy, and a C++ compiler and CMake where the host library is not built yet. What other packages are
 missing for (pydicom for synthetic studies, isal for .nii.gz, DALI and imagecodecs, compute-sanitizer) is skipped, with
-the reason in the result: ``benchmarks/results/gpu-check-<device>.json``. Studies that were made elsewhere, by
-``gpuprep synth``, serve without pydicom: ``--studies DIR``. The exit status is 1 when a check failed, 5 without a device.
+the reason in the result: ``benchmarks/results/gpu-check-<device>.json``. Studies made elsewhere, by ``gpuprep synth``,
+serve without pydicom: ``--studies DIR``. The exit status is 1 when a check failed, 5 without a device.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "foreground, 3 mm, antialiased": {"spacing_xyz_mm": (3, 3, 3), "antialias": True, "crop": Crop("foreground", 10)},
     "ROIs, cubic": {"spacing_xyz_mm": (2, 2, 0), "interpolation": "cubic", "crop": Crop("roi", 5)},
 }  # fmt: skip
-#: What we aim at on an H100: share of the copy rate of each kernel, time of the work on 512 × 512 × 300 voxels, and time
-#: of a case on the device over that of its transfers.
+#: What we aim at on an H100: share of the copy rate of each kernel, time of the work on 512 × 512 × 300 voxels, and
+#: time of a case on the device over that of its transfers.
 AIM_SHARE, AIM_WORK, AIM_SECONDS = 0.70, "resample and window → 1 mm", 0.35e-3
 AIM_TRANSFER_RATIO = 1.3
 #: Exit status of compute-sanitizer when it found something.

@@ -108,11 +108,11 @@ def measure_copies(backend: Backend, size: int | None = None) -> CopyRates:
     if backend.name == "cuda":
         xp = backend.xp
         source, target = xp.zeros(size, np.uint8), xp.empty(size, np.uint8)
-        locked = np.frombuffer(xp.cuda.alloc_pinned_memory(size), np.uint8, size)
+        locked, stream = np.frombuffer(xp.cuda.alloc_pinned_memory(size), np.uint8, size), xp.cuda.get_current_stream()
         return CopyRates(
             memory=2 * size / _least_seconds(backend, lambda: xp.copyto(target, source)),
-            upload=size / _least_seconds(backend, lambda: target.set(locked)),
-            download=size / _least_seconds(backend, lambda: source.get(out=locked)),
+            upload=size / _least_seconds(backend, lambda: target.set(locked, stream)),
+            download=size / _least_seconds(backend, lambda: source.get(stream, out=locked, blocking=False)),
         )
     threads = usable_cores()
     # ones, for np.empty and np.zeros have no pages of their own yet

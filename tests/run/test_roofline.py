@@ -43,7 +43,7 @@ def test_each_byte_counts_once():
         assert set(rate.kernels) <= set(kernel_names())
         assert rate.kernels
     assert rates["contours → planes: scan"].kernels == ("roi_scan",)
-    assert rates["resample and window → 1 mm"].kernels == ("resample_i16", "window_i16_f32")
+    assert set(rates["resample and window → 1 mm"].kernels) == {"resample_i16", "window_i16_f32"}
 
 
 def test_a_device_is_measured_alike(monkeypatch):
