@@ -21,7 +21,7 @@ from gpuprep.dicom.stack import FrameSpec
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Roi
 from gpuprep.ops import resample, resize
-from gpuprep.ops.crop import crop_or_pad_array, foreground_box
+from gpuprep.ops.crop import crop_or_pad_array, foreground_box, foreground_boxes, move_planes
 from gpuprep.ops.grey import GreyRule, GreyWindow, look_up, to_grey, to_values
 from gpuprep.ops.intensity import Window, apply_window_array, to_modality
 from gpuprep.ops.orient import reorient_array
@@ -44,6 +44,7 @@ _WINDOWS = {
 _REAL = (np.int16, np.int32, np.float32)
 _WORDS = (np.uint8, np.uint16, np.uint32)
 _RESAMPLED = (np.uint8, np.int16, np.uint16, np.int32, np.float32)
+_RESIZED = (np.uint8, np.uint16, np.int16, np.float32)
 #: Words of pixels and how many of their bits are stored.
 _STORED = [(np.uint8, 8), (np.int8, 8), (np.uint16, 12), (np.int16, 12)]
 _AXES = ((2, 0, 1), (0, 2, 1))
@@ -117,6 +118,8 @@ def list_trials() -> list[Trial]:
     """Return all trials."""
     return [
         *(Trial(f"box {np.dtype(t)}", _box(t)) for t in (*_WORDS, *_REAL)),
+        *(Trial(f"boxes of planes {np.dtype(t)}", _plane_boxes(t)) for t in _RESIZED),
+        *(Trial(f"move planes {np.dtype(t)}", _move(t)) for t in _WORDS),
         *(Trial(f"crop {np.dtype(t)}", _crop(t)) for t in _WORDS),
         *(Trial(f"orient {np.dtype(t)} {axes}", _orient(t, axes)) for t, axes in product(_WORDS, _AXES)),
         *(
@@ -147,8 +150,9 @@ def list_trials() -> list[Trial]:
         *(Trial(f"regularize {np.dtype(t)}", _regularize(t), resample.REFERENCE_TOLERANCE) for t in _RESAMPLED),
         *(
             Trial(f"resize {np.dtype(t)} {how}", _resize(t, how), resize.REFERENCE_TOLERANCE)
-            for t, how in product((np.uint8, np.uint16, np.int16, np.float32), ("triangle", "lanczos3"))
+            for t, how in product(_RESIZED, ("triangle", "lanczos3"))
         ),
+        *(Trial(f"resize boxes {np.dtype(t)}", _fit(t), resize.REFERENCE_TOLERANCE) for t in _RESIZED),
         *(Trial(f"rasterize {overlap}, {rois} ROIs", _rasterize(rois, overlap)) for rois, overlap in
           ((5, "xor"), (40, "union"), (300, "xor"))),
         *(Trial(f"palette of planes, {rois} ROIs", _planes(rois)) for rois in (5, 70)),
@@ -199,6 +203,26 @@ def _crop(dtype: Any) -> Callable[..., Arrays]:
         start = [int(rng.integers(-5, n)) for n in shape]
         size = [int(rng.integers(1, n + 20)) for n in shape]
         return [backend.download(crop_or_pad_array(source, start, size, 7, backend))]
+
+    return run
+
+
+def _plane_boxes(dtype: Any) -> Callable[..., Arrays]:
+    def run(backend: Backend, rng: np.random.Generator, shape: Shape) -> Arrays:
+        planes = (rng.integers(0, 100, shape) * (rng.random(shape) < 0.02)).astype(dtype)
+        thresholds = rng.integers(0, 99, shape[0]).astype(dtype)
+        boxes = foreground_boxes(backend.upload(planes), thresholds, backend)
+        return [np.array(box if box else np.full((2, 3), -1)) for box in boxes]
+
+    return run
+
+
+def _move(dtype: Any) -> Callable[..., Arrays]:
+    def run(backend: Backend, rng: np.random.Generator, shape: Shape) -> Arrays:
+        planes = backend.upload(_noise(rng, shape, dtype))
+        down, right = (rng.integers(-n, n + 1, shape[0]).astype(np.int32) for n in shape[1:])
+        fill = rng.integers(0, 100, shape[0]).astype(dtype)
+        return [backend.download(move_planes(planes, down, right, fill, backend))]
 
     return run
 
@@ -319,6 +343,22 @@ def _resize(dtype: Any, name: str) -> Callable[..., Arrays]:
         planes = backend.upload(_smooth(rng, shape, dtype))
         height, width = max(1, shape[1] * 3 // 5), shape[2] * 5 // 3
         return [backend.download(resize.resize_planes(planes, height, width, filter_name=name, backend=backend))]
+
+    return run
+
+
+def _fit(dtype: Any) -> Callable[..., Arrays]:
+    def run(backend: Backend, rng: np.random.Generator, shape: Shape) -> Arrays:
+        planes = backend.upload(_smooth(rng, shape, dtype))
+        count, height, width = shape
+        left, top = rng.integers(0, width, count), rng.integers(0, height, count)
+        sizes = [(int(rng.integers(1, width + 4)), int(rng.integers(1, height + 4))) for _ in range(count)]
+        boxes = [(int(x), int(y), int(width - x), int(height - y)) for x, y in zip(left, top, strict=True)]
+        fill = rng.integers(0, 100, count).astype(dtype)
+        done = resize.resize_boxes(
+            planes, boxes, sizes, (height + 3, width + 3), fill, filter_name="triangle", backend=backend
+        )
+        return [backend.download(done)]
 
     return run
 

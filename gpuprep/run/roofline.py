@@ -191,7 +191,6 @@ def _resample(image: Any, backend: Backend) -> Any:
 
 
 def _resample_and_window(image: Any, backend: Backend) -> Any:
-    """In one pass on a device, in two on the CPU."""
     grid = _grid(image.shape)
     return resample_and_window(
         Volume(image, grid),

@@ -43,7 +43,7 @@ def test_each_byte_counts_once():
         assert set(rate.kernels) <= set(kernel_names())
         assert rate.kernels
     assert rates["contours → planes: scan"].kernels == ("roi_scan",)
-    assert set(rates["resample and window → 1 mm"].kernels) == {"resample_i16", "window_i16_f32"}
+    assert rates["resample and window → 1 mm"].kernels[-1] == "resample_window_i16_f32"
 
 
 def test_a_device_is_measured_alike(monkeypatch):
@@ -55,9 +55,8 @@ def test_a_device_is_measured_alike(monkeypatch):
         there = measure(backend)
     here = measure(select("cpu"))
     for work in (w.name for w in WORKLOADS if not w.kernel):
-        assert there[work].bytes == here[work].bytes
+        assert (there[work].bytes, there[work].kernels) == (here[work].bytes, here[work].kernels)
     assert there["window int16 → float32"].seconds == 2e-3
-    assert there["resample and window → 1 mm"].kernels[-1] == "resample_window_i16_f32"
 
 
 def test_copies_of_the_host_have_no_transfers():
