@@ -58,6 +58,7 @@ def medsegpy(
     from gpuprep.cli.jobs import finish
     from gpuprep.hostlib import usable_cores
     from gpuprep.report.progress import Progress
+    from gpuprep.run.job import Execution
     from gpuprep.run.labelled import labels_of
     from gpuprep.run.medsegpy import MedsegpyOptions, convert_to_medsegpy
     from gpuprep.run.plan import parse_modalities
@@ -85,10 +86,12 @@ def medsegpy(
             output,
             case_options=case_options,
             options=job,
-            on_existing=OnExisting(on_existing),
-            resources=options.parse_resources(backend, devices, workers),
-            on_start=progress.start,
-            on_row=progress.add,
+            execution=Execution(
+                OnExisting(on_existing),
+                options.parse_resources(backend, devices, workers),
+                progress.start,
+                progress.add,
+            ),
         )
     for line in overlaps:
         click.echo(f"warning: {line}", err=True)

@@ -66,6 +66,7 @@ def nifti(
     from gpuprep.hostlib import usable_cores
     from gpuprep.report.contents import write_contents
     from gpuprep.report.progress import Progress
+    from gpuprep.run.job import Execution
     from gpuprep.run.nifti import NiftiOptions, convert_to_nifti
     from gpuprep.run.plan import StudyModalities
     from gpuprep.run.sources import open_sources
@@ -85,10 +86,12 @@ def nifti(
             output,
             case_options=case_options,
             options=job,
-            on_existing=OnExisting(on_existing),
-            resources=options.parse_resources(backend, devices, workers),
-            on_start=progress.start,
-            on_row=progress.add,
+            execution=Execution(
+                OnExisting(on_existing),
+                options.parse_resources(backend, devices, workers),
+                progress.start,
+                progress.add,
+            ),
         )
     write_contents(output, result.outputs, index_format)
     click.echo(str(output))

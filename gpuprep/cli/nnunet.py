@@ -69,6 +69,7 @@ def nnunet(
     from gpuprep.cli.jobs import finish
     from gpuprep.hostlib import usable_cores
     from gpuprep.report.progress import Progress
+    from gpuprep.run.job import Execution
     from gpuprep.run.nnunet import NnunetOptions, convert_to_nnunet
     from gpuprep.run.plan import parse_modalities
     from gpuprep.run.sources import open_sources
@@ -94,10 +95,12 @@ def nnunet(
             folder,
             case_options=case_options,
             options=job,
-            on_existing=OnExisting(on_existing),
-            resources=options.parse_resources(backend, devices, workers),
-            on_start=progress.start,
-            on_row=progress.add,
+            execution=Execution(
+                OnExisting(on_existing),
+                options.parse_resources(backend, devices, workers),
+                progress.start,
+                progress.add,
+            ),
         )
     click.echo(str(folder.raw))
     return finish(folder.sidecars, result.rows, result.problems, result.unlabelled)

@@ -96,6 +96,7 @@ def _convert(
     from gpuprep.cli.jobs import finish
     from gpuprep.hostlib import usable_cores
     from gpuprep.report.progress import Progress
+    from gpuprep.run.job import Execution
     from gpuprep.run.labelled import labels_of
     from gpuprep.run.plan import parse_modalities
     from gpuprep.run.sources import open_sources
@@ -124,10 +125,12 @@ def _convert(
             output,
             case_options=case_options,
             options=job,
-            on_existing=OnExisting(on_existing),
-            resources=options.parse_resources(backend, devices, workers),
-            on_start=progress.start,
-            on_row=progress.add,
+            execution=Execution(
+                OnExisting(on_existing),
+                options.parse_resources(backend, devices, workers),
+                progress.start,
+                progress.add,
+            ),
         )
     click.echo(str(output / IMPORT_FOLDER))
     return finish(output / "gpuprep", result.rows, result.problems, result.unlabelled)

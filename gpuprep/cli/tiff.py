@@ -155,6 +155,7 @@ def tiff(
     from gpuprep.cli.jobs import finish
     from gpuprep.hostlib import usable_cores
     from gpuprep.report.progress import Progress
+    from gpuprep.run.job import Execution
     from gpuprep.run.tiff import convert_one, convert_to_tiff, only_image, read_sources
     from gpuprep.writers.tiff import TIFF_SUFFIXES
 
@@ -170,11 +171,8 @@ def tiff(
             index,
             output,
             tiff_options,
-            on_existing=OnExisting(on_existing),
-            resources=resources,
+            execution=Execution(OnExisting(on_existing), resources, progress.start, progress.add),
             strict=strict,
-            on_start=progress.start,
-            on_row=progress.add,
         )
     click.echo(str(output))
     return finish(output / "gpuprep", rows, problems)

@@ -24,6 +24,7 @@ from gpuprep.errors import BackendUnavailableError, InputNotFoundError
 from gpuprep.hostlib import usable_cores
 from gpuprep.masks import RoiMask
 from gpuprep.run.case import CaseOptions, process_case
+from gpuprep.run.job import Execution
 from gpuprep.run.ledger import CaseRow
 from gpuprep.run.local import Crash, map_isolated
 from gpuprep.run.nifti import NiftiOptions, convert_to_nifti, name_files
@@ -310,10 +311,7 @@ def _run_job(
             root,
             case_options=options,
             options=NiftiOptions(wanted, _TEMPLATE, MaskContainer.SEG_NRRD),
-            on_existing=OnExisting.OVERWRITE,
-            resources=resources,
-            on_start=lambda cases, done: None,
-            on_row=lambda row: None,
+            execution=Execution(OnExisting.OVERWRITE, resources),
         )
     )
     return result.rows, seconds

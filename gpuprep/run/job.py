@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from gpuprep.config import OnExisting, digest
+from gpuprep.config import OnExisting, Resources, digest
 from gpuprep.errors import CaseError, OutputError
 from gpuprep.run.case import CaseOptions, process_case
 from gpuprep.run.ledger import CaseRow, Ledger
@@ -17,10 +17,30 @@ from gpuprep.run.slots import BackendChoice, Placement, slot_backend
 from gpuprep.writers.atomic import remove, remove_parts, stored_size
 from gpuprep.writers.base import CaseWriter, Output
 
-#: Told how many cases there are to do, those that cannot even be planned included, and how many are done already.
-OnStart = Callable[[int, int], None]
-#: Told each new row.
-OnRow = Callable[[CaseRow], None]
+
+def ignore(*_: object) -> None:
+    """Do nothing, where nobody wants to be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a job runs, whatever it makes.
+
+    Parameters
+    ----------
+    on_existing : OnExisting
+        SKIP leaves finished cases alone; a changed input or option makes a case unfinished.
+    resources : Resources
+    on_start : callable
+        Told how many cases there are to do, those that cannot even be planned included, and how many are done already.
+    on_row : callable
+        Told each new row.
+    """
+
+    on_existing: OnExisting
+    resources: Resources
+    on_start: Callable[[int, int], None] = ignore
+    on_row: Callable[[CaseRow], None] = ignore
 
 
 class Plan(Protocol):
@@ -84,12 +104,10 @@ def run_cases(
     root: Path,
     own_folders: Sequence[Path],
     ledger: Ledger,
-    on_existing: OnExisting,
+    execution: Execution,
     placement: Placement,
-    on_start: OnStart,
-    on_row: OnRow,
 ) -> None:
-    """Run the cases that are not done yet; their rows go to the ledger and to `on_row`.
+    """Run the cases that are not done yet; their rows go to the ledger and to ``execution.on_row``.
 
     Parameters
     ----------
@@ -101,16 +119,14 @@ def run_cases(
     own_folders : sequence of Path
         Where nobody but the holder of the ledger writes; what a killed run left unfinished there is removed.
     ledger : Ledger
-    on_existing : OnExisting
-        SKIP leaves finished cases alone; a changed input or option makes a case unfinished.
+    execution : Execution
     placement : Placement
-        Where they run.
-    on_start, on_row : callable
+        Where they run: `place` of the execution's resources.
 
     Raises
     ------
     OutputError
-        ``exists``: `on_existing` is FAIL and a case has outputs.
+        ``exists``: FAIL is asked for and a case has outputs.
     """
     run_plans(
         plans,
@@ -120,10 +136,8 @@ def run_cases(
         root=root,
         own_folders=own_folders,
         ledger=ledger,
-        on_existing=on_existing,
+        execution=execution,
         placement=placement,
-        on_start=on_start,
-        on_row=on_row,
     )
 
 
@@ -136,10 +150,8 @@ def run_plans(
     root: Path,
     own_folders: Sequence[Path],
     ledger: Ledger,
-    on_existing: OnExisting,
+    execution: Execution,
     placement: Placement,
-    on_start: OnStart,
-    on_row: OnRow,
     batching: Batching[AnyPlan] | None = None,
 ) -> None:
     """Run any work over plans that are not done yet, as `run_cases` does.
@@ -165,23 +177,23 @@ def run_plans(
             unplanned.append(plan)
             continue
         row = known.get(plan.case)
-        if row is not None and row.status == "done" and on_existing is OnExisting.FAIL:
+        if row is not None and row.status == "done" and execution.on_existing is OnExisting.FAIL:
             raise OutputError(
                 f"the case {plan.case} is there already",
                 code="exists",
                 subject=str(root),
                 hint="choose another output folder, or --on-existing skip or overwrite",
             )
-        if on_existing is OnExisting.SKIP and row is not None and is_complete(row, plan.key, config, root):
+        if execution.on_existing is OnExisting.SKIP and row is not None and is_complete(row, plan.key, config, root):
             done += 1
         else:
             todo.append(plan)
-    on_start(len(todo) + len(unplanned), done)
+    execution.on_start(len(todo) + len(unplanned), done)
     for impossible in unplanned:
         row = CaseRow(impossible.case, key="", config=config, patient=impossible.patient, status="failed")
         discard(impossible.case)
         ledger.put(row.failed(impossible.error))
-        on_row(row.failed(impossible.error))
+        execution.on_row(row.failed(impossible.error))
     try:
         outcomes = _map(work, todo, placement) if batching is None else _map_batches(batching, work, todo, placement)
         for plan, outcome in outcomes:
@@ -190,7 +202,7 @@ def run_plans(
                 outcome = crashed(plan, config, outcome)
             remove_replaced(known.get(plan.case), outcome, root)
             ledger.put(outcome)
-            on_row(outcome)
+            execution.on_row(outcome)
     finally:
         _clear(own_folders)
 

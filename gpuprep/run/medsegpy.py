@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpuprep.config import OnExisting, Resources, digest
+from gpuprep.config import digest
 from gpuprep.errors import ConfigError
 from gpuprep.extras import load_extra
 from gpuprep.run.case import CaseOptions
-from gpuprep.run.job import OnRow, OnStart, run_cases
+from gpuprep.run.job import Execution, run_cases
 from gpuprep.run.labelled import (
     JobResult,
     count_unlabelled,
@@ -90,10 +90,7 @@ def convert_to_medsegpy(
     *,
     case_options: CaseOptions,
     options: MedsegpyOptions,
-    on_existing: OnExisting,
-    resources: Resources,
-    on_start: OnStart,
-    on_row: OnRow,
+    execution: Execution,
 ) -> tuple[JobResult, list[str]]:
     """Convert all labelled cases of the sources, resuming what an earlier run left.
 
@@ -128,7 +125,7 @@ def convert_to_medsegpy(
         numbering = _number(root / "gpuprep" / "subjects.json", plans)
         splits = _assign(plans, ledger.rows(), options)
         move_outputs(ledger, root, lambda case, path: f"{splits[case]}/{path.split('/')[1]}")
-        placement = place(resources, len(plans))
+        placement = place(execution.resources, len(plans))
         writer = MedsegpyWriter(root, options.layout, numbering.scan_ids(), splits, placement.threads)
         refuse_mixed_options(ledger, plans, digest(case_options, writer.config))
         for split in SPLITS:
@@ -140,10 +137,8 @@ def convert_to_medsegpy(
             root=root,
             own_folders=(root,),
             ledger=ledger,
-            on_existing=on_existing,
+            execution=execution,
             placement=placement,
-            on_start=on_start,
-            on_row=on_row,
         )
         rows = ledger.rows()
     finally:

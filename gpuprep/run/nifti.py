@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gpuprep.config import MaskContainer, OnExisting, Resources
+from gpuprep.config import MaskContainer
 from gpuprep.errors import ConfigError
 from gpuprep.run.case import CaseOptions
-from gpuprep.run.job import OnRow, OnStart, run_cases
+from gpuprep.run.job import Execution, run_cases
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.plan import CasePlan, FailedPlan, StudyModalities, plan_study_cases
 from gpuprep.run.slots import place
@@ -78,10 +78,7 @@ def convert_to_nifti(
     *,
     case_options: CaseOptions,
     options: NiftiOptions,
-    on_existing: OnExisting,
-    resources: Resources,
-    on_start: OnStart,
-    on_row: OnRow,
+    execution: Execution,
 ) -> NiftiResult:
     """Convert all that is wanted of the sources, resuming what an earlier run left.
 
@@ -113,7 +110,7 @@ def convert_to_nifti(
         held = {without_suffix(o.path).lower(): row.case for row in ledger.rows().values() for o in row.outputs}
         images, masks = name_files(plans, options, held)
         ledger.set_file_problems(sources.problems)
-        placement = place(resources, len(plans))
+        placement = place(execution.resources, len(plans))
         writer = StudyWriter(
             root,
             images,
@@ -131,10 +128,8 @@ def convert_to_nifti(
             root=root,
             own_folders=(root,),
             ledger=ledger,
-            on_existing=on_existing,
+            execution=execution,
             placement=placement,
-            on_start=on_start,
-            on_row=on_row,
         )
         rows = ledger.rows()
     finally:

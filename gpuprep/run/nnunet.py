@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gpuprep.config import MaskStrategy, OnExisting, Resources, digest
+from gpuprep.config import MaskStrategy, digest
 from gpuprep.errors import ConfigError, OutputError
 from gpuprep.run.case import CaseOptions
-from gpuprep.run.job import OnRow, OnStart, files_present, run_cases
+from gpuprep.run.job import Execution, files_present, run_cases
 from gpuprep.run.labelled import (
     JobResult,
     count_unlabelled,
@@ -89,10 +89,7 @@ def convert_to_nnunet(
     *,
     case_options: CaseOptions,
     options: NnunetOptions,
-    on_existing: OnExisting,
-    resources: Resources,
-    on_start: OnStart,
-    on_row: OnRow,
+    execution: Execution,
 ) -> JobResult:
     """Convert all labelled cases of the sources into a data set, resuming what an earlier run left.
 
@@ -119,7 +116,7 @@ def convert_to_nnunet(
         forget_vanished_failures(ledger, plans)
         splits = _assign(plans, ledger.rows(), options)
         move_outputs(ledger, folder.root, lambda case, path: _in_split(path, splits[case]))
-        placement = place(resources, len(plans))
+        placement = place(execution.resources, len(plans))
         writer = NnunetWriter(folder, splits, options.strategy, placement.threads)
         refuse_mixed_options(ledger, plans, digest(case_options, writer.config))
         run_cases(
@@ -129,15 +126,13 @@ def convert_to_nnunet(
             root=folder.root,
             own_folders=(folder.raw, folder.sidecars),
             ledger=ledger,
-            on_existing=on_existing,
+            execution=execution,
             placement=placement,
-            on_start=on_start,
-            on_row=on_row,
         )
         regions = None
         if options.strategy is MaskStrategy.REGION_MASK:
             names = [label.name for label in labels]
-            processes, _ = share_cores(resources.workers, len(plans))
+            processes, _ = share_cores(execution.resources.workers, len(plans))
             regions = _write_regions(writer, ledger, names, options.region_codes, processes)
         rows = ledger.rows()
         training = {c: r.patient for c, r in rows.items() if r.status == "done" and splits[c] == "Tr"}

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from gpuprep.config import OnExisting, Resources, digest
+from gpuprep.config import digest
 from gpuprep.dicom.index import list_some
 from gpuprep.errors import ConfigError, OutputError
 from gpuprep.run.case import CaseOptions
-from gpuprep.run.job import OnRow, OnStart, run_cases
+from gpuprep.run.job import Execution, run_cases
 from gpuprep.run.labelled import (
     JobResult,
     count_unlabelled,
@@ -112,10 +112,7 @@ def convert_to_supervisely(
     *,
     case_options: CaseOptions,
     options: SuperviselyOptions,
-    on_existing: OnExisting,
-    resources: Resources,
-    on_start: OnStart,
-    on_row: OnRow,
+    execution: Execution,
 ) -> JobResult:
     """Convert all labelled cases of the sources, resuming what an earlier run left.
 
@@ -157,7 +154,7 @@ def convert_to_supervisely(
     try:
         ledger.set_file_problems(sources.problems)
         forget_vanished_failures(ledger, plans)
-        placement = place(resources, len(plans))
+        placement = place(execution.resources, len(plans))
         writer = _make_writer(root, options, targets, placement.threads)
         refuse_mixed_options(ledger, plans, digest(case_options, writer.config))
         make_folder(root / IMPORT_FOLDER)
@@ -168,10 +165,8 @@ def convert_to_supervisely(
             root=root,
             own_folders=(root,),
             ledger=ledger,
-            on_existing=on_existing,
+            execution=execution,
             placement=placement,
-            on_start=on_start,
-            on_row=on_row,
         )
         rows = ledger.rows()
     finally:

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from gpuprep.backends.base import Backend
-from gpuprep.config import OnExisting, Resources, digest
+from gpuprep.config import Resources, digest
 from gpuprep.dicom.display import BREAST_TOMOSYNTHESIS_UID
 from gpuprep.dicom.header import InstanceHeader, read_headers
 from gpuprep.dicom.index import Index, build_index
 from gpuprep.errors import CaseError, ConfigError, HeaderError, InputNotFoundError, LinkError
 from gpuprep.run.case import Stopwatch
-from gpuprep.run.job import Batching, OnRow, OnStart, run_plans
+from gpuprep.run.job import Batching, Execution, run_plans
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.plan import FailedPlan
 from gpuprep.run.slots import BackendChoice, place, slot_backend
@@ -332,11 +332,8 @@ def convert_to_tiff(
     root: Path,
     options: TiffOptions,
     *,
-    on_existing: OnExisting,
-    resources: Resources,
+    execution: Execution,
     strict: bool,
-    on_start: OnStart,
-    on_row: OnRow,
 ) -> tuple[tuple[CaseRow, ...], tuple[FileProblem, ...]]:
     """Convert all images, resuming what an earlier run left; return rows and problems.
 
@@ -358,14 +355,14 @@ def convert_to_tiff(
         raise HeaderError(unreadable.detail, code=unreadable.code, subject=unreadable.path, hint="leave out --strict")
 
     def pass_on(row: CaseRow) -> None:
-        on_row(row)
+        execution.on_row(row)
         if strict and row.status == "failed":
             raise CaseError(row.message, code=row.code, subject=row.subject or row.case, hint=row.hint)
 
     ledger = Ledger(root / "gpuprep" / "ledger.sqlite")
     try:
         ledger.set_file_problems(problems)
-        placement = place(resources, len(plans))
+        placement = place(execution.resources, len(plans))
         work = TiffWork(options, root, placement.choice)
         batching = Batching(partial(group_images, options=options), work.convert_together)
         run_plans(
@@ -377,10 +374,8 @@ def convert_to_tiff(
             root=root,
             own_folders=[root],
             ledger=ledger,
-            on_existing=on_existing,
+            execution=replace(execution, on_row=pass_on),
             placement=placement,
-            on_start=on_start,
-            on_row=pass_on,
         )
         rows = ledger.rows()
     finally:

@@ -11,10 +11,10 @@ import pytest
 from cases import assert_equal, make_options, plan_case, run_case, write_sources
 
 from gpuprep.backends import select
-from gpuprep.config import Crop, MaskStrategy, OnExisting
+from gpuprep.config import Crop, MaskStrategy, OnExisting, Resources
 from gpuprep.dicom.rtstruct import read_structure_set
 from gpuprep.errors import KernelError
-from gpuprep.run.job import run_cases
+from gpuprep.run.job import Execution, run_cases
 from gpuprep.run.ledger import Ledger
 from gpuprep.run.slots import BackendChoice, Placement, slot_backend
 from gpuprep.writers.nnunet import DatasetFolder, NnunetWriter
@@ -141,10 +141,8 @@ def test_a_whole_job_in_slots_writes_the_files_of_the_cpu(sources, device, tmp_p
             root=root,
             own_folders=(),
             ledger=ledger,
-            on_existing=OnExisting.SKIP,
+            execution=Execution(OnExisting.SKIP, Resources()),
             placement=Placement(BackendChoice(backend, threads=1, slots=2), processes=1, start_by="fork"),
-            on_start=lambda todo, done: None,
-            on_row=lambda row: None,
         )
         rows = ledger.rows()
         ledger.close()

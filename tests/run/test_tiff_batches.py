@@ -11,11 +11,12 @@ from tiff_images import CPU, options_of, write_image
 from gpuprep.backends import select
 from gpuprep.backends.cpu import CpuBackend
 from gpuprep.backends.reference import ReferenceBackend
+from gpuprep.config import OnExisting, Resources
 from gpuprep.dicom.index import build_index
 from gpuprep.errors import DeviceMemoryError
 from gpuprep.run import tiff
 from gpuprep.run.case import Stopwatch
-from gpuprep.run.job import Batching, run_plans
+from gpuprep.run.job import Batching, Execution, run_plans
 from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.slots import BackendChoice, Placement
 from gpuprep.run.tiff import TiffWork, batch_key, group_images, plan_images
@@ -198,10 +199,8 @@ def test_a_crash_in_a_batch_costs_one_image(folder, tmp_path):
         root=tmp_path,
         own_folders=[],
         ledger=ledger,
-        on_existing=tiff.OnExisting.SKIP,
+        execution=Execution(OnExisting.SKIP, Resources(), on_row=rows.append),
         placement=Placement(BackendChoice("cpu", 1), 2),
-        on_start=lambda todo, done: None,
-        on_row=rows.append,
     )
     ledger.close()
     assert sorted(row.status for row in rows) == ["done"] * 5 + ["failed"]
