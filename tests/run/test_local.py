@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from pool_work import name_thread, read_device
 
 from gpuprep.errors import ConfigError
 from gpuprep.run.local import Crash, map_isolated
@@ -78,22 +79,12 @@ def test_a_job_error_ends_the_map(slots):
         list(map_isolated(misbehave, ["a", "job", *"bcdefgh"], workers=1, slots=slots))
 
 
-def name_thread(x):
-    time.sleep(0.05)
-    return threading.current_thread().name, os.getpid()
-
-
 @pytest.mark.parametrize("start_by", ["fork", "spawn"])
 def test_slots_are_threads_of_one_process(start_by):
     results = dict(map_isolated(name_thread, range(9), workers=1, slots=3, start_by=start_by))
     assert set(results) == set(range(9))
     assert len({thread for thread, _ in results.values()}) == 3
     assert len({process for _, process in results.values()}) == 1
-
-
-def read_device(x):
-    time.sleep(0.05)
-    return os.environ["DEVICE"]
 
 
 def test_each_process_has_its_environment():
