@@ -29,6 +29,9 @@ Int = NDArray[np.int64]
 
 #: How far the points of one contour may spread along the normal of the slices, in mm.
 PLANAR_TOLERANCE_MM = 0.5
+#: Contours of one ROI at most this far apart along the normal, in mm, were drawn on one plane; coordinates are written
+#: with one decimal at least.
+SAME_HEIGHT_TOLERANCE_MM = 0.1
 #: Vertices farther than this from the first voxel do not fit the kernels' 64-bit products, in pixels.
 VERTEX_LIMIT_PX = 16384
 #: One pixel in Q16 fixed point.
@@ -90,7 +93,7 @@ class RoiProblem:
         Their ROI.
     code : str
         ``point-contour``, ``open-contour``, ``contour-type-unknown``, ``degenerate-contour``, ``contour-not-finite``,
-        ``contour-not-planar``, ``contour-off-slices`` or ``contour-out-of-range``.
+        ``contour-not-planar``, ``contour-off-slices``, ``contour-out-of-range`` or ``contour-superseded``.
     message : str
         What is wrong.
     contours : tuple of int
@@ -126,6 +129,8 @@ def rasterize(
 
     A contour belongs to the nearest acquired plane, within half a slice: half the distance to the nearer neighbour of
     that plane, and at most half the median distance, so that a contour of a missing slice does not spoil the next one.
+    Where contours of a ROI were drawn at several heights within reach of a plane, those nearest to it count; the lower
+    ones of two that are equally near.
     A slice of the output takes the contours of the nearest acquired plane; beyond the first and last one by more than
     half a slice it stays empty.
 
@@ -275,11 +280,15 @@ def _place_contours(
         for i in np.flatnonzero(is_left & is_bad):
             refused.setdefault((roi_of[i], code), []).append((contour_of[i], float(amount[i])))
         is_left &= ~is_bad
+    roi = np.array(roi_of, np.int64)
+    for i in _find_superseded(np.flatnonzero(is_left), roi, plane, middle, off):
+        refused.setdefault((roi_of[i], "contour-superseded"), []).append((contour_of[i], float(off[i])))
+        is_left[i] = False
 
     kept = np.flatnonzero(is_left & (planes.first_slice[plane] >= 0))
     kept = kept[np.argsort(plane[kept], kind="stable")]
     boxes = -(-_to_q16(corners[kept]).astype(np.int64) // Q16)
-    roi = np.array(roi_of, np.int64)[kept]
+    roi = roi[kept]
     part = np.zeros(len(kept), np.int64)
     if overlap == "union":
         _separate(part, plane[kept], roi, np.array(is_xor, np.bool_)[kept], boxes)
@@ -295,6 +304,16 @@ def _place_contours(
         roi_of_layer=layers[0],
     )
     return placed, tuple(_problem(rois[r].roi, code, found) for (r, code), found in refused.items())
+
+
+def _find_superseded(among: Int, roi: Int, plane: Int, middle_mm: Float, off_mm: Float) -> Int:
+    """Return which of the contours `among` lie at another height than the contour of their ROI nearest to their plane."""
+    nearness = np.rint(off_mm[among] / SAME_GRID_TOLERANCE_MM)
+    order = among[np.lexsort((middle_mm[among], nearness, plane[among], roi[among]))]
+    begins = np.diff(roi[order], prepend=-1) != 0
+    begins |= np.diff(plane[order], prepend=-1) != 0
+    nearest = order[begins][np.cumsum(begins) - 1]
+    return np.sort(order[np.abs(middle_mm[order] - middle_mm[nearest]) > SAME_HEIGHT_TOLERANCE_MM])
 
 
 _Extremes = tuple[Float, Float, NDArray[np.bool_]]
@@ -362,6 +381,7 @@ _MESSAGES: dict[str, Callable[[float], str]] = {
     "contour-not-finite": lambda _: "has coordinates that are not finite",
     "contour-not-planar": lambda mm: f"spreads over {mm:.3f} mm along the normal of the slices",
     "contour-off-slices": lambda mm: f"is {mm:.3f} mm away from the nearest slice",
+    "contour-superseded": lambda mm: f"is {mm:.3f} mm away from the nearest slice, and others of its ROI are nearer",
     "contour-out-of-range": lambda px: f"reaches {px:.0f} pixels from the first voxel, over {VERTEX_LIMIT_PX}",
 }
 

@@ -305,6 +305,30 @@ def test_contours_between_slices_go_to_the_nearest():
         assert np.flatnonzero(found.any(axis=(1, 2))).tolist() == [plane]
 
 
+@pytest.mark.parametrize("backend", [CPU, REFERENCE], ids=lambda b: b.name)
+@pytest.mark.parametrize("overlap", ["xor", "union"])
+@pytest.mark.parametrize(
+    ("heights", "nearest"),
+    [
+        ((1.6, 2, 2.4), [1]),
+        ((1.8, 2.3), [0]),
+        ((2.25, 1.75), [1]),  # equally near: the lower one
+        ((2, 2.03), [0, 1]),  # 0.075 mm apart: one plane
+        ((2.4, 2.42, 2.3, 3.1), [2, 3]),
+    ],
+)
+def test_contours_finer_than_the_slices_do_not_cancel(heights, nearest, overlap, backend):
+    geometry = grid_of()
+    contours = [contour(geometry, d, circle(20, 25, 5 + i)) for i, d in enumerate(heights)]
+    result = draw([roi(1), roi(2, *contours)], geometry, backend, overlap)
+    expected = draw([roi(1), roi(2, *(contours[i] for i in nearest))], geometry, backend, overlap)
+    assert expected.problems == () and expected.mask.voxel_counts[1] > 0
+    check_equal(result.mask, expected.mask)
+    left_out = sorted(set(range(len(heights))) - set(nearest))
+    assert codes_of(result) == ["contour-superseded"] * bool(left_out)
+    assert [i for p in result.problems for i in p.contours] == left_out
+
+
 @pytest.mark.parametrize(("d", "mm"), [(-0.6, "1.500"), (4.8, "2.000"), (40, "90.000")])
 def test_contours_off_all_slices_are_reported(d, mm):
     geometry = grid_of()
