@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -168,7 +169,6 @@ def run_plans(
         Do the plans in batches instead, and by `work` those of a batch that crashes.
     """
     known = ledger.rows()
-    _clear(own_folders)
     todo: list[AnyPlan] = []
     unplanned: list[FailedPlan] = []
     done = 0
@@ -194,8 +194,8 @@ def run_plans(
         discard(impossible.case)
         ledger.put(row.failed(impossible.error))
         execution.on_row(row.failed(impossible.error))
-    try:
-        outcomes = _map(work, todo, placement) if batching is None else _map_batches(batching, work, todo, placement)
+    outcomes = _map(work, todo, placement) if batching is None else _map_batches(batching, work, todo, placement)
+    with ending_clean(outcomes, own_folders):
         for plan, outcome in outcomes:
             if isinstance(outcome, Crash):
                 discard(plan.case)
@@ -203,25 +203,24 @@ def run_plans(
             remove_replaced(known.get(plan.case), outcome, root)
             ledger.put(outcome)
             execution.on_row(outcome)
-    finally:
-        _clear(own_folders)
 
 
 def _map_batches(
     batching: Batching[AnyPlan], work: Callable[[AnyPlan], CaseRow], plans: Sequence[AnyPlan], placement: Placement
-) -> Iterator[tuple[AnyPlan, CaseRow | Crash]]:
+) -> Generator[tuple[AnyPlan, CaseRow | Crash], None, None]:
     suspects: list[AnyPlan] = []
-    for batch, outcome in _map(batching.work, batching.group(plans), placement):
-        if isinstance(outcome, Crash):
-            suspects.extend(batch)  # alone, one of them will show that it was it
-        else:
-            yield from zip(batch, outcome, strict=True)
+    with closing(_map(batching.work, batching.group(plans), placement)) as outcomes:
+        for batch, outcome in outcomes:
+            if isinstance(outcome, Crash):
+                suspects.extend(batch)  # alone, one of them will show that it was it
+            else:
+                yield from zip(batch, outcome, strict=True)
     yield from _map(work, suspects, placement)
 
 
 def _map(
     work: Callable[[Task], Any], plans: Sequence[Task], placement: Placement
-) -> Iterator[tuple[Task, Any | Crash]]:
+) -> Generator[tuple[Task, Any | Crash], None, None]:
     return map_isolated(
         work,
         plans,
@@ -230,6 +229,20 @@ def _map(
         environments=placement.environments,
         start_by=placement.start_by,
     )
+
+
+@contextmanager
+def ending_clean(outcomes: Generator[Any, None, None], folders: Sequence[Path]) -> Iterator[None]:
+    """Leave no unfinished file in `folders`: neither of an earlier run nor, however the block ends, of this one.
+
+    The workers behind `outcomes` are ended first: what still runs goes on writing.
+    """
+    _clear(folders)
+    try:
+        with closing(outcomes):
+            yield
+    finally:
+        _clear(folders)
 
 
 def _clear(folders: Sequence[Path]) -> None:

@@ -16,7 +16,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -70,7 +70,7 @@ def map_isolated(
     slots: int = 1,
     environments: Sequence[Mapping[str, str]] = ({},),
     start_by: Literal["fork", "spawn"] = "fork" if sys.platform == "linux" else "spawn",
-) -> Iterator[tuple[Task, Any | Crash]]:
+) -> Generator[tuple[Task, Any | Crash], None, None]:
     """Run `work` over `tasks` in processes; yield (task, result or `Crash`) as they finish.
 
     Closing the generator (Ctrl-C, an error in the caller) ends the workers at once.
@@ -122,7 +122,7 @@ def map_isolated(
 
     def send(worker: _Worker[Task], number: int, task: Task) -> None:
         worker.tasks[number] = task
-        with suppress(BrokenPipeError):  # it died while idle: the next read from its pipe tells
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has died: the next read from its pipe tells
             worker.pipe.send((number, task))
 
     try:
@@ -157,6 +157,7 @@ def map_isolated(
             worker.process.join(_GRACE_S)
             if worker.process.is_alive():
                 worker.process.kill()
+                worker.process.join(_GRACE_S)
             worker.pipe.close()
 
 

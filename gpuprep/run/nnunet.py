@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from gpuprep.config import MaskStrategy, digest
 from gpuprep.errors import ConfigError, OutputError
 from gpuprep.run.case import CaseOptions
-from gpuprep.run.job import Execution, files_present, run_cases
+from gpuprep.run.job import Execution, ending_clean, files_present, run_cases
 from gpuprep.run.labelled import (
     JobResult,
     count_unlabelled,
@@ -202,14 +202,16 @@ def _write_regions(
         for c, r in done.items()
         if r.details.get("region_codes") != codes or not files_present(r.outputs, folder.root)
     ]
-    for case, outcome in map_isolated(_RegionWork(writer, regions), stale, workers=min(workers, max(1, len(stale)))):
-        if isinstance(outcome, Crash):
-            raise OutputError(
-                f"cannot write the labels of {case}: {outcome.reason}",
-                code="labels-not-written",
-                hint="free some space or memory and run again: finished cases are kept",
-            )
-        row = done[case]
-        outputs = (*(o for o in row.outputs if "/labels" not in o.path), outcome)
-        ledger.put(replace(row, outputs=outputs, details={**row.details, "region_codes": codes}))
+    written = map_isolated(_RegionWork(writer, regions), stale, workers=min(workers, max(1, len(stale))))
+    with ending_clean(written, (folder.raw,)):
+        for case, outcome in written:
+            if isinstance(outcome, Crash):
+                raise OutputError(
+                    f"cannot write the labels of {case}: {outcome.reason}",
+                    code="labels-not-written",
+                    hint="free some space or memory and run again: finished cases are kept",
+                )
+            row = done[case]
+            outputs = (*(o for o in row.outputs if "/labels" not in o.path), outcome)
+            ledger.put(replace(row, outputs=outputs, details={**row.details, "region_codes": codes}))
     return regions

@@ -96,7 +96,7 @@ def studies(tmp_path_factory):
 def arguments(studies, output):
     return [
         "nnunet", "-m", "CT,RTSTRUCT", "-ms", "region_mask", "-ryaml", studies / "roi_patterns.yaml",
-        "--spacing", FINE_SPACING, "--dataset-name", "Synth", "-j", 1, studies, output,
+        "--spacing", FINE_SPACING, "--dataset-name", "Synth", "--backend", "cpu", "-j", 1, studies, output,
     ]  # fmt: skip
 
 
