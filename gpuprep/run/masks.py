@@ -139,6 +139,8 @@ def _read_seg(segmentation: Segmentation, stack: Stack | None, backend: Backend)
     text = segmentation.description
     if stack is not None:
         grid = _grid_of(stack)
+        frame = stack.geometry.frame_of_reference_uid  # linking has judged the segmentation's own
+        segmentation = replace(segmentation, frame_of_reference_uid=frame)
     else:
         grid = SliceGrid(parse_geometry(text) if text else own_grid(segmentation))
     mask, problems = embed_segmentation(segmentation, decode_segmentation_frames(segmentation), grid, backend=backend)

@@ -185,8 +185,9 @@ def draw(
             masks.append(drawn.mask)
         else:
             numbers = [source.rois[i].number for i in used]
+            frame = target.frame_of_reference_uid  # linking has judged the segmentation's own
             mask, found = embed_segmentation(
-                source.content,
+                replace(source.content, frame_of_reference_uid=frame),
                 decode_segmentation_frames(source.content),
                 grid,
                 backend=backend.host,

@@ -547,6 +547,28 @@ def test_frames_of_a_segmentation_keep_their_orientation(gpuprep, tmp_path):
     assert np.array_equal(Converted(tmp_path / "out", result).labels("one")[0], TWO_BOXES)
 
 
+@pytest.mark.parametrize(
+    "directions", [((0, 0, 1), (0, 1, 0), (1, 0, 0)), ((0, 0, 1), (0.28, 0.96, 0), (0.96, -0.28, 0))]
+)
+def test_a_segmentation_that_names_the_images_may_name_another_frame_of_reference(gpuprep, tmp_path, directions):
+    """As a structure set may: some anonymisers give each file a new one. Frames are parallel, then oblique."""
+    series = write_images(tmp_path / "in", "one")
+    own = VolumeGeometry.from_axes(
+        GRID.shape, origin_lps_mm=GRID.origin_lps_mm, directions_dhw=directions, spacing_dhw_mm=GRID.spacing_dhw_mm
+    )
+    data = build_segmentation(series, [SegmentSpec(1, "gtv", mask_of(GTV_BOX))], geometry=own)
+    data.FrameOfReferenceUID = "1.2.3"
+    write(data, tmp_path / "in" / "seg")
+    rois = write_map(tmp_path / "rois.yaml", {"GTV": "gtv"})
+    result = gpuprep("nnunet", "-m", "CT,SEG", "-ryaml", rois, tmp_path / "in", tmp_path / "out")
+    assert result.status == ExitStatus.DONE, result.stderr
+    converted = Converted(tmp_path / "out", result)
+    assert any(f.startswith("frame-of-reference-mismatch") for f in converted.row("one")["details"]["findings"])
+    assert converted.labels("one")[0].any()
+    result = gpuprep("masks", "convert", tmp_path / "in" / "seg", tmp_path / "seg.npz", "--image", tmp_path / "in")
+    assert result.status == ExitStatus.DONE, result.stderr
+
+
 def test_twenty_regions_need_no_list_of_all_combinations(gpuprep, tmp_path):
     names = [f"L{n:02d}" for n in range(20)]
     boxes = [np.s_[2:4, 2 * (n % 10) : 2 * (n % 10) + 2, 3 + 6 * (n // 10) : 7 + 6 * (n // 10)] for n in range(20)]
