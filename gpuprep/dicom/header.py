@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, lru_cache
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -35,7 +35,7 @@ from gpuprep.dicom.datasets import (
     raw_text,
 )
 
-Kind = Literal["text", "uid", "uids", "int", "float", "floats"]
+Kind = Literal["text", "uid", "uids", "int", "float", "factor", "floats"]
 
 DICOMDIR_UID = "1.2.840.10008.1.3.10"
 RTSTRUCT_UID = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -45,7 +45,7 @@ LABELMAP_SEG_UID = "1.2.840.10008.5.1.4.1.1.66.7"
 
 def _column(tag: int | None, kind: Kind, vr: str = "") -> Any:
     """Declare a column. `vr` is that of its element in implicit VR when it holds no characters."""
-    default = {"text": "", "uid": "", "uids": (), "int": None, "float": None, "floats": ()}[kind]
+    default = {"text": "", "uid": "", "uids": (), "int": None, "float": None, "factor": None, "floats": ()}[kind]
     return field(default=default, metadata={"tag": tag, "kind": kind, "vr": vr or "LO"})
 
 
@@ -54,7 +54,8 @@ class InstanceHeader:
     """What the index knows of one file.
 
     A file that is no use has an `error_code`, and as many columns as could be read. Numbers that are absent or garbled
-    are None. `reader` says which of the two readers filled the row.
+    are None; a rescale that is there and garbled is NaN, for without one pixels have another meaning. `reader` says
+    which of the two readers filled the row.
 
     `pixel_offset` and `pixel_length` are where native little-endian Pixel Data lies in the file, as the header states
     it (the file may end before); -1 and -1 when it is encapsulated, big endian, deflated or absent.
@@ -123,8 +124,8 @@ class InstanceHeader:
     pixel_padding_range_limit: int | None = _column(0x00280121, "int", "US")
     window_center: tuple[float, ...] = _column(0x00281050, "floats")
     window_width: tuple[float, ...] = _column(0x00281051, "floats")
-    rescale_intercept: float | None = _column(0x00281052, "float")
-    rescale_slope: float | None = _column(0x00281053, "float")
+    rescale_intercept: float | None = _column(0x00281052, "factor")
+    rescale_slope: float | None = _column(0x00281053, "factor")
     units: str = _column(0x00541001, "text")
     structure_set_label: str = _column(0x30060002, "text")
     structure_set_date: str = _column(0x30060008, "text")
@@ -242,6 +243,12 @@ def parse_float(text: str) -> float | None:
     return number if number is not None and isfinite(number) else None
 
 
+def _parse_factor(text: str) -> float | None:
+    """Return the number of a decimal string, None when it is empty, NaN when it is garbled."""
+    number = parse_float(text)
+    return nan if number is None and text.strip(_PADDING) else number
+
+
 def parse_int(text: str) -> int | None:
     """Return the number that an integer string (VR IS) states, or None; ``5.0`` counts as an integer."""
     number = parse_float(text)
@@ -270,6 +277,7 @@ _PARSERS: dict[Kind, Callable[[str], Any]] = {
     "uids": _parse_uids,
     "int": parse_int,
     "float": parse_float,
+    "factor": _parse_factor,
     "floats": _parse_floats,
 }
 

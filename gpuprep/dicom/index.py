@@ -363,6 +363,7 @@ def _build_schema() -> pa.Schema:
         "uids": pa.list_(pa.string()),
         "int": pa.int64(),
         "float": pa.float64(),
+        "factor": pa.float64(),
         "floats": pa.list_(pa.float64()),
     }
     columns = [(f.name, types[f.metadata.get("kind", f.type)]) for f in fields(InstanceHeader)]

@@ -27,7 +27,7 @@ _FRAME_TYPE_GROUPS = (
 def planes_of_multiframe(instance: InstanceHeader) -> tuple[Plane, ...]:
     """Return the planes of an enhanced multi-frame file, in the order of its frames.
 
-    A frame's own functional group wins over the shared one.
+    A frame's own functional group wins over the shared one, and both over a rescale of the file as a whole.
 
     Raises
     ------
@@ -92,7 +92,10 @@ def _plane(instance: InstanceHeader, index: int, groups: Sequence[Any], spacing_
         slice_spacing_mm=usable_spacing(
             _number(measures.get("SpacingBetweenSlices")), spacing_mm, _number(measures.get("SliceThickness"))
         ),
-        rescale=(_number(rescale.get("RescaleSlope")), _number(rescale.get("RescaleIntercept"))),
+        rescale=(
+            _number(rescale.get("RescaleSlope", instance.rescale_slope)),
+            _number(rescale.get("RescaleIntercept", instance.rescale_intercept)),
+        ),
         traits=_traits(instance, index, groups),
     )
 

@@ -79,8 +79,8 @@ def place(
     Raises
     ------
     GeometryError
-        ``geometry-missing``: position, orientation or pixel spacing is absent. ``attribute-invalid``: one of them, or
-        the rescale, is not a usable number.
+        ``geometry-missing``: position, orientation or pixel spacing is absent or garbled. ``attribute-invalid``: one
+        of them, or the rescale, is not a usable number.
     """
     found = {
         "ImagePositionPatient": (position, 3),
@@ -90,7 +90,7 @@ def place(
     missing = [name for name, (values, _) in found.items() if not values]
     if missing:
         raise GeometryError(
-            f"frame {index + 1} has no {', '.join(missing)}",
+            f"frame {index + 1} has no {', '.join(missing)}, or a garbled one",
             code="geometry-missing",
             subject=instance.path,
             hint="only images placed in the patient make a volume; projection X-ray goes to TIFF",

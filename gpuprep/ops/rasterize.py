@@ -307,7 +307,7 @@ def _place_contours(
 
 
 def _find_superseded(among: Int, roi: Int, plane: Int, middle_mm: Float, off_mm: Float) -> Int:
-    """Return which of the contours `among` lie at another height than the contour of their ROI nearest to their plane."""
+    """Return which of the contours `among` lie higher or lower than the one of their ROI nearest to their plane."""
     nearness = np.rint(off_mm[among] / SAME_GRID_TOLERANCE_MM)
     order = among[np.lexsort((middle_mm[among], nearness, plane[among], roi[among]))]
     begins = np.diff(roi[order], prepend=-1) != 0

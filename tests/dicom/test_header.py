@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import struct
@@ -81,10 +82,22 @@ def test_a_handmade_file_gives_the_row_that_was_written(tmp_path: Path, implicit
     assert row.image_position_lps_mm == (-1.5, 20.0, 3.0)
     assert (row.rows, row.columns, row.pixel_representation, row.pixel_padding_value) == (2, 3, 1, -2000)
     assert row.window_center == (40.0, 400.0)
-    assert row.rescale_slope is None, "garbled"
+    assert row.rescale_intercept is None, "absent"
+    assert math.isnan(row.rescale_slope), "garbled"
     assert row.study_date == ""
     assert (row.pixel_offset, row.pixel_length) == (len(head) + len(pixels) - 12, 12)
     assert (row.size, row.mtime_ns) == (len(head + pixels), Path(row.path).stat().st_mtime_ns)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("+.5 ", 0.5), ("1e-3", 0.001), ("  -2.\0", -2.0), ("", None), (" \0", None)]
+    + [(text, math.nan) for text in ("1,5", "1\\1", "2\\", "nan", "inf", "1e999", "0x10", "1_0", "--1")],
+)
+def test_a_rescale_is_absent_or_a_number_or_garbled(tmp_path: Path, text: str, number: float | None) -> None:
+    data_set = element(0x00080016, "UI", CT) + element(0x00281053, "DS", text)
+    found = read_both(write(tmp_path / "file", part10(data_set))).rescale_slope
+    assert found == number or (found is not None and number is not None and math.isnan(found) and math.isnan(number))
 
 
 @pytest.mark.parametrize("implicit", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,17 @@ def test_shared_and_per_frame_groups(tmp_path: Path):
     np.testing.assert_allclose(stack.geometry.spacing_dhw_mm, [2, 0.5, 0.75])
     np.testing.assert_allclose(stack.geometry.origin_lps_mm, [-10, -20, 2])
     assert stack.spec.number_of_frames == 3
+
+
+def test_a_rescale_of_the_whole_file_serves_frames_without_one(tmp_path: Path):
+    own = item(RescaleSlope=5, RescaleIntercept=1)
+    instance = enhanced(
+        tmp_path,
+        [frame(2, PixelValueTransformationSequence=own), frame(4)],
+        PixelValueTransformationSequence=Sequence(),
+    )
+    (stack,) = build_stacks([replace(instance, rescale_slope=3.0, rescale_intercept=-9.0)])
+    assert [(f.slope, f.intercept) for f in stack.frames] == [(5, 1), (3, -9)]
 
 
 ORIGINAL = ["ORIGINAL", "PRIMARY", "VOLUME"]

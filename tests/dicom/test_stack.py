@@ -392,6 +392,7 @@ def test_unreadable_instance_keeps_its_code():
         {"image_orientation": (0.0,) * 6},
         {"pixel_spacing_mm": (0.5, 0.0)},
         {"rescale_slope": float("inf")},
+        {"rescale_intercept": float("nan")},
         {"rows": 0},
         {"rows": 65535, "columns": 65535},
         {"bits_allocated": 12},

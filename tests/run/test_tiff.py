@@ -165,6 +165,15 @@ def test_a_garbled_table_is_refused(tmp_path):
     assert caught.value.code == "attribute-invalid"
 
 
+def test_a_garbled_rescale_is_refused(tmp_path):
+    path = write_image(tmp_path / "a.dcm", ramp(1), RescaleSlope=1.5, RescaleIntercept=0)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"1.5 ", b"1,5 "))
+    with pytest.raises(CaseError) as caught:
+        convert(path)
+    assert caught.value.code == "attribute-invalid"
+
+
 def test_names_are_uids(tmp_path):
     (header,) = read_headers([str(write_image(tmp_path / "a.dcm", ramp(1)))])
     assert name_output(header, "study/series/sop") == f"1.2.3/1.2.3.4/{header.sop_instance_uid}"
