@@ -15,6 +15,7 @@ import numpy as np
 from gpuprep import hostlib
 from gpuprep.codecs.base import Image, clean_bits, container_dtype, empty_images, image_shape, unstored_bits
 from gpuprep.codecs.colour import check_photometric, convert_to_rgb, expand_422, is_ybr
+from gpuprep.dicom.datasets import EXPLICIT_BIG_UID
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import DecodeError
@@ -224,6 +225,8 @@ def read_by_pydicom(header: InstanceHeader, spec: FrameSpec) -> Image:
             dataset = pydicom.dcmread(header.path, force=True)
             if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(dataset.dir("PixelData")):
                 raise DecodeError("there is no pixel data", code="pixel-data-missing", subject=header.path)
+            if spec.bits_allocated == 1 and spec.transfer_syntax_uid == EXPLICIT_BIG_UID:
+                _swap_words(dataset)
             pixels, _ = get_decoder(spec.transfer_syntax_uid).as_array(
                 dataset, number_of_frames=spec.number_of_frames, allow_excess_frames=False
             )
@@ -238,3 +241,10 @@ def read_by_pydicom(header: InstanceHeader, spec: FrameSpec) -> Image:
     frames = empty_images(spec.number_of_frames, spec, container_dtype(spec))
     frames[...] = pixels.reshape(frames.shape)
     return frames
+
+
+def _swap_words(dataset: Any) -> None:
+    """Swap the bytes of each word of big-endian Pixel Data of VR OW, which pydicom does not do for packed bits."""
+    element = dataset.get("PixelData") and dataset["PixelData"]
+    if element and element.VR == "OW" and len(element.value) % 2 == 0:
+        element.value = np.frombuffer(element.value, np.uint16).byteswap().tobytes()

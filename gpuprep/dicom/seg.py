@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 import zlib
@@ -12,6 +13,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 
+from gpuprep.dicom.datasets import EXPLICIT_BIG_UID, EXPLICIT_LITTLE_UID, IMPLICIT_LITTLE_UID, begins_like_dicom
 from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import HeaderError
 from gpuprep.geometry import DIRECTION_TOLERANCE
@@ -160,9 +162,10 @@ def read_segmentation(path: str | Path) -> Segmentation:
     with file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of values that break their VR; those we need are checked here
         try:
-            return _Reader(Path(path), pydicom.dcmread(file, stop_before_pixels=True)).read()
-        except pydicom.errors.InvalidDicomError as error:
-            raise HeaderError("not a DICOM file", code="not-dicom", subject=str(path)) from error
+            if not begins_like_dicom(file.read(132), os.fstat(file.fileno()).st_size):
+                raise HeaderError("not a DICOM file", code="not-dicom", subject=str(path))
+            file.seek(0)
+            return _Reader(Path(path), pydicom.dcmread(file, stop_before_pixels=True, force=True)).read()
         except UNREADABLE as error:
             raise HeaderError(f"{error}", code="header-unreadable", subject=str(path)) from error
 
@@ -287,7 +290,7 @@ class _Reader:
         if self.integer(data, "SamplesPerPixel") != 1:
             raise self.invalid("SamplesPerPixel", data.SamplesPerPixel)
         return FrameSpec(
-            transfer_syntax_uid=str(self.value(data.file_meta, "TransferSyntaxUID")),
+            transfer_syntax_uid=self.transfer_syntax(),
             rows=rows,
             columns=columns,
             bits_allocated=bits,
@@ -296,6 +299,12 @@ class _Reader:
             is_signed=False,
             number_of_frames=self.integer(data, "NumberOfFrames"),
         )
+
+    def transfer_syntax(self) -> str:
+        """Return the transfer syntax; of a data set without file meta, the one it was read with."""
+        is_implicit, is_little = self.data.original_encoding
+        read_with = IMPLICIT_LITTLE_UID if is_implicit else EXPLICIT_LITTLE_UID if is_little else EXPLICIT_BIG_UID
+        return str(self.data.file_meta.get("TransferSyntaxUID") or read_with)
 
     def frames(self, *, has_segments: bool) -> tuple[SegmentFrame, ...]:
         declared = self.integer(self.data, "NumberOfFrames")

@@ -197,7 +197,24 @@ def test_native_syntaxes_give_the_same_frames(tmp_path, masks, syntax, kind):
         assert np.array_equal(np.stack(list(found)), pydicom.dcmread(tmp_path / "seg.dcm").pixel_array)
 
 
-@pytest.mark.parametrize(("bits", "vr"), [(1, "OB"), (8, "OB"), (8, "OW"), (16, "OW")])
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+@pytest.mark.parametrize("keeps_meta", [True, False])
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"])
+def test_a_data_set_without_preamble_or_file_meta_is_read(tmp_path, masks, kind, keeps_meta, syntax):
+    data = build(masks, kind)
+    data.file_meta.TransferSyntaxUID = syntax
+    path = save(data, tmp_path)
+    whole = read_segmentation(path)
+    expected = list(decode_segmentation_frames(whole))
+    content = path.read_bytes()
+    meta_end = 144 + int.from_bytes(content[140:144], "little")
+    path.write_bytes(content[132 if keeps_meta else meta_end :])
+    bare = read_segmentation(path)
+    assert bare == whole
+    assert np.array_equal(list(decode_segmentation_frames(bare)), expected)
+
+
+@pytest.mark.parametrize(("bits", "vr"), [(1, "OB"), (1, "OW"), (8, "OB"), (8, "OW"), (16, "OW")])
 def test_big_endian_words_are_swapped(tmp_path, masks, bits, vr):
     data = build(masks, "BINARY" if bits == 1 else "LABELMAP", slices=(0, 2, 3))
     stored = np.frombuffer(data.PixelData, np.uint8)
