@@ -22,7 +22,15 @@ from gpuprep.run.job import Batching, Execution, run_plans
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.plan import FailedPlan
 from gpuprep.run.slots import BackendChoice, place, slot_backend
-from gpuprep.run.tiff_image import Layout, Loaded, TiffImage, TiffOptions, load_image, make_image, make_images
+from gpuprep.run.tiff_image import (
+    Layout,
+    Loaded,
+    Made,
+    TiffOptions,
+    load_image,
+    make_where_it_fits,
+    make_where_they_fit,
+)
 from gpuprep.writers.base import Output
 from gpuprep.writers.names import text_digest
 from gpuprep.writers.tiff import write_tiff
@@ -64,9 +72,8 @@ class TiffWork:
         backend = slot_backend(self.choice)
         row = self._row(plan, backend, clock.seconds)
         try:
-            with backend.activate():
-                image = make_image(plan.header, self.options, backend, self.choice.threads, clock)
-            row = self._write(plan, row, image, backend, clock)
+            loaded = load_image(plan.header, self.choice.threads, clock)
+            row = self._write(plan, row, make_where_it_fits(loaded, self.options, backend, clock), backend, clock)
         except CaseError as error:
             row = self._fail(plan, row, error)
         return replace(row, seconds=round(time.perf_counter() - start, 6))
@@ -75,7 +82,8 @@ class TiffWork:
         """Convert the images of a batch and return their rows; times are shared out evenly.
 
         The result of each is that of converting it alone. A file that cannot be read or written costs itself; when the
-        backend refuses them all, they are converted one by one.
+        backend refuses them all, they are converted one by one. What a device has no memory for is done in halves, what
+        it has none for alone on the host, with a warning in its row.
         """
         if len(plans) == 1:
             return [self(plans[0])]
@@ -93,8 +101,7 @@ class TiffWork:
                 return [self(each) for each in plans]  # its values may have another type
             loaded[plan.case] = image
         try:
-            with backend.activate():
-                images = make_images(list(loaded.values()), self.options, backend, clock) if loaded else []
+            images = make_where_they_fit(list(loaded.values()), self.options, backend, clock)
         except CaseError:
             return [self(plan) for plan in plans]
         made = dict(zip(loaded, images, strict=True))
@@ -106,10 +113,7 @@ class TiffWork:
                     rows[plan.case] = self._fail(plan, rows[plan.case], error)
         share = {stage: seconds / len(plans) for stage, seconds in clock.seconds.items()}
         seconds = round((time.perf_counter() - start) / len(plans), 6)
-        return [
-            replace(row, timings=share, seconds=seconds, details={**row.details, "batch": len(loaded)})
-            for row in rows.values()
-        ]
+        return [replace(row, timings=share, seconds=seconds) for row in rows.values()]
 
     def _row(self, plan: ImagePlan, backend: Backend, timings: dict[str, float]) -> CaseRow:
         return CaseRow(
@@ -118,20 +122,27 @@ class TiffWork:
             config=config_of(self.options),
             patient=plan.patient,
             status="done",
-            backend=f"{backend.name} {backend.device}".strip(),
+            backend=_name(backend),
             input_bytes=plan.header.size,
             timings=timings,
         )
 
-    def _write(self, plan: ImagePlan, row: CaseRow, image: TiffImage, backend: Backend, clock: Stopwatch) -> CaseRow:
+    def _write(self, plan: ImagePlan, row: CaseRow, made: Made, backend: Backend, clock: Stopwatch) -> CaseRow:
+        image = made.image
         with clock.stage("write"):
             output = write_tiff(self.root / plan.path, image.frames, image.origin, self.options.style, root=self.root)
-        details = {**image.origin.description, "backend_reason": backend.reason}
-        return replace(row, decoder=image.decoder, outputs=(output,), details=details)
+        details = {**image.origin.description, "backend_reason": backend.reason, "warnings": list(made.warnings)}
+        if made.together > 1:
+            details["batch"] = made.together
+        return replace(row, backend=_name(made.backend), decoder=image.decoder, outputs=(output,), details=details)
 
     def _fail(self, plan: ImagePlan, row: CaseRow, error: CaseError) -> CaseRow:
         (self.root / plan.path).unlink(missing_ok=True)
         return row.failed(error)
+
+
+def _name(backend: Backend) -> str:
+    return f"{backend.name} {backend.device}".strip()
 
 
 def config_of(options: TiffOptions) -> str:
@@ -316,14 +327,14 @@ def convert_one(source: InstanceHeader, path: Path, options: TiffOptions, resour
     Raises
     ------
     CaseError
-        As `make_image` and `write_tiff`.
+        As `load_image`, `make_where_it_fits` and `write_tiff`.
     """
     placement = place(resources, 1)
     choice = replace(placement.choice, threads=resources.workers or placement.threads)
     os.environ.update(placement.environments[0])
-    backend = slot_backend(choice)
-    with backend.activate():
-        image = make_image(source, options, backend, choice.threads)
+    clock = Stopwatch()
+    loaded = load_image(source, choice.threads, clock)
+    image = make_where_it_fits(loaded, options, slot_backend(choice), clock).image
     return write_tiff(path, image.frames, image.origin, options.style, root=path.parent)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from gpuprep.coordinates import CoordinateMap
 from gpuprep.dicom.display import SPACING_RANGE_MM, Display, read_display
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.stack import FrameSpec
-from gpuprep.errors import ConfigError, GeometryError
+from gpuprep.errors import ConfigError, DeviceMemoryError, GeometryError
 from gpuprep.ops.crop import crop_or_pad_array, move_planes
 from gpuprep.ops.frames import FrameHandling, combine_frames, interpolate_frames
 from gpuprep.ops.grey import (
@@ -31,13 +32,18 @@ from gpuprep.ops.grey import (
 from gpuprep.ops.region import CropOptions, Region, find_region, find_regions
 from gpuprep.ops.resize import FILTERS, resize_boxes, resize_planes
 from gpuprep.run.case import Stopwatch
+from gpuprep.run.memory import check_room, describe_shortage
 from gpuprep.writers.tiff import TiffOrigin, TiffStyle
+
+_LOG = logging.getLogger(__name__)
 
 Padding = Literal["zero", "top-left", "bottom-right", "center", "none"]
 Layout = Literal["study/sop", "study/series/sop"]
 
 #: Most pixels along an axis of the output, and most frames: what PageNumber can count.
 MOST_PIXELS = 65535
+#: Bytes of a value, at most, and how many copies of all values a batch makes of its images and of what is written.
+_VALUE_BYTES, _IMAGE_COPIES, _OUTPUT_COPIES = 4, 3, 2
 #: Grey levels of 16 bits up to here count as zero where padding looks for empty borders: what 8 bits would make 0.
 _BLACK_16 = 128
 
@@ -155,10 +161,13 @@ def make_image(
     ------
     CaseError
         As `load_image`; GeometryError ``spacing-unknown``: a spacing is asked for and the file has none, ``too-large``:
-        it makes too many pixels or frames.
+        it makes too many pixels or frames; DeviceMemoryError.
     """
     clock = clock or Stopwatch()
-    loaded = load_image(header, threads, clock)
+    return _make_image(load_image(header, threads, clock), options, backend, clock)
+
+
+def _make_image(loaded: Loaded, options: TiffOptions, backend: Backend, clock: Stopwatch) -> TiffImage:
     display = loaded.display
     with clock.stage("intensity"):
         stored = backend.upload(loaded.stored)
@@ -174,6 +183,61 @@ def make_image(
     if samples > 1:
         frames = np.ascontiguousarray(np.moveaxis(frames.reshape(-1, samples, *frames.shape[1:]), 1, -1))
     return _describe_image(loaded, frames, image.background, image.window, fit, planes.shape[1:], options)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An image, where it was made, together with how many others, and a warning when that was for want of memory."""
+
+    image: TiffImage
+    backend: Backend
+    together: int = 1
+    warnings: tuple[str, ...] = ()
+
+
+def make_where_it_fits(loaded: Loaded, options: TiffOptions, backend: Backend, clock: Stopwatch) -> Made:
+    """Make an image on a backend, or on its host when the device has too little memory; see `make_image`.
+
+    Raises
+    ------
+    CaseError
+        Those of `make_image` but DeviceMemoryError.
+    """
+    try:
+        with backend.activate():
+            return Made(_make_image(loaded, options, backend, clock), backend)
+    except DeviceMemoryError as error:
+        shortage = error.message
+    backend.free_memory()  # here, where the error is gone, and with it the frames that held arrays
+    host = backend.host
+    return Made(_make_image(loaded, options, host, clock), host, warnings=(describe_shortage(0, shortage),))
+
+
+def make_where_they_fit(
+    loaded: Sequence[Loaded], options: TiffOptions, backend: Backend, clock: Stopwatch
+) -> list[Made]:
+    """Make the images of a batch together; in halves, down to one by one, when the device has too little memory.
+
+    Raises
+    ------
+    CaseError
+        Those of `make_images` but DeviceMemoryError.
+    """
+    if len(loaded) < 2:
+        return [make_where_it_fits(each, options, backend, clock) for each in loaded]
+    try:
+        if backend.memory_bytes is not None:
+            check_room(estimate_batch_bytes(loaded, options), backend.memory_bytes)
+        with backend.activate():
+            images = make_images(loaded, options, backend, clock)
+    except DeviceMemoryError as error:
+        _LOG.info("%d images are too much for the device's memory: %s", len(loaded), error.message)
+    else:
+        return [Made(image, backend, len(loaded)) for image in images]
+    backend.free_memory()
+    half = len(loaded) // 2
+    parts = loaded[:half], loaded[half:]
+    return [made for part in parts for made in make_where_they_fit(part, options, backend, clock)]
 
 
 def make_images(loaded: Sequence[Loaded], options: TiffOptions, backend: Backend, clock: Stopwatch) -> list[TiffImage]:
@@ -206,6 +270,13 @@ def make_images(loaded: Sequence[Loaded], options: TiffOptions, backend: Backend
         _describe_image(image, pictures[i : i + 1], grey.backgrounds[i], grey.windows[i], fits[i], size, options)
         for i, image in enumerate(loaded)
     ]
+
+
+def estimate_batch_bytes(loaded: Sequence[Loaded], options: TiffOptions) -> int:
+    """Return how many bytes of a device `make_images` is likely to take at most."""
+    width, height = options.size or (0, 0)
+    pixels = _IMAGE_COPIES * sum(each.stored.size for each in loaded) + _OUTPUT_COPIES * len(loaded) * width * height
+    return sum(each.stored.nbytes for each in loaded) + _VALUE_BYTES * pixels
 
 
 def _describe_image(

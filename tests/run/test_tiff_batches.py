@@ -13,14 +13,14 @@ from gpuprep.backends.cpu import CpuBackend
 from gpuprep.backends.reference import ReferenceBackend
 from gpuprep.config import OnExisting, Resources
 from gpuprep.dicom.index import build_index
-from gpuprep.errors import DeviceMemoryError
-from gpuprep.run import tiff
+from gpuprep.errors import DecodeError
+from gpuprep.run import tiff, tiff_image
 from gpuprep.run.case import Stopwatch
 from gpuprep.run.job import Batching, Execution, run_plans
 from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.slots import BackendChoice, Placement
-from gpuprep.run.tiff import TiffWork, batch_key, group_images, plan_images
-from gpuprep.run.tiff_image import load_image, make_image, make_images
+from gpuprep.run.tiff import TiffWork, batch_key, convert_one, group_images, plan_images
+from gpuprep.run.tiff_image import estimate_batch_bytes, load_image, make_image, make_images
 
 BACKENDS = [CPU, CpuBackend(row_forms=False), ReferenceBackend()]
 
@@ -90,7 +90,7 @@ def test_a_device_gives_the_same_and_launches_each_kernel_once(folder, monkeypat
     options = options_of(**({"size": "24,20"} | chosen))
     plans = plans_of(folder)
     loaded = [load_image(plan.header, 1, Stopwatch()) for plan in plans]
-    fake_cuda.install(monkeypatch)
+    device = fake_cuda.install(monkeypatch)
     backend = select("cuda")
     launched = []
     launch = backend.launch
@@ -98,6 +98,7 @@ def test_a_device_gives_the_same_and_launches_each_kernel_once(folder, monkeypat
     with backend.activate():
         together = make_images(loaded, options, backend, Stopwatch())
         assert len(launched) == len(set(launched)) <= 5
+        assert device.peak_bytes <= estimate_batch_bytes(loaded, options)
         for plan, image in zip(plans, together, strict=True):
             alone = make_image(plan.header, options, backend, 1)
             np.testing.assert_array_equal(image.frames, alone.frames)
@@ -168,14 +169,96 @@ def test_files_are_the_same_and_a_broken_one_costs_itself(folder, tmp_path):
     assert done.timings["decode"] > 0
 
 
-def test_what_the_device_refuses_is_done_one_by_one(folder, tmp_path, monkeypatch):
+def test_what_is_refused_together_is_done_one_by_one(folder, tmp_path, monkeypatch):
     def refuse(*_):
-        raise DeviceMemoryError("no room", code="device-memory")
+        raise DecodeError("not like this", code="bad-rescale")
 
-    monkeypatch.setattr(tiff, "make_images", refuse)
+    monkeypatch.setattr(tiff_image, "make_images", refuse)
     rows = work_on(tmp_path).convert_together(plans_of(folder))
     assert [row.status for row in rows] == ["done"] * 6
     assert all("batch" not in row.details for row in rows)
+
+
+# A device with too little memory
+
+
+@pytest.fixture
+def device(monkeypatch):
+    return fake_cuda.install(monkeypatch)
+
+
+@pytest.fixture
+def on_device(folder, tmp_path, device):
+    """Return (rows, files) of a batch converted on the device, and the files of the CPU."""
+    work_on(tmp_path / "cpu").convert_together(plans_of(folder))
+
+    def convert(count=6):
+        choice = BackendChoice("cuda", 1, reason=str(tmp_path))  # a backend of this test's own
+        rows = replace(work_on(tmp_path / "cuda"), choice=choice).convert_together(plans_of(folder)[:count])
+        assert files_below(tmp_path / "cuda") == files_below(tmp_path / "cpu")
+        assert [row.status for row in rows] == ["done"] * count
+        return rows
+
+    return convert
+
+
+def in_batches_of(rows):
+    return [row.details.get("batch", 1) for row in rows]
+
+
+def test_a_batch_that_fits_goes_together(on_device, device):
+    rows = on_device()
+    assert in_batches_of(rows) == [6] * 6
+    assert {row.backend for row in rows} == {"cuda no device"}
+    assert not any(row.details["warnings"] for row in rows)
+
+
+@pytest.mark.parametrize(("together", "batches"), [(5, [3] * 6), (3, [3] * 6), (2, [1, 2, 2, 1, 2, 2]), (1, [1] * 6)])
+def test_a_batch_is_halved_before_it_is_uploaded_when_it_will_not_fit(folder, tmp_path, monkeypatch, together, batches):
+    loaded = [load_image(plan.header, 1, Stopwatch()) for plan in plans_of(folder)]
+    needed = estimate_batch_bytes(loaded[:together], options_of(size="24,20", crop=True))
+    device = fake_cuda.install(monkeypatch, memory_bytes=int(needed / 0.8) + 1)
+    choice = BackendChoice("cuda", 1, reason=str(tmp_path))
+    rows = replace(work_on(tmp_path), choice=choice).convert_together(plans_of(folder))
+    assert in_batches_of(rows) == batches
+    assert {row.backend for row in rows} == {"cuda no device"}
+    assert needed / 10 < device.peak_bytes <= needed  # an upper bound, and not an absurd one
+
+
+def test_whichever_allocation_fails_the_batch_is_done_in_halves(on_device, device):
+    on_device()
+    before = device.allocations
+    on_device()
+    count = device.allocations - before
+    assert count > 15
+    for failing in range(1, count + 1, 2):
+        start = device.allocations
+        device.fails = lambda number, nbytes, at=start + failing: number == at
+        rows = on_device()
+        assert in_batches_of(rows) == [3] * 6
+        assert {row.backend for row in rows} == {"cuda no device"}
+    assert device.live_bytes == 0
+    assert set(device.live_bytes_when_freed) == {0}
+
+
+def test_images_that_do_not_fit_alone_are_done_by_the_cpu_with_a_warning(on_device, device):
+    device.fails = lambda number, nbytes: nbytes > 2000
+    rows = [*on_device(), *on_device(1)]
+    assert in_batches_of(rows) == [1] * 7
+    assert all(row.backend.startswith("cpu ") for row in rows)
+    for row in rows:
+        (warning,) = row.details["warnings"]
+        assert "the CPU did it (the device has too little memory" in warning
+
+
+def test_a_single_file_does_without_the_device_too(folder, tmp_path, device, monkeypatch):
+    plan = plans_of(folder)[0]
+    expected = convert_one(plan.header, tmp_path / "cpu.tiff", options_of(), Resources("cpu"))
+    backend = select("cuda")
+    monkeypatch.setattr(tiff, "slot_backend", lambda choice: backend)
+    device.fails = lambda number, nbytes: True
+    found = convert_one(plan.header, tmp_path / "cuda.tiff", options_of(), Resources("cpu"))
+    assert (found.size, found.crc32) == (expected.size, expected.crc32)
 
 
 def work_alone(plan):
