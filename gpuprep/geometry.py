@@ -154,8 +154,8 @@ class VolumeGeometry:
         """Return a grid over the same extent with another spacing; 0 keeps an axis as it is.
 
         The first voxel centre stays where it is and an axis gets ``round(n * old / new)`` voxels, at least one: the
-        convention of ITK's resampling and of med-imagetools. One voxel less where the last centre would lie outside
-        the volume, beyond the face of its outermost voxel, where there is nothing to sample.
+        convention of ITK's resampling and of med-imagetools. Those at the end are left out whose centres would lie
+        outside the volume, beyond the face of its outermost voxel, where there is nothing to sample.
         """
         old = self.spacing_dhw_mm
         new = np.where(np.asarray(spacing_dhw_mm, np.float64) > 0, spacing_dhw_mm, old)

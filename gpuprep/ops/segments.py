@@ -41,10 +41,10 @@ def embed_segmentation(
     Each target slice shows the nearest plane, each of its voxels the nearest pixel; where the frames lie on the grid
     that is an exact copy, whatever their order, however rows and columns are cropped, flipped or swapped.
 
-    The planes are those of the image when frames fall on them one to one, to within half a slice: a plane without a
-    frame of a segment is then empty of it. Otherwise (the segmentation has slices of another distance) they are the
-    frames' own, each as thick as Spacing Between Slices or the smallest step found, whichever is less. Frames that are
-    not parallel to the slices are first put on a grid of their own, then sampled by nearest neighbour.
+    The planes are those of the image when frames fall on them one to one, to within half a slice of either: a plane
+    without a frame of a segment is then empty of it. Otherwise (the segmentation has slices of another distance) they
+    are the frames' own, each as thick as Spacing Between Slices or the smallest step found, whichever is less. Frames
+    that are not parallel to the slices are first put on a grid of their own, then sampled by nearest neighbour.
 
     Parameters
     ----------
@@ -227,13 +227,15 @@ def _find_planes(segmentation: Segmentation, normal: Float, image_mm: Float, sli
         own[-1].frames.append(frame)
 
     declared_mm = segmentation.slice_spacing_mm
+    step_mm = min([*np.diff([p.offset_mm for p in own]), declared_mm or np.inf])
     planes = [_Plane(float(t), [], slice_mm / 2) for t in image_mm]
     fits = declared_mm is None or declared_mm <= float(np.max(np.diff(image_mm), initial=slice_mm)) + same_mm
     for plane in own:
         nearest = planes[int(np.abs(image_mm - plane.offset_mm).argmin())]
-        if abs(nearest.offset_mm - plane.offset_mm) > slice_mm / 2 + same_mm:
+        distance_mm = abs(nearest.offset_mm - plane.offset_mm)
+        if distance_mm > slice_mm / 2 + same_mm:
             planes.append(_Plane(plane.offset_mm, plane.frames, slice_mm / 2))
-        elif nearest.frames:
+        elif nearest.frames or distance_mm > step_mm / 2:
             fits = False
         else:
             nearest.frames = plane.frames
@@ -243,7 +245,6 @@ def _find_planes(segmentation: Segmentation, normal: Float, image_mm: Float, sli
         for plane, before, after in zip(planes, [slice_mm, *gaps_mm], [*gaps_mm, slice_mm], strict=True):
             plane.reach_mm = max(before, after) / 2
         return planes
-    step_mm = min([*np.diff([p.offset_mm for p in own]), declared_mm or np.inf])
     for plane in own:
         plane.reach_mm = step_mm / 2
     return own

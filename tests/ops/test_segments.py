@@ -7,6 +7,8 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gpuprep.backends import select
 from gpuprep.codecs.segframes import decode_segmentation_frames
@@ -382,6 +384,25 @@ def test_another_grid_of_parallel_slices_is_nearest_neighbour(tmp_path, spacing,
     expected = nearest_by_simpleitk(masks, seg_grid, target)
     assert expected.any()
     assert np.array_equal([mask.binary(n) for n in range(3)], expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    spacing=st.sampled_from([0.3, 1.0, 1.5, 2.1, 3.0, 3.9, 9.3]),
+    shift=st.integers(-14, 14).map(lambda n: n / 10 + 0.0037),  # no ties
+    filled=st.sets(st.integers(0, 11), min_size=1, max_size=4),
+)
+def test_slices_of_another_distance_are_nearest_neighbour_however_few_have_a_frame(
+    tmp_path_factory, spacing, shift, filled
+):
+    image = make_grid((7, 9, 7), axes=np.eye(3)[::-1], spacing_dhw_mm=(3.0, 0.9, 1.1))
+    origin = (-10.5, 20.25, 3.125 + shift)
+    seg_grid = make_grid((12, 9, 7), axes=np.eye(3)[::-1], spacing_dhw_mm=(spacing, 0.9, 1.1), origin=origin)
+    masks = np.zeros((1, *seg_grid.shape), bool)
+    masks[0, sorted(filled), 2:6, 3:5] = True
+    path, image = write(tmp_path_factory.mktemp("seg"), image, masks, seg_grid)
+    mask, _ = embed(path, image)
+    assert np.array_equal([mask.binary(0)], nearest_by_simpleitk(masks, seg_grid, image))
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
