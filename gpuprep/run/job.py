@@ -18,6 +18,13 @@ from gpuprep.run.slots import BackendChoice, Placement, slot_backend
 from gpuprep.writers.atomic import remove, remove_parts, stored_size
 from gpuprep.writers.base import CaseWriter, Output
 
+#: By `Crash.code`.
+_CRASH_HINTS = {
+    "worker-killed": "a decoder crashed or memory ran out; try -j 1, or another decoder",
+    "out-of-memory": "try -j 1, or a coarser --spacing",
+    "internal": "this is a bug in gpuprep: please report it with the traceback from report.json",
+}
+
 
 def ignore(*_: object) -> None:
     """Do nothing, where nobody wants to be told."""
@@ -270,14 +277,12 @@ def remove_replaced(old: CaseRow | None, new: CaseRow, root: Path) -> None:
 
 
 def crashed(plan: Plan, config: str, crash: Crash) -> CaseRow:
-    """Return the row of a case whose worker died or raised what no case may raise."""
+    """Return the row of a case whose worker died, got no memory, or raised what no case may raise."""
     error = CaseError(
         crash.reason,
-        code="worker-killed" if crash.by_signal else "internal",
+        code=crash.code,
         subject=plan.subject,
-        hint="a decoder crashed or memory ran out; try -j 1, or another decoder"
-        if crash.by_signal
-        else "this is a bug in gpuprep: please report it with the traceback from report.json",
+        hint=_CRASH_HINTS[crash.code],
     )
     details = {"traceback": crash.details} if crash.details else {}
     row = CaseRow(plan.case, plan.key, config, plan.patient, status="failed", details=details)

@@ -42,13 +42,14 @@ class Crash:
         One line: the signal or exit status, or the exception.
     details : str
         The traceback, when there is one.
-    by_signal : bool
-        Whether the process was killed (a fault in native code, or out of memory) rather than raising.
+    code : {"worker-killed", "out-of-memory", "internal"}
+        Whether the process was killed (a fault in native code, or by the kernel for want of memory), got no memory, or
+        raised what it should not.
     """
 
     reason: str
     details: str = ""
-    by_signal: bool = False
+    code: Literal["worker-killed", "out-of-memory", "internal"] = "internal"
 
 
 @dataclass(slots=True)
@@ -205,6 +206,8 @@ def _outcome(work: Callable[[Any], Any], task: Any) -> Any:
         return work(task)
     except JobError as error:
         return error
+    except MemoryError as error:
+        return Crash(f"there is too little memory: {error}", code="out-of-memory")
     except Exception as error:  # the boundary: whatever a case raises must become its row
         return Crash(f"{type(error).__name__}: {error}", traceback.format_exc())
 
@@ -220,5 +223,5 @@ def _keep_freed_memory() -> None:
 
 def _death(exitcode: int | None) -> Crash:
     if exitcode is not None and exitcode < 0:
-        return Crash(f"the worker process was ended by {signal.Signals(-exitcode).name}", by_signal=True)
-    return Crash(f"the worker process ended with status {exitcode}", by_signal=True)
+        return Crash(f"the worker process was ended by {signal.Signals(-exitcode).name}", code="worker-killed")
+    return Crash(f"the worker process ended with status {exitcode}", code="worker-killed")

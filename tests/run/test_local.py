@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 
+import numpy as np
 import pytest
 from pool_work import name_thread, read_device
 
@@ -24,6 +25,8 @@ def misbehave(x):
             os._exit(3)
         case "job":
             raise ConfigError("all of it", code="wrong")
+        case "memory":
+            np.empty(1 << 60, np.uint8)
         case "raise":
             raise ValueError("told to")
     return x
@@ -39,13 +42,15 @@ def test_no_tasks_no_processes():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_crash_costs_its_task_alone(workers):
-    tasks = ["a", "fault", "b", "exit", "c", "raise", "d"]
+    tasks = ["a", "fault", "b", "exit", "c", "raise", "d", "memory"]
     results = dict(map_isolated(misbehave, tasks, workers=workers))
     assert {t for t in tasks if results[t] == t} == {"a", "b", "c", "d"}
-    assert results["fault"] == Crash("the worker process was ended by SIGSEGV", by_signal=True)
-    assert results["exit"].by_signal
+    assert results["fault"] == Crash("the worker process was ended by SIGSEGV", code="worker-killed")
+    assert results["exit"].code == "worker-killed"
     assert results["raise"].reason == "ValueError: told to"
+    assert results["raise"].code == "internal"
     assert "told to" in results["raise"].details
+    assert results["memory"].code == "out-of-memory"
 
 
 def answer_and_die(x):
@@ -108,5 +113,5 @@ def test_a_crash_costs_its_task_alone_also_when_others_share_the_process(workers
     assert len(outcomes) == len(tasks)
     assert {t for t in tasks if results[t] == t} == set("abcdef")
     assert results["fault"].reason == "the worker process was ended by SIGSEGV"
-    assert results["exit"].by_signal
+    assert results["exit"].code == "worker-killed"
     assert results["raise"].reason == "ValueError: told to"

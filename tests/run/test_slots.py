@@ -76,7 +76,7 @@ def test_auto_without_a_driver_takes_the_cpu_and_says_why(monkeypatch):
     ("outcome", "name", "reason"),
     [
         ("NVIDIA H100", "cuda", "auto: a CUDA device works"),
-        (Crash("the worker process was ended by SIGSEGV", by_signal=True), "cpu", "SIGSEGV [probe-failed]"),
+        (Crash("the worker process was ended by SIGSEGV", code="worker-killed"), "cpu", "SIGSEGV [probe-failed]"),
         (BackendUnavailableError("a test kernel failed", code="probe-failed"), "cpu", "failed [probe-failed]"),
     ],
 )
