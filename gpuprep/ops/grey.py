@@ -116,22 +116,26 @@ class GreyImage:
     ----------
     planes : array of shape (D, H, W), uint8, uint16, int16 or float32
     background : float
-        Value of what is no picture: 0, or the lowest value of modality values.
+        Value of what is no picture, which is shown black: 0, or of modality values the least (MONOCHROME1: greatest).
+    white : float
+        The other end: 255, 65535, or of modality values the greatest (MONOCHROME1: least).
     window : GreyWindow or None
         The window of the first frame, when it had one.
     """
 
     planes: Any
     background: float
+    white: float
     window: GreyWindow | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GreyImages:
-    """Several images of one shape: planes of them all, and background and window of each, as `GreyImage` has them."""
+    """Several images of one shape: planes of them all, and the rest of each, as `GreyImage` has it."""
 
     planes: Any
     backgrounds: tuple[float, ...]
+    whites: tuple[float, ...]
     windows: tuple[GreyWindow | None, ...]
 
 
@@ -155,17 +159,20 @@ def to_grey(stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, backend
     DecodeError
         ``not-finite``: float pixels hold no finite number.
     """
-    images = to_grey_images(stored, rules, [0] * len(rules), bits_stored, backend=backend)
-    return GreyImage(images.planes, images.backgrounds[0], images.windows[0])
+    return _only(to_grey_images(stored, rules, [0] * len(rules), bits_stored, backend=backend))
 
 
 def to_values(stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, backend: Backend) -> GreyImage:
     """Make modality values: int16 where all that the stored bits can hold fit, else float32.
 
-    Padding becomes the lowest value of the rest. Parameters and errors as `to_grey`; `stored` is overwritten likewise.
+    Padding becomes background. Parameters and errors as `to_grey`, of the rules VOI is not used, and `is_inverted` only
+    tells which end is background; `stored` is overwritten likewise.
     """
-    images = to_value_images(stored, rules, [0] * len(rules), bits_stored, backend=backend)
-    return GreyImage(images.planes, images.backgrounds[0], images.windows[0])
+    return _only(to_value_images(stored, rules, [0] * len(rules), bits_stored, backend=backend))
+
+
+def _only(images: GreyImages) -> GreyImage:
+    return GreyImage(images.planes, images.backgrounds[0], images.whites[0], images.windows[0])
 
 
 def to_grey_images(
@@ -191,25 +198,27 @@ def to_grey_images(
         ]
     planes = _map(stored, rules, bits_stored, lambda rule, values: rule.to_grey(values, white), dtype, backend)
     firsts = [rules[image_of.index(image)].voi for image in range(image_of[-1] + 1)]
-    return GreyImages(
-        planes, (0.0,) * len(firsts), tuple(voi if isinstance(voi, GreyWindow) else None for voi in firsts)
-    )
+    windows_used = tuple(voi if isinstance(voi, GreyWindow) else None for voi in firsts)
+    return GreyImages(planes, (0.0,) * len(firsts), (float(white),) * len(firsts), windows_used)
 
 
 def to_value_images(
     stored: Any, rules: Sequence[GreyRule], image_of: Sequence[int], bits_stored: int, *, backend: Backend
 ) -> GreyImages:
     """Make modality values of several images at once, of the type that holds those of all; see `to_grey_images`."""
-    lows = [low for low, _ in _modality_ranges(stored, rules, image_of, bits_stored, backend)]
+    ends = _modality_ranges(stored, rules, image_of, bits_stored, backend)
+    is_inverted = [rules[image_of.index(image)].is_inverted for image in range(len(ends))]
+    blacks, whites = zip(*(end[::-1] if i else end for end, i in zip(ends, is_inverted, strict=True)), strict=True)
     dtype = value_type(rules, stored.dtype, bits_stored)
 
     def values_of(owned: tuple[GreyRule, float], values: Float) -> Float:
-        rule, low = owned
+        rule, black = owned
         values = rule.without_nan(values)
-        return np.where(rule.is_padding(values), low, rule.to_modality(values))
+        return np.where(rule.is_padding(values), black, rule.to_modality(values))
 
-    owned = [(rule, lows[image]) for rule, image in zip(rules, image_of, strict=True)]
-    return GreyImages(_map(stored, owned, bits_stored, values_of, dtype, backend), tuple(lows), (None,) * len(lows))
+    owned = [(rule, blacks[image]) for rule, image in zip(rules, image_of, strict=True)]
+    planes = _map(stored, owned, bits_stored, values_of, dtype, backend)
+    return GreyImages(planes, blacks, whites, (None,) * len(ends))
 
 
 def value_type(rules: Sequence[GreyRule], stored: np.dtype[Any], bits_stored: int) -> np.dtype[Any]:

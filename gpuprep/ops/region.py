@@ -37,7 +37,7 @@ class CropOptions:
     mode : {"box", "components"}
         All that is not background, or of each frame only the largest connected part of that.
     max_is_background : bool
-        The dtype's greatest value is background too: burnt-in marks do not hold up the crop.
+        White is background too: burnt-in marks do not hold up the crop.
     border_fraction : float
         Share of width and height at each border where nothing is looked for; the box is grown by as much.
     empty_frame_keeps_all : bool
@@ -63,7 +63,15 @@ class CropOptions:
             )
 
 
-def find_region(planes: Any, background: float, options: CropOptions, *, samples: int = 1, backend: Backend) -> Region:
+def find_region(
+    planes: Any,
+    background: float,
+    options: CropOptions,
+    *,
+    white: float | None = None,
+    samples: int = 1,
+    backend: Backend,
+) -> Region:
     """Return the smallest region that holds the picture of all frames; the whole image when there is none.
 
     Parameters
@@ -71,8 +79,11 @@ def find_region(planes: Any, background: float, options: CropOptions, *, samples
     planes : array of shape (frames · samples, H, W), uint8, uint16, int16 or float32
         On `backend`; the samples of a pixel are neighbouring planes.
     background : float
-        Values up to this one are background.
+        Value of black: it and values beyond it, seen from white, are background.
     options : CropOptions
+    white : float, optional
+        Less than `background` where lower values are brighter; by default the greatest value of the dtype. A colour is
+        white when all its samples are.
     samples : int
         1, or 3 for RGB.
     backend : Backend
@@ -80,61 +91,84 @@ def find_region(planes: Any, background: float, options: CropOptions, *, samples
     """
     height, width = planes.shape[1:]
     whole: Region = (0, 0, width, height)
+    ends = np.array([background, greatest_value(planes.dtype) if white is None else white]).astype(planes.dtype)
+    planes, black, whites = _ascending(planes, ends[:1], ends[1:], backend)
     per_frame = [planes[i : i + samples] for i in range(0, len(planes), samples)]
     one_by_one = options.mode == "components" or options.empty_frame_keeps_all
     regions = []
     for frames in per_frame if one_by_one else [planes]:
-        region = _box(frames, background, options, backend)
-        if region is None and options.empty_frame_keeps_all:
+        inner, margins = _search_area(frames, black, whites, options, samples, backend)
+        box = foreground_box(inner, float(black[0]), backend) if inner.size else None
+        if box is None and options.empty_frame_keeps_all:
             return whole
-        if region is not None and options.mode == "components":
-            region = _largest_component(backend.download(frames), region)
-        if region is not None:
+        if box is not None:
+            region = _grown(box, margins, width, height)
+            if options.mode == "components":
+                region = _largest_component(backend.download(frames), region)
             regions.append(region)
     return _union(regions) if regions else whole
 
 
-def find_regions(planes: Any, backgrounds: NDArray[Any], options: CropOptions, *, backend: Backend) -> list[Region]:
+def find_regions(
+    planes: Any, backgrounds: NDArray[Any], whites: NDArray[Any], options: CropOptions, *, backend: Backend
+) -> list[Region]:
     """Return the region of each plane, an image of its own: what `find_region` says of it, from one launch.
 
     Parameters
     ----------
     planes : array of shape (N, H, W), uint8, uint16, int16 or float32
         On `backend`.
-    backgrounds : ndarray of shape (N,) and the dtype of `planes`
-        Values up to these are background.
+    backgrounds, whites : ndarray of shape (N,) and the dtype of `planes`
+        Black and white of each, as `find_region` takes them.
     options : CropOptions
     backend : Backend
         Where to compute.
     """
     height, width = planes.shape[1:]
-    whole: Region = (0, 0, width, height)
-    inner, thresholds, margins = _search_area(planes, backgrounds, options)
-    regions = []
-    for plane, box in zip(planes, foreground_boxes(inner, thresholds, backend) if inner.size else [], strict=False):
-        region = _grown(box, margins, width, height) if box is not None else None
-        if region is not None and options.mode == "components":
+    planes, black, whites = _ascending(planes, backgrounds, whites, backend)
+    inner, margins = _search_area(planes, black, whites, options, 1, backend)
+    boxes = foreground_boxes(inner, black, backend) if inner.size else [None] * len(planes)
+    regions: list[Region] = []
+    for plane, box in zip(planes, boxes, strict=True):
+        region = _grown(box, margins, width, height) if box is not None else (0, 0, width, height)
+        if box is not None and options.mode == "components":
             region = _largest_component(backend.download(plane[None]), region)
-        regions.append(region or whole)
-    return regions or [whole] * len(planes)
+        regions.append(region)
+    return regions
 
 
-def _search_area(planes: Any, background: Any, options: CropOptions) -> tuple[Any, Any, tuple[int, int]]:
-    """Return where the picture is looked for, above which value, and the margins (x, y) that are left out."""
+def greatest_value(dtype: np.dtype[Any]) -> float:
+    """Return the greatest value of a dtype; of floats infinity."""
+    return float(np.iinfo(dtype).max) if dtype.kind in "iu" else np.inf
+
+
+def _ascending(
+    planes: Any, black: NDArray[Any], white: NDArray[Any], backend: Backend
+) -> tuple[Any, NDArray[Any], NDArray[Any]]:
+    """Return planes, black and white, one for all planes or one each, so that greater values are brighter."""
+    descends = white < black
+    if not descends.any():
+        return planes, black, white
+    top = planes.dtype.type(-1 if planes.dtype.kind == "i" else 0)  # -1 - v has a value for each int16
+    turned = backend.xp.where(backend.upload(descends[:, None, None]), top - planes, planes)
+    return turned, np.where(descends, top - black, black), np.where(descends, top - white, white)
+
+
+def _search_area(
+    planes: Any, black: NDArray[Any], white: NDArray[Any], options: CropOptions, samples: int, backend: Backend
+) -> tuple[Any, tuple[int, int]]:
+    """Return where the picture is looked for, with white as black if that is asked for, and the margins left out."""
     height, width = planes.shape[1:]
     fraction = np.float32(options.border_fraction)
     margin_x, margin_y = int(np.float32(width) * fraction), int(np.float32(height) * fraction)
     end_x, end_y = int(np.float32(width) * (1 - fraction)), int(np.float32(height) * (1 - fraction))
     inner = planes[:, margin_y:end_y, margin_x:end_x]
-    if options.max_is_background and inner.size and inner.dtype.kind == "u":
-        inner, background = inner + inner.dtype.type(1), background + 1  # the greatest value wraps to 0
-    return inner, background, (margin_x, margin_y)
-
-
-def _box(planes: Any, background: float, options: CropOptions, backend: Backend) -> Region | None:
-    inner, threshold, margins = _search_area(planes, background, options)
-    box = foreground_box(inner, threshold, backend) if inner.size else None
-    return _grown(box, margins, planes.shape[2], planes.shape[1]) if box is not None else None
+    if options.max_is_background and inner.size:
+        frames = inner.reshape(-1, samples, *inner.shape[1:])
+        each_black, each_white = (backend.upload(values[:, None, None, None]) for values in (black, white))
+        is_white = (frames == each_white).all(axis=1, keepdims=True)
+        inner = backend.xp.where(is_white, each_black, frames).reshape(inner.shape)
+    return inner, (margin_x, margin_y)
 
 
 def _grown(box: Box, margins: tuple[int, int], width: int, height: int) -> Region:

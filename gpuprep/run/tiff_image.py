@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from gpuprep.ops.crop import crop_or_pad_array, move_planes
 from gpuprep.ops.frames import FrameHandling, combine_frames, interpolate_frames
 from gpuprep.ops.grey import (
     GreyImage,
+    GreyImages,
     GreyRule,
     GreyWindow,
     look_up,
@@ -29,7 +30,7 @@ from gpuprep.ops.grey import (
     to_value_images,
     to_values,
 )
-from gpuprep.ops.region import CropOptions, Region, find_region, find_regions
+from gpuprep.ops.region import CropOptions, Region, find_region, find_regions, greatest_value
 from gpuprep.ops.resize import FILTERS, resize_boxes, resize_planes
 from gpuprep.run.case import Stopwatch
 from gpuprep.run.memory import check_room, describe_shortage
@@ -177,7 +178,13 @@ def _make_image(loaded: Loaded, options: TiffOptions, backend: Backend, clock: S
         planes = _handle_frames(image.planes, samples, display, options, backend)
     with clock.stage("resample"):
         fitted, fit = fit_planes(
-            planes, image.background, display.pixel_spacing_yx_mm, options, samples=samples, backend=backend
+            planes,
+            image.background,
+            display.pixel_spacing_yx_mm,
+            options,
+            white=image.white,
+            samples=samples,
+            backend=backend,
         )
         frames = backend.download(fitted)
     if samples > 1:
@@ -263,7 +270,7 @@ def make_images(loaded: Sequence[Loaded], options: TiffOptions, backend: Backend
         grey = to_images(stored, rules, range(len(loaded)), spec.bits_stored, backend=backend)
         del stored
     with clock.stage("resample"):
-        fitted, fits = _fit_each(grey.planes, grey.backgrounds, options, backend)
+        fitted, fits = _fit_each(grey, options, backend)
         pictures = backend.download(fitted)
     size = grey.planes.shape[1:]
     return [
@@ -326,6 +333,7 @@ def fit_planes(
     spacing_yx_mm: tuple[float, float] | None,
     options: TiffOptions,
     *,
+    white: float | None = None,
     samples: int = 1,
     backend: Backend,
 ) -> tuple[Any, Fit]:
@@ -339,6 +347,8 @@ def fit_planes(
         Value of background and padding.
     spacing_yx_mm : (float, float) or None
         Pixel spacing of the planes.
+    white : float, optional
+        The other end, by default the greatest value of the dtype.
 
     Raises
     ------
@@ -348,10 +358,11 @@ def fit_planes(
     height, width = planes.shape[1:]
     crop: Region = (0, 0, width, height)
     if options.crop is not None:
-        crop = find_region(planes, background, options.crop, samples=samples, backend=backend)
+        crop = find_region(planes, background, options.crop, white=white, samples=samples, backend=backend)
     size, nominal = _target_size(crop, spacing_yx_mm, options)
     planes = _resize(planes, crop, size, options.filter_name, backend)
-    pad = _padding(planes[:samples], background, options, backend)
+    white = greatest_value(planes.dtype) if white is None else white
+    pad = _padding(planes[:samples], background, white, options, backend)
     if any(pad):
         left, top, right, bottom = pad
         shape = (len(planes), size[1] + top + bottom, size[0] + left + right)
@@ -359,24 +370,23 @@ def fit_planes(
     return planes, Fit(crop, size, nominal, pad)
 
 
-def _fit_each(
-    planes: Any, backgrounds: Sequence[float], options: TiffOptions, backend: Backend
-) -> tuple[Any, list[Fit]]:
+def _fit_each(images: GreyImages, options: TiffOptions, backend: Backend) -> tuple[Any, list[Fit]]:
     """Crop, resize and pad each plane as `fit_planes` does one; each result is the upper left of its plane."""
     if options.size is None:
         raise ValueError("planes without a common size")
+    planes = images.planes
     count, height, width = planes.shape
-    fill = np.array(backgrounds).astype(planes.dtype)
+    fill, whites = (np.array(values).astype(planes.dtype) for values in (images.backgrounds, images.whites))
     crops: list[Region] = [(0, 0, width, height)] * count
     if options.crop is not None:
-        crops = find_regions(planes, fill, options.crop, backend=backend)
+        crops = find_regions(planes, fill, whites, options.crop, backend=backend)
     targets = [_target_size(crop, None, options) for crop in crops]
     sizes = [size for size, _ in targets]
     shape = (options.size[1], options.size[0])
     fitted = resize_boxes(planes, crops, sizes, shape, fill, filter_name=options.filter_name, backend=backend)
     pads = [
         _pad_sides(size, dark, options)
-        for size, dark in zip(sizes, _dark_ends(fitted, sizes, fill, options, backend), strict=True)
+        for size, dark in zip(sizes, _dark_ends(fitted, sizes, fill, whites, options, backend), strict=True)
     ]
     left, top = (np.array([pad[side] for pad in pads], np.int32) for side in (0, 1))
     if left.any() or top.any():
@@ -392,22 +402,25 @@ def _to_planes(
     xp = backend.xp
     if display.palette is not None:
         channels = [look_up(stored, np.ascontiguousarray(display.palette[:, c]), backend=backend) for c in range(3)]
-        return GreyImage(xp.stack(channels, axis=1).reshape(-1, *stored.shape[1:]), 0.0, None), 3
+        return _colour(xp.stack(channels, axis=1).reshape(-1, *stored.shape[1:])), 3
     if spec.samples_per_pixel > 1:
         planes = xp.ascontiguousarray(xp.moveaxis(stored, -1, 1)).reshape(-1, *stored.shape[1:3])
         if planes.dtype.itemsize > 2:  # the upper 16 bits
             planes = (planes >> (8 * planes.dtype.itemsize - 16)).astype(np.uint16)
-        return GreyImage(planes, 0.0, None), spec.samples_per_pixel
+        return _colour(planes), spec.samples_per_pixel
     rules = _grey_rules(display, spec, options)
     if options.window == "none":
         return to_values(stored, rules, spec.bits_stored, backend=backend), 1
     return to_grey(stored, rules, spec.bits_stored, backend=backend), 1
 
 
+def _colour(planes: Any) -> GreyImage:
+    return GreyImage(planes, 0.0, greatest_value(planes.dtype), None)
+
+
 def _grey_rules(display: Display, spec: FrameSpec, options: TiffOptions) -> list[GreyRule]:
-    """Return the rule of each frame in display order; modality values need no more than rescale and padding."""
-    rules = [_grey_rule(display, i, spec, options) for i in display.order]
-    return [replace(rule, is_inverted=False, voi=None) for rule in rules] if options.window == "none" else rules
+    """Return the rule of each frame in display order."""
+    return [_grey_rule(display, i, spec, options) for i in display.order]
 
 
 def _grey_rule(display: Display, frame: int, spec: FrameSpec, options: TiffOptions) -> GreyRule:
@@ -493,13 +506,20 @@ def _resize(planes: Any, crop: Region, size: tuple[int, int], filter_name: str, 
 DarkEnds = tuple[int, int, int, int]
 
 
-def _padding(frame: Any, background: float, options: TiffOptions, backend: Backend) -> tuple[int, int, int, int]:
+def _is_dark(values: NDArray[Any], background: Any, white: Any) -> NDArray[np.bool_]:
+    if values.dtype == np.uint16:
+        background = _BLACK_16
+    return np.asarray(values <= background if background <= white else values >= background)
+
+
+def _padding(
+    frame: Any, background: float, white: float, options: TiffOptions, backend: Backend
+) -> tuple[int, int, int, int]:
     """Return how many pixels are added at left, top, right and bottom of a resized frame, (samples, H, W)."""
     dark: DarkEnds = (0, 0, 0, 0)
     if options.size is not None and options.padding == "zero":
-        limit = _BLACK_16 if frame.dtype == np.uint16 else background
         first_column, last_column, first_row, last_row = (
-            int((backend.download(edge) <= limit).all(axis=0).sum())
+            int(_is_dark(backend.download(edge), background, white).all(axis=0).sum())
             for edge in (frame[:, :, 0], frame[:, :, -1], frame[:, 0, :], frame[:, -1, :])
         )
         dark = first_column, last_column, first_row, last_row
@@ -507,7 +527,12 @@ def _padding(frame: Any, background: float, options: TiffOptions, backend: Backe
 
 
 def _dark_ends(
-    fitted: Any, sizes: Sequence[tuple[int, int]], fill: NDArray[Any], options: TiffOptions, backend: Backend
+    fitted: Any,
+    sizes: Sequence[tuple[int, int]],
+    fill: NDArray[Any],
+    whites: NDArray[Any],
+    options: TiffOptions,
+    backend: Backend,
 ) -> list[DarkEnds]:
     """Return the dark ends of each picture at the upper left of its plane; zeros when the padding does not ask."""
     if options.padding != "zero":
@@ -518,9 +543,11 @@ def _dark_ends(
     columns_first, columns_last, rows_first, rows_last = map(backend.download, edges)
     ends = []
     for i, (width, height) in enumerate(sizes):
-        limit = _BLACK_16 if fitted.dtype == np.uint16 else fill[i]
-        first_column, last_column = (int((c[i, :height] <= limit).sum()) for c in (columns_first, columns_last))
-        first_row, last_row = (int((r[i, :width] <= limit).sum()) for r in (rows_first, rows_last))
+        columns = (c[i, :height] for c in (columns_first, columns_last))
+        rows = (r[i, :width] for r in (rows_first, rows_last))
+        first_column, last_column, first_row, last_row = (
+            int(_is_dark(edge, fill[i], whites[i]).sum()) for edge in (*columns, *rows)
+        )
         ends.append((first_column, last_column, first_row, last_row))
     return ends
 

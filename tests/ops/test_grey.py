@@ -36,7 +36,7 @@ def test_kernel_equals_reference(dtype, bits, make, slope):
     ]
     found, plain = (make(stored.copy(), rules, bits, backend=backend) for backend in (CPU, REFERENCE))
     assert found.planes.dtype == plain.planes.dtype
-    assert (found.background, found.window) == (plain.background, plain.window)
+    assert (found.background, found.white, found.window) == (plain.background, plain.white, plain.window)
     np.testing.assert_array_equal(found.planes, plain.planes)
 
 
@@ -133,6 +133,13 @@ def test_modality_values_keep_their_sign_and_width():
     assert found.background == -1019
     wide = to_values(stored, [GreyRule(0.5)], 12, backend=CPU).planes
     assert (wide.dtype, wide.ravel().tolist()) == (np.float32, [0, 2.5, 2047.5])
+
+
+def test_black_is_the_greatest_modality_value_of_monochrome1():
+    stored = np.array([[[0, 5, 4095]]], np.uint16)
+    found = to_values(stored, [GreyRule(1, -1024, is_inverted=True, padding=(0, 0))], 12, backend=CPU)
+    assert found.planes.ravel().tolist() == [3071, -1019, 3071]  # padding is black
+    assert (found.background, found.white) == (3071, -1019)
 
 
 @pytest.mark.parametrize(("dtype", "middle"), [(np.float32, 32767), (np.uint32, 49151)])  # window 1 to 3, or 0.5 to 3

@@ -6,7 +6,7 @@ import pytest
 from gpuprep.backends.cpu import CpuBackend
 from gpuprep.backends.reference import ReferenceBackend
 from gpuprep.errors import ConfigError
-from gpuprep.ops.region import CropOptions, find_region, largest_component
+from gpuprep.ops.region import CropOptions, find_region, find_regions, largest_component
 
 CPU = CpuBackend()
 BOX, COMPONENTS = CropOptions(), CropOptions("components")
@@ -45,6 +45,30 @@ def test_any_colour_is_picture(channel):
     planes = np.zeros((3, 5, 6), np.uint8)
     planes[channel, 2, 3] = 9
     assert find_region(planes, 0, BOX, samples=3, backend=CPU) == (3, 2, 1, 1)
+
+
+@pytest.mark.parametrize("backend", [CPU, ReferenceBackend()])
+def test_colours_at_full_strength_are_no_white(backend):
+    planes = np.zeros((3, 9, 12), np.uint8)
+    planes[:, 0, 0] = 255
+    planes[0, 4, 5:7], planes[1, 6, 3] = 255, 255  # pure red and green
+    options = CropOptions(max_is_background=True)
+    assert find_region(planes, 0, options, samples=3, backend=backend) == (3, 4, 4, 3)
+
+
+@pytest.mark.parametrize("backend", [CPU, ReferenceBackend()])
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+@pytest.mark.parametrize("mode", ["box", "components"])
+def test_values_may_descend_to_white(backend, dtype, mode):
+    planes = np.full((1, 20, 30), 3000, dtype)  # black
+    planes[0, 5:9, 10:17] = 1000
+    planes[0, 0, 0] = -32768  # white, a mark
+    options, marked = CropOptions(mode, max_is_background=True), CropOptions("box")
+    assert find_region(planes, 3000, options, white=-32768, backend=backend) == (10, 5, 7, 4)
+    assert find_region(planes, 3000, marked, white=-32768, backend=backend) == (0, 0, 17, 9)
+    both = np.concatenate([planes, -1 - planes])
+    ends = np.array([3000, -3001], dtype), np.array([-32768, 32767], dtype)
+    assert find_regions(both, *ends, options, backend=backend) == [(10, 5, 7, 4)] * 2
 
 
 def test_an_empty_frame_does_not_defeat_the_crop_unless_asked_for():
