@@ -6,6 +6,7 @@ Coordinates are continuous: pixel (0, 0) covers 0 to 1, so a box is (left, top, 
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,19 @@ TRANSFORM_KEY = "transform"
 COMPAT_NAME = "dicom-preprocessing"
 #: Tags. Source: DNG 1.7 specification; 65000 is private.
 DEFAULT_SCALE, DEFAULT_CROP_ORIGIN, DEFAULT_CROP_SIZE, ACTIVE_AREA, FLIP = 50718, 50719, 50720, 50829, 65000
+
+#: What tifffile raises on damaged files, found by fuzzing it; its own TiffFileError is a ValueError.
+TIFF_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +79,20 @@ class CoordinateMap:
                 page: Any = file.pages.first
                 tags = {tag.code: tag.value for tag in page.tags}
                 size = (int(page.imagewidth), int(page.imagelength))
-        except (tifffile.TiffFileError, OSError) as error:
+        except TIFF_ERRORS as error:
             raise ConfigError(f"cannot be read: {error}", code="no-coordinate-map", subject=str(path)) from error
         description = str(tags.get(270, ""))
-        if TRANSFORM_KEY in description and description.startswith("{"):
-            return cls._from_json(json.loads(description)[TRANSFORM_KEY])
         software = tags.get(305, b"")
         software = bytes(software).decode("ascii", "replace") if isinstance(software, bytes | tuple) else str(software)
-        if COMPAT_NAME in software:
-            return cls._from_compat_tags(tags, size)
+        try:
+            if TRANSFORM_KEY in description and description.startswith("{"):
+                return cls._from_json(json.loads(description)[TRANSFORM_KEY])
+            if COMPAT_NAME in software:
+                return cls._from_compat_tags(tags, size)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"its transform is garbled: {error}", code="no-coordinate-map", subject=str(path)
+            ) from error
         raise ConfigError(
             "the file does not say where its pixels come from",
             code="no-coordinate-map",
@@ -83,7 +102,10 @@ class CoordinateMap:
 
     @classmethod
     def _from_json(cls, values: dict[str, Any]) -> CoordinateMap:
-        return cls(*(tuple(values[name]) for name in ("source_size", "flip", "crop", "scale", "pad")))
+        parts = [tuple(values[name]) for name in ("source_size", "flip", "crop", "scale", "pad")]
+        if [len(part) for part in parts] != [2, 2, 4, 2, 4] or not all(v > 0 for v in parts[3]):
+            raise ValueError(f"{parts}")
+        return cls(*parts)
 
     @classmethod
     def _from_compat_tags(cls, tags: dict[int, Any], size: tuple[int, int]) -> CoordinateMap:

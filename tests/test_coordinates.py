@@ -1,5 +1,8 @@
 """Coordinates there and back, from files of both kinds."""
 
+import json
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import tifffile
@@ -87,6 +90,34 @@ def test_known_points(flip, size, crop, scale, pad, source, output):
     coordinates = CoordinateMap(size, flip, crop, (scale, scale), pad)
     assert coordinates.to_output(source).tolist() == list(output)
     assert coordinates.to_source(output).tolist() == list(source)
+
+
+WHOLE = {"source_size": [9, 9], "flip": [0, 0], "crop": [0, 0, 9, 9], "scale": [1, 1], "pad": [0, 0, 0, 0]}
+GARBLED = ['{"transform"', '{"transform": 5}', '{"transform": {}}'] + [
+    json.dumps({"transform": WHOLE | change}) for change in ({"pad": [0, 0]}, {"scale": [1, 0]}, {"scale": ["x", 1]})
+]
+
+
+@pytest.mark.parametrize("description", GARBLED)
+def test_garbled_transforms_are_refused(tmp_path, description):
+    tifffile.imwrite(tmp_path / "a.tiff", np.zeros((4, 4), np.uint8), description=description, metadata=None)
+    with pytest.raises(ConfigError) as caught:
+        CoordinateMap.from_tiff(tmp_path / "a.tiff")
+    assert caught.value.code == "no-coordinate-map"
+
+
+@pytest.mark.parametrize("compat", [True, False], ids=["compat", "standard"])
+def test_damaged_files_are_refused_or_read(tmp_path, compat):
+    rng = np.random.default_rng(12)
+    save(tmp_path / "a.tiff", *random_map(rng), compat=compat)
+    whole = np.frombuffer((tmp_path / "a.tiff").read_bytes(), np.uint8)
+    tags = len(whole) - 1200 if compat else 0  # pixels come first
+    for _ in range(300):
+        damaged = whole.copy()
+        damaged[rng.integers(max(tags, 0), len(whole), 4)] = rng.integers(0, 256, 4)
+        (tmp_path / "b.tiff").write_bytes(damaged.tobytes()[: rng.integers(8, 2 * len(whole))])
+        with suppress(ConfigError):
+            assert isinstance(CoordinateMap.from_tiff(tmp_path / "b.tiff"), CoordinateMap)
 
 
 @pytest.mark.parametrize("content", ["tiff", "text", "nothing"])

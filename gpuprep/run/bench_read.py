@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuprep.coordinates import TIFF_ERRORS
 from gpuprep.dicom.crawl import FoundFile, crawl
 from gpuprep.errors import ConfigError, InputNotFoundError
 from gpuprep.writers.tiff import (
@@ -137,7 +138,7 @@ def measure_reads(
     for number, path in enumerate(paths, start=1):
         try:
             reads.append(_read_frame(path, generator))
-        except (OSError, ValueError, NotImplementedError, RuntimeError) as error:  # of tifffile and its codecs
+        except TIFF_ERRORS as error:
             failed.append(f"{path}: {error}")
         if on_progress is not None:
             on_progress(number)

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import sqlite3
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields, replace
@@ -16,6 +15,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
+from gpuprep.coordinates import TIFF_ERRORS
 from gpuprep.dicom.crawl import CrawlProblem, FoundFile, crawl
 from gpuprep.dicom.header import InstanceHeader, read_headers
 from gpuprep.errors import ConfigError, InputNotFoundError, OutputError, WriteError
@@ -23,6 +23,8 @@ from gpuprep.writers.atomic import replacing
 from gpuprep.writers.tiff import TIFF_SUFFIXES, name_compression
 
 _DICOM_SUFFIXES = (".dcm", ".dicom")
+#: Of file names; others are the end of a UID.
+_SUFFIXES = (*_DICOM_SUFFIXES, *TIFF_SUFFIXES)
 #: How TIFF and BigTIFF begin, in either byte order.
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PAGE_NUMBER = 297
@@ -223,7 +225,7 @@ def describe_tiff(path: str) -> ManifestRow:
         return replace(row, error="unreadable")
     except tifffile.TiffFileError:
         return replace(row, error="not-tiff" if Path(path).stat().st_size else "empty-file")
-    except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError, struct.error):
+    except TIFF_ERRORS:
         return replace(row, error="tiff-damaged")
 
 
@@ -273,7 +275,9 @@ def _named(path: str, folder: Path, inode: int) -> ManifestRow:
     *folders, name = PurePosixPath(relative).parts
     has_series = len(folders) > 1 and _UID.fullmatch(folders[-2]) is not None
     study = folders[-2] if has_series else folders[-1] if folders else ""
-    return ManifestRow(study, folders[-1] if has_series else "", PurePosixPath(name).stem, relative, inode, error=error)
+    is_suffixed = PurePosixPath(name).suffix.lower() in _SUFFIXES
+    stem = PurePosixPath(name).stem if is_suffixed else name
+    return ManifestRow(study, folders[-1] if has_series else "", stem, relative, inode, error=error)
 
 
 # Sorting and writing

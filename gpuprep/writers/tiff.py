@@ -33,8 +33,9 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 _COMPRESSOR_OF = {1: "uncompressed", 32773: "packbits", 5: "lzw", 8: "deflate", 32946: "deflate", 50000: "zstd",
                   34926: "zstd"}  # fmt: skip
 
-#: A classic TIFF ends at 4 GiB; compressed pages of noise can be this much larger than their pixels (LZW).
-_CLASSIC_LIMIT = 1 << 32
+#: A classic TIFF ends at 4 GiB, of which 64 MiB are left for tags; compressed pages of noise can be this much larger
+#: than their pixels (LZW).
+_CLASSIC_LIMIT = (1 << 32) - (1 << 26)
 _WORST_GROWTH = 1.5
 _PAGE_NUMBER = 297
 _SHORT, _LONG, _FLOAT = 3, 4, 11

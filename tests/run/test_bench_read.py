@@ -88,6 +88,19 @@ def test_damaged_files_are_named_and_the_rest_is_read(gpuprep, folder):
     assert "Traceback" not in result.stderr
 
 
+def test_no_damage_stops_it(tmp_path):
+    tifffile.imwrite(tmp_path / "0.tiff", RAMP, compression="lzw", predictor=True)
+    whole = np.frombuffer((tmp_path / "0.tiff").read_bytes(), np.uint8)
+    rng = np.random.default_rng(5)
+    for number in range(1, 200):
+        damaged = whole.copy()
+        damaged[rng.integers(0, 260, 3)] = rng.integers(0, 256, 3)  # within the tags
+        (tmp_path / f"{number}.tiff").write_bytes(damaged.tobytes())
+    benchmark = measure_reads(tmp_path, "sequential")
+    assert len(benchmark.reads) + len(benchmark.failed) == 200
+    assert benchmark.failed
+
+
 def test_cold_reads_say_so(gpuprep, folder):
     result = gpuprep("bench", "read", folder, "--order", "inode", "--cold", "--files", 3)
     assert result.status == ExitStatus.DONE
