@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpuprep._version import __version__
 from gpuprep.cli import options
 from gpuprep.config import OnExisting
 from gpuprep.errors import ConfigError
@@ -124,7 +125,7 @@ _CHOICES = {
     type=click.Choice([m.value for m in OnExisting]),
     default="skip",
     show_default=True,
-    help="Images that are done: leave them, convert them again, or stop.",
+    help="Images that are done: leave them, convert them again, or stop. A single TIFF is written again, or stops.",
 )
 @click.option(
     "--backend",
@@ -136,6 +137,7 @@ _CHOICES = {
 @options.device_option
 @click.option("-j", "--threads", "--workers", "workers", type=click.IntRange(min=1), metavar="N",
               help="Images at once: on the CPU processes, all cores by default; on CUDA 3 a device.")  # fmt: skip
+@click.version_option(__version__, "-V", "--version", prog_name="gpuprep")
 def tiff(
     source: Path,
     output: Path,
@@ -163,7 +165,7 @@ def tiff(
     resources = options.parse_resources(backend, devices, workers)
     index = read_sources(source, workers=workers or usable_cores())
     if output.suffix.lower() in TIFF_SUFFIXES and not output.is_dir():
-        convert_one(only_image(index, output), output, tiff_options, resources)
+        convert_one(only_image(index, output), output, tiff_options, OnExisting(on_existing), resources)
         click.echo(str(output))
         return 0
     with Progress() as progress:

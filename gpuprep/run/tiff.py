@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 
 from gpuprep.backends.base import Backend
-from gpuprep.config import Resources, digest
+from gpuprep.config import OnExisting, Resources, digest
 from gpuprep.dicom.display import BREAST_TOMOSYNTHESIS_UID
 from gpuprep.dicom.header import InstanceHeader, read_headers
 from gpuprep.dicom.index import Index, build_index
-from gpuprep.errors import CaseError, ConfigError, HeaderError, InputNotFoundError, LinkError
+from gpuprep.errors import CaseError, ConfigError, HeaderError, InputNotFoundError, LinkError, OutputError
 from gpuprep.run.case import Stopwatch
 from gpuprep.run.job import Batching, Execution, run_plans
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
@@ -32,7 +32,7 @@ from gpuprep.run.tiff_image import (
     make_where_they_fit,
 )
 from gpuprep.writers.base import Output
-from gpuprep.writers.names import text_digest
+from gpuprep.writers.names import safe_name, text_digest
 from gpuprep.writers.tiff import write_tiff
 
 #: Images up to this size are small: their kernels take hardly longer than their starts.
@@ -40,6 +40,8 @@ SMALL_IMAGE_PIXELS = 1 << 22
 #: Pixels that go to the backend together at most; a batch takes some six times as many bytes there.
 BATCH_PIXELS = 1 << 25
 _UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
+#: Error codes of files that are no images to convert, rather than images that cannot be.
+_NO_DICOM = ("not-dicom", "empty-file", "dicomdir")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +171,9 @@ def read_sources(source: Path, *, workers: int) -> Index:
     if source.suffix.lower() == ".txt" and source.is_file():
         paths = [Path(line) for line in _read_lines(source) if line]
     is_list = paths != [source]
-    lost = [str(path) for path in paths if is_list and not path.exists()]
-    index = build_index([path for path in paths if str(path) not in lost], workers=workers)
-    index = Index((*index.instances, *read_headers(lost)))
+    lost = [path for path in paths if not path.exists()] if is_list else []
+    index = build_index([path for path in paths if path not in set(lost)], workers=workers)
+    index = Index((*index.instances, *read_headers([str(path) for path in lost])))
     if not any(_is_usable(row) for row in index.instances):
         raise InputNotFoundError(
             f"none of {len(index.instances)} files is DICOM", code="no-dicom-found", subject=str(source)
@@ -215,14 +217,14 @@ def only_image(index: Index, output: Path) -> InstanceHeader:
 def plan_images(index: Index, layout: Layout) -> tuple[list[ImagePlan | FailedPlan], tuple[FileProblem, ...]]:
     """Make a plan for each image file; return them, by case, with the files that are no image.
 
-    Further copies of an instance are left out; different files that say to be the same instance are failed plans.
+    Further copies of an instance are left out. Different files that say to be the same instance are failed plans, as
+    are files that cannot be read, or whose DICOM header is broken.
     """
     copies = {copy.path for series in index.series() for copy in series.copies}
     rows = [row for row in index.instances if _is_usable(row) and row.path not in copies]
     images = [row for row in rows if row.rows]
-    problems = [
-        FileProblem(row.path, row.error_code, row.error_detail) for row in index.problems if not _is_usable(row)
-    ]
+    useless = [row for row in index.problems if not _is_usable(row)]
+    problems = [FileProblem(r.path, r.error_code, r.error_detail) for r in useless if r.error_code in _NO_DICOM]
     problems += [FileProblem(path, "duplicate-instance", "a further copy of an instance") for path in sorted(copies)]
     problems += [
         FileProblem(row.path, "not-an-image", f"modality {row.modality or 'unknown'} without rows and columns")
@@ -230,13 +232,16 @@ def plan_images(index: Index, layout: Layout) -> tuple[list[ImagePlan | FailedPl
         if not row.rows
     ]
     same = Counter(row.sop_instance_uid for row in images if row.sop_instance_uid)
-    plans: list[ImagePlan | FailedPlan] = []
+    plans: list[ImagePlan | FailedPlan] = [
+        _unnamed(row, HeaderError(row.error_detail, code=row.error_code, subject=row.path))
+        for row in useless
+        if row.error_code not in _NO_DICOM
+    ]
     for row in images:
-        patient = row.patient_id or row.study_instance_uid
         try:
             name = name_output(row, layout)
         except HeaderError as error:
-            plans.append(FailedPlan(f"unnamed/{text_digest(row.path)}", patient, error))
+            plans.append(_unnamed(row, error))
             continue
         if same[row.sop_instance_uid] > 1:
             conflict = LinkError(
@@ -245,7 +250,7 @@ def plan_images(index: Index, layout: Layout) -> tuple[list[ImagePlan | FailedPl
                 subject=row.path,
                 hint="convert the file that is meant on its own",
             )
-            plans.append(FailedPlan(f"{name}_{text_digest(row.path)}", patient, conflict))
+            plans.append(FailedPlan(f"{name}_{text_digest(row.path)}", _patient(row), conflict))
             continue
         plans.append(_plan(row, name, f"{name}.tiff"))
     return sorted(plans, key=lambda plan: plan.case), tuple(problems)
@@ -253,7 +258,15 @@ def plan_images(index: Index, layout: Layout) -> tuple[list[ImagePlan | FailedPl
 
 def _plan(row: InstanceHeader, case: str, path: str) -> ImagePlan:
     key = digest([row.sop_instance_uid, row.path, row.size, row.mtime_ns])
-    return ImagePlan(case, row.patient_id or row.study_instance_uid, row, path, key)
+    return ImagePlan(case, _patient(row), row, path, key)
+
+
+def _unnamed(row: InstanceHeader, error: HeaderError) -> FailedPlan:
+    return FailedPlan(f"unnamed/{safe_name(Path(row.path).name)}_{text_digest(row.path)}", _patient(row), error)
+
+
+def _patient(row: InstanceHeader) -> str:
+    return row.patient_id or row.study_instance_uid
 
 
 def name_output(header: InstanceHeader, layout: Layout) -> str:
@@ -321,14 +334,20 @@ def group_images(plans: Sequence[ImagePlan], options: TiffOptions) -> list[tuple
 # The job
 
 
-def convert_one(source: InstanceHeader, path: Path, options: TiffOptions, resources: Resources) -> Output:
-    """Convert one file to a TIFF of the given name.
+def convert_one(
+    source: InstanceHeader, path: Path, options: TiffOptions, on_existing: OnExisting, resources: Resources
+) -> Output:
+    """Convert one file to a TIFF of the given name, in place of one that is there, unless `on_existing` is FAIL.
 
     Raises
     ------
     CaseError
         As `load_image`, `make_where_it_fits` and `write_tiff`.
+    OutputError
+        ``exists``.
     """
+    if on_existing is OnExisting.FAIL and path.exists():
+        raise OutputError("there is such a file already", code="exists", subject=str(path), hint="choose another name")
     placement = place(resources, 1)
     choice = replace(placement.choice, threads=resources.workers or placement.threads)
     os.environ.update(placement.environments[0])

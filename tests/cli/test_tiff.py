@@ -178,6 +178,27 @@ def test_strict_stops_at_the_first_error(gpuprep, images, tmp_path):
     assert not list((tmp_path / "out").rglob("*.tiff"))
 
 
+def test_a_listed_file_that_is_lost_is_a_failure(gpuprep, images, tmp_path):
+    (tmp_path / "list.txt").write_text(f"{images / 'a'}\n{images / 'lost.dcm'}\n")
+    result = gpuprep("tiff", tmp_path / "list.txt", tmp_path / "out")
+    assert result.status == ExitStatus.CASES_FAILED
+    assert {row["status"]: row["code"] for row in rows_of(tmp_path / "out")} == {"done": "", "failed": "unreadable"}
+    assert "lost_dcm" in result.stderr
+
+
+def test_a_single_tiff_is_not_overwritten_when_asked(gpuprep, images, tmp_path):
+    (tmp_path / "a.tiff").write_text("precious")
+    result = gpuprep("tiff", "--on-existing", "fail", images / "a", tmp_path / "a.tiff")
+    assert result.status == ExitStatus.OUTPUT
+    assert "[exists]" in result.stderr
+    assert (tmp_path / "a.tiff").read_text() == "precious"
+
+
+def test_version_as_the_reference_tool_prints_it(gpuprep):
+    result = gpuprep("tiff", "-V")
+    assert (result.status, result.stdout.split()[0]) == (ExitStatus.DONE, "gpuprep,")
+
+
 def test_a_folder_is_no_single_tiff(gpuprep, images, tmp_path):
     result = gpuprep("tiff", images, tmp_path / "a.tiff")
     assert result.status == ExitStatus.CONFIG

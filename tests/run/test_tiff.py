@@ -10,6 +10,7 @@ from pydicom.sequence import Sequence
 from tiff_images import CPU, options_of, write_image
 
 from gpuprep.backends.reference import ReferenceBackend
+from gpuprep.coordinates import CoordinateMap
 from gpuprep.dicom.display import BREAST_TOMOSYNTHESIS_UID
 from gpuprep.dicom.header import read_headers
 from gpuprep.dicom.index import build_index
@@ -17,6 +18,7 @@ from gpuprep.errors import CaseError, ConfigError, InputNotFoundError
 from gpuprep.run.plan import FailedPlan
 from gpuprep.run.tiff import ImagePlan, name_output, plan_images, read_sources
 from gpuprep.run.tiff_image import make_image
+from gpuprep.writers.tiff import write_tiff
 
 
 def convert(path, backend=CPU, **chosen):
@@ -110,6 +112,75 @@ def test_padding_values_are_background(tmp_path):
     result = convert(path, crop=True)
     assert result.origin.coordinates.crop == (1, 2, 3, 2)  # 40 is the least grey of MONOCHROME1: black
     assert result.frames[0, 0].tolist() == [65535, 42598, 20753]
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("backend", [CPU, ReferenceBackend()])
+def test_modality_values_are_cropped_and_padded_by_what_is_shown_black(tmp_path, photometric, backend):
+    black, white = (4000, 10) if photometric == "MONOCHROME1" else (10, 4000)
+    frames = np.full((1, 30, 40), black, np.uint16)
+    frames[0, 4:14, 6:26] = 500
+    frames[0, 28, 38] = white
+    path = write_image(tmp_path / "a.dcm", frames, photometric=photometric)
+    chosen = {"crop": True, "crop_max": True, "window": "none", "size": "20,20", "padding": "bottom-right"}
+    result = convert(path, backend, **chosen)
+    assert result.origin.coordinates.crop == (6, 4, 20, 10)
+    assert result.origin.coordinates.pad == (0, 0, 0, 10)
+    assert result.origin.description["background"] == black
+    assert (result.frames[0, :10] == 500).all()
+    assert (result.frames[0, 10:] == black).all()
+    marked = convert(path, backend, crop=True, window="none")
+    assert marked.origin.coordinates.crop == (6, 4, 33, 25)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_looks_for_black_ends_of_modality_values(tmp_path, photometric):
+    frames = np.full((1, 10, 20), 500, np.uint16)
+    frames[0, -1] = 4000 if photometric == "MONOCHROME1" else 10  # black, at the bottom
+    path = write_image(tmp_path / "a.dcm", frames, photometric=photometric)
+    assert convert(path, window="none", size="20,20").origin.coordinates.pad == (0, 0, 0, 10)
+
+
+@pytest.mark.parametrize("compat", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {},
+        {"crop": True, "size": "64,64", "padding": "center"},
+        {"crop": True, "size": "200,90", "padding": "top-left", "filter_name": "lanczos3"},
+        {"size": "33,47", "padding": "bottom-right", "filter_name": "gaussian"},
+        {"crop": True, "spacing": "0.31,0.17", "filter_name": "catmull-rom"},
+        {"crop": True, "border_frac": 0.05, "size": "50,50", "filter_name": "nearest"},
+    ],
+    ids=str,
+)
+def test_pixels_lie_where_their_coordinates_say(tmp_path, chosen, turned, compat):
+    rows, columns = np.mgrid[0:120, 0:90]
+    ramps = np.stack([columns, rows]).astype(np.uint16) + 100  # the value of a pixel tells where it is
+    frames = np.zeros((2, 150, 130), np.uint16)
+    frames[:, 11:131, 23:113] = ramps
+    upside_down = {"sop_class": BREAST_TOMOSYNTHESIS_UID, "ImageLaterality": "L", "ViewPosition": "CC",
+                   "PatientOrientation": ["P", "L"]}  # fmt: skip
+    path = write_image(tmp_path / "a.dcm", frames, PixelSpacing=[0.2, 0.1], **(upside_down if turned else {}))
+    options = options_of(window="none", **chosen, **({"compat": "dicom-preprocessing"} if compat else {}))
+    (header,) = read_headers([str(path)])
+    image = make_image(header, options, CPU, 1)
+    write_tiff(tmp_path / "a.tiff", image.frames, image.origin, options.style, root=tmp_path)
+    coordinates = CoordinateMap.from_tiff(tmp_path / "a.tiff")
+
+    height, width = image.frames.shape[1:]
+    centres = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
+    source = coordinates.to_source(centres)
+    scale = np.array(coordinates.scale)
+    reach = 3 / np.minimum(scale, 1)  # of the widest filter
+    low, high = np.array([23, 11]) + reach, np.array([113, 131]) - reach
+    inside = ((source > low) & (source < high)).all(axis=-1)
+    assert inside.sum() > 50
+    told = image.frames.astype(float).transpose(1, 2, 0) - 100 + np.array([23, 11]) + 0.5
+    # values are rounded; nearest takes a neighbour; compat tells one scale for axes that were rounded each
+    tolerance = 0.51 + (chosen.get("filter_name") == "nearest") * 0.5 / np.minimum(scale, 1) + compat * 0.5 / scale
+    assert (np.abs(told - source)[inside] <= tolerance).all()
 
 
 @pytest.mark.parametrize("bits", range(1, 17))
@@ -207,7 +278,20 @@ def test_a_list_of_paths_is_a_source(tmp_path):
     index = read_sources(listing, workers=1)
     assert [row.path for row in index.instances] == [*map(str, paths), str(tmp_path / "lost.dcm")]
     plans, problems = plan_images(index, "study/sop")
-    assert (len(plans), [problem.code for problem in problems]) == (2, ["unreadable"])
+    assert [plan.error.code for plan in plans if isinstance(plan, FailedPlan)] == ["unreadable"]
+    assert (len(plans), problems) == (3, ())
+
+
+def test_broken_files_are_failures_and_others_are_no_images(tmp_path):
+    whole = write_image(tmp_path / "a.dcm", ramp(1)).read_bytes()
+    (tmp_path / "cut.dcm").write_bytes(whole[:400])
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "note.txt").write_text("not DICOM")
+    plans, problems = plan_images(build_index([tmp_path]), "study/sop")
+    (failed,) = (plan for plan in plans if isinstance(plan, FailedPlan))
+    assert (failed.error.code, failed.error.subject) == ("header-truncated", str(tmp_path / "cut.dcm"))
+    assert failed.case.startswith("unnamed/cut_dcm_")
+    assert sorted(problem.code for problem in problems) == ["empty-file", "not-dicom"]
 
 
 def test_a_list_may_come_from_windows_but_must_be_text(tmp_path):
