@@ -165,7 +165,8 @@ def tiff(
     resources = options.parse_resources(backend, devices, workers)
     index = read_sources(source, workers=workers or usable_cores())
     if output.suffix.lower() in TIFF_SUFFIXES and not output.is_dir():
-        convert_one(only_image(index, output), output, tiff_options, OnExisting(on_existing), resources)
+        image = only_image(index, output)
+        convert_one(image, output, tiff_options, resources, on_existing=OnExisting(on_existing))
         click.echo(str(output))
         return 0
     with Progress() as progress:

@@ -335,7 +335,12 @@ def group_images(plans: Sequence[ImagePlan], options: TiffOptions) -> list[tuple
 
 
 def convert_one(
-    source: InstanceHeader, path: Path, options: TiffOptions, on_existing: OnExisting, resources: Resources
+    source: InstanceHeader,
+    path: Path,
+    options: TiffOptions,
+    resources: Resources,
+    *,
+    on_existing: OnExisting = OnExisting.OVERWRITE,
 ) -> Output:
     """Convert one file to a TIFF of the given name, in place of one that is there, unless `on_existing` is FAIL.
 
