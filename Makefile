@@ -40,9 +40,9 @@ native: ## build the host library into the source tree, to work without reinstal
 	cmake --build build/native -j
 	cmake --install build/native --prefix .
 
-bench: $(VENV)/test.stamp
-	$(BIN)/python -m pip install -q ".[bench]"
-	$(BIN)/python benchmarks/bench_run.py
+bench: $(VENV)/test.stamp ## every benchmark, against the peers that are installed
+	$(BIN)/python -m pip install -q ".[bench,masks]"
+	status=0; for script in benchmarks/bench_*.py; do $(BIN)/python $$script || status=1; done; exit $$status
 
 clean:
 	rm -rf build demo $(VENV) gpuprep/_kernels

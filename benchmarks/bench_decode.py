@@ -1,27 +1,23 @@
-"""Decoding against pydicom: 512 × 512 frames of 16 bits, one thread each, interleaved, medians of ratios.
+"""Decoding against pydicom: 512 × 512 frames of 16 bits, one thread each.
 
-``python benchmarks/bench_decode.py [--rounds 5] [--slices 20]`` writes a CT-like series in each transfer syntax,
-decodes it by gpuprep from file to volume and by pydicom's `pixel_array` file by file, and prints CPU time a frame.
-The exit status is 1 when a ratio is below what is demanded of it.
+``python benchmarks/bench_decode.py [--rounds 5] [--slices 20]`` writes a CT-like series in each transfer syntax, and
+decodes it by gpuprep from file to volume and by pydicom's `pixel_array` file by file; times are of a frame.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import imagecodecs
 import numpy as np
-import pydicom
+from peers import pydicom as peer
 from pydicom.encaps import encapsulate
-from timing import describe_machine
+from timing import OURS, Call, Report
 
 from gpuprep.codecs.batch import decode_stack
 from gpuprep.dicom.header import read_headers
@@ -70,51 +66,30 @@ def write_series(folder: Path, volume: np.ndarray[Any, Any], syntax: str) -> Sta
     return stack
 
 
-def decode_by_pydicom(stack: Stack, plugin: str) -> np.ndarray[Any, Any]:
-    images = []
-    for frame in stack.frames:
-        dataset = pydicom.dcmread(frame.instance.path)
-        dataset.pixel_array_options(decoding_plugin=plugin)
-        images.append(dataset.pixel_array)
-    return np.stack(images)
-
-
-def time_cpu(work: Callable[[], np.ndarray[Any, Any]]) -> tuple[float, np.ndarray[Any, Any]]:
-    start = time.process_time()
-    result = work()
-    return time.process_time() - start, result
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slices", type=int, default=20, help="of the compressed series")
     options = parser.parse_args()
-    print(json.dumps(describe_machine()))
-    failed = []
+    report = Report("decode")
     for name, (syntax, plugin, at_least) in CONTESTS.items():
         volume = make_volume(NATIVE_SLICES if syntax == EXPLICIT else options.slices)
         with tempfile.TemporaryDirectory() as folder:
             stack = write_series(Path(folder), volume, syntax)
-            times = []
-            for _ in range(options.rounds + 1):  # the first round warms up
-                ours, array = time_cpu(lambda stack=stack: decode_stack(stack, workers=1).array)
-                np.testing.assert_array_equal(array, volume)
-                del array
-                theirs, array = time_cpu(lambda stack=stack, plugin=plugin: decode_by_pydicom(stack, plugin))
-                np.testing.assert_array_equal(array, volume)
-                del array
-                times.append((ours, theirs))
-        ours, theirs = (statistics.median(pair[i] for pair in times[1:]) / len(volume) * 1e6 for i in (0, 1))
-        ratio = statistics.median(pair[1] / pair[0] for pair in times[1:])
-        print(
-            f"{name:14s} gpuprep {ours:8.0f} us a frame, pydicom {plugin:8s} {theirs:8.0f} us: "
-            f"{ratio:5.1f} times, at least {at_least}"
-        )
-        if ratio < at_least:
-            failed.append(name)
-    print("below:", ", ".join(failed) or "none")
-    return 1 if failed else 0
+            paths = [frame.instance.path for frame in stack.frames]
+
+            def ours(stack: Stack = stack) -> np.ndarray[Any, Any]:
+                return decode_stack(stack, workers=1).array
+
+            def theirs(paths: list[str] = paths, plugin: str = plugin) -> np.ndarray[Any, Any]:
+                return peer.decode(paths, plugin)
+
+            np.testing.assert_array_equal(ours(), volume)
+            np.testing.assert_array_equal(theirs(), volume)
+            by_peer = f"pydicom {plugin}".rstrip()
+            rows = report.contest(name, {OURS: Call(ours), by_peer: Call(theirs)}, options.rounds, scale=len(volume))
+        report.demand(f"{name}, CPU ratio", rows[by_peer]["cpu_s_ratio"], at_least=at_least)
+    return report.close()
 
 
 if __name__ == "__main__":

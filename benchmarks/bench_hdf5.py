@@ -1,24 +1,23 @@
-"""HDF5 as `gpuprep medsegpy` writes it against h5py's own gzip 1: CPU seconds and size of the same data set.
+"""HDF5 as `gpuprep medsegpy` writes it against h5py's own gzip 1: a CT-like volume, one chunk a slice, on one thread.
 
-``python benchmarks/bench_hdf5.py [--rounds 5] [--slices 60]`` writes a CT-like volume, one chunk a slice, in turn with
-each, and prints medians. The exit status is 1 when the ratio of times is below what is demanded, or the file is larger.
+``python benchmarks/bench_hdf5.py [--rounds 5] [--slices 60]``
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from bench_decode import make_volume
-from timing import describe_machine
+from peers import h5py as peer
+from timing import OURS, Call, Report
 
 from gpuprep.writers.hdf5 import write_slices
 from gpuprep.writers.nifti import IMAGE_LEVEL
@@ -28,51 +27,42 @@ LEAST_RATIO = 2.5
 SIZE_TOLERANCE = 0.02
 
 
+def write_by_gpuprep(file: h5py.File, volume: np.ndarray[Any, Any]) -> None:
+    write_slices(file, "volume", lambda n: volume[n], len(volume), level=IMAGE_LEVEL, threads=1, attributes={})
+
+
+def write_file(
+    path: Path, write: Callable[[h5py.File, np.ndarray[Any, Any]], None], volume: np.ndarray[Any, Any]
+) -> None:
+    with h5py.File(path, "w") as file:
+        write(file, volume)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slices", type=int, default=60)
-    arguments = parser.parse_args()
-    volume = make_volume(arguments.slices)
-    depth, height, width = volume.shape
-
-    def by_gpuprep(file: h5py.File) -> None:
-        write_slices(file, "volume", lambda n: volume[n], depth, level=IMAGE_LEVEL, threads=1, attributes={})
-
-    def by_h5py(file: h5py.File) -> None:
-        file.create_dataset(
-            "volume", data=volume.transpose(1, 2, 0), chunks=(height, width, 1), compression="gzip", compression_opts=1
-        )
-
-    def by_h5py_slices(file: h5py.File) -> None:
-        dataset = file.create_dataset(
-            "volume", (height, width, depth), volume.dtype, chunks=(height, width, 1), compression="gzip",
-            compression_opts=1,
-        )  # fmt: skip
-        for n in range(depth):
-            dataset[:, :, n] = volume[n]
-
-    writers: dict[str, Callable[[h5py.File], None]] = {
-        "gpuprep": by_gpuprep, "h5py, slice by slice": by_h5py_slices, "h5py, at once": by_h5py,
-    }  # fmt: skip
-    seconds: dict[str, list[float]] = {name: [] for name in writers}
-    sizes: dict[str, int] = {}
+    options = parser.parse_args()
+    report = Report("hdf5")
+    volume = make_volume(options.slices)
+    writers = {
+        OURS: write_by_gpuprep,
+        "h5py, slice by slice": peer.write_by_slice,
+        "h5py, at once": peer.write_at_once,
+    }
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(arguments.rounds):
-            for name, write in writers.items():
-                path = Path(folder) / "volume.h5"
-                start = time.process_time()
-                with h5py.File(path, "w") as file:
-                    write(file)
-                seconds[name].append(time.process_time() - start)
-                sizes[name] = path.stat().st_size
-                with h5py.File(path) as file:
-                    assert np.array_equal(file["volume"][()], volume.transpose(1, 2, 0))
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    best = min(medians[name] for name in writers if name != "gpuprep")
-    ratio, growth = best / medians["gpuprep"], sizes["gpuprep"] / min(sizes.values()) - 1
-    print(json.dumps({"machine": describe_machine(), "cpu_seconds": medians, "bytes": sizes, "ratio": ratio}, indent=1))
-    return int(ratio < LEAST_RATIO or growth > SIZE_TOLERANCE)
+        paths = {name: Path(folder, f"{number}.h5") for number, name in enumerate(writers)}
+        calls = {name: Call(partial(write_file, paths[name], write, volume)) for name, write in writers.items()}
+        rows = report.contest("write", calls, options.rounds)
+        for path in paths.values():
+            with h5py.File(path) as file:
+                assert np.array_equal(file["volume"][()], volume.transpose(1, 2, 0))
+        sizes = {name: path.stat().st_size for name, path in paths.items()}
+    least = min(row["cpu_s_ratio"] for name, row in rows.items() if name != OURS)
+    report.demand("CPU ratio to the faster h5py", least, at_least=LEAST_RATIO)
+    growth = sizes.pop(OURS) / min(sizes.values()) - 1
+    report.demand("size beyond gzip 1", growth, at_most=SIZE_TOLERANCE)
+    return report.close()
 
 
 if __name__ == "__main__":

@@ -1,27 +1,24 @@
-"""Headers and structure sets against pydicom: interleaved, medians of ratios, CPU time of one process.
+"""Headers and structure sets against pydicom, on one thread.
 
 usage: python benchmarks/bench_header.py [FOLDER]    headers of FOLDER, by default of a synthetic CT series
 """
 
 from __future__ import annotations
 
-import platform
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import pydicom
+from peers import pydicom as peer
+from timing import OURS, Call, Report
 
-from gpuprep import hostlib
 from gpuprep.dicom.header import read_headers
 from gpuprep.dicom.rtstruct import read_structure_set
 
-REPETITIONS = 7
+ROUNDS = 7
 FILES, ROIS, SLICES, VERTICES = 200, 20, 80, 150
 HEADERS_AT_LEAST, CONTOURS_AT_LEAST = 8.0, 50.0
 
@@ -89,37 +86,9 @@ def write_structure_set(path: Path) -> int:
     return ROIS * SLICES * VERTICES
 
 
-def read_contours_by_pydicom(path: Path) -> int:
-    total = 0
-    for item in pydicom.dcmread(path).ROIContourSequence:
-        for contour in item.ContourSequence:
-            total += len([float(number) for number in contour.ContourData])
-    return total
-
-
-def compare(name: str, unit: str, scale: float, ours: Callable[[], object], theirs: Callable[[], object]) -> float:
-    """Print median CPU times and the median of their ratios; return the ratio."""
-    times: list[tuple[float, float]] = []
-    for _ in range(REPETITIONS + 1):
-        pair = []
-        for work in (ours, theirs):
-            start = time.process_time()
-            work()
-            pair.append(time.process_time() - start)
-        times.append((pair[0], pair[1]))
-    times = times[1:]  # the first one warms up
-    mine, other = (median(pair[i] for pair in times) * scale for i in (0, 1))
-    ratio = median(pair[1] / pair[0] for pair in times)
-    print(f"{name}: gpuprep {mine:.1f} {unit}, pydicom {other:.1f} {unit}, {ratio:.1f} times")
-    return ratio
-
-
 def main() -> int:
     warnings.simplefilter("ignore")
-    print(
-        f"{platform.processor() or platform.machine()}, {hostlib.usable_cores()} cores, library {hostlib.load()[1]}, "
-        f"Python {platform.python_version()}, pydicom {pydicom.__version__}"
-    )
+    report = Report("header")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if len(sys.argv) > 1:
@@ -127,22 +96,26 @@ def main() -> int:
             paths = [row.path for row in rows if not row.error_code]
         else:
             paths = write_series(folder)
-        headers = compare(
-            f"headers of {len(paths)} files",
-            "us a file",
-            1e6 / len(paths),
-            lambda: read_headers(paths),
-            lambda: [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in paths],
+        headers = report.contest(
+            "header of a file",
+            {OURS: Call(lambda: read_headers(paths)), "pydicom": Call(lambda: peer.read_headers(paths))},
+            ROUNDS,
+            scale=len(paths),
         )
+        report.figure("files", len(paths))
         points = write_structure_set(folder / "rs.dcm")
-        contours = compare(
-            f"structure set of {points} points",
-            "ms",
-            1e3,
-            lambda: read_structure_set(str(folder / "rs.dcm")),
-            lambda: read_contours_by_pydicom(folder / "rs.dcm"),
+        contours = report.contest(
+            "structure set",
+            {
+                OURS: Call(lambda: read_structure_set(str(folder / "rs.dcm"))),
+                "pydicom": Call(lambda: peer.read_contours(folder / "rs.dcm")),
+            },
+            ROUNDS,
         )
-    return 0 if headers >= HEADERS_AT_LEAST and contours >= CONTOURS_AT_LEAST else 1
+        report.figure("points", points)
+    report.demand("header of a file, CPU ratio", headers["pydicom"]["cpu_s_ratio"], at_least=HEADERS_AT_LEAST)
+    report.demand("structure set, CPU ratio", contours["pydicom"]["cpu_s_ratio"], at_least=CONTOURS_AT_LEAST)
+    return report.close()
 
 
 if __name__ == "__main__":

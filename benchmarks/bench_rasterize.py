@@ -1,16 +1,16 @@
-"""ROI contours → mask: gpuprep against skimage.draw.polygon, 240 000 points into 512 × 512 × 200.
+"""ROI contours → mask against skimage.draw.polygon: 20 ROIs of 240 000 points into 512 × 512 × 200, on one thread.
 
-``python benchmarks/bench_rasterize.py [--reps 5]`` prints process CPU time of each (one thread), the median of the
-ratios of interleaved runs, and how many voxels differ.
+``python benchmarks/bench_rasterize.py [--rounds 5]`` also counts the voxels that differ, and times 148 ROIs.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
+import sys
 
 import numpy as np
+from peers import scikit_image
+from timing import OURS, Call, Report
 
 from gpuprep.backends import select
 from gpuprep.dicom.rtstruct import Contour, RoiContours
@@ -20,6 +20,8 @@ from gpuprep.ops import rasterize as stage
 from gpuprep.ops.rasterize import SliceGrid, rasterize
 
 SHAPE = (200, 512, 512)
+RASTER_AT_LEAST = 300.0
+PALETTE = f"{OURS}, as a palette"
 
 
 def make_rois(geometry, count, slices, vertices, seed=0):
@@ -39,19 +41,6 @@ def make_rois(geometry, count, slices, vertices, seed=0):
     return rois
 
 
-def by_scikit_image(rois, geometry):
-    """One uint32 bit mask, contour by contour."""
-    from skimage.draw import polygon
-
-    volume = np.zeros(geometry.shape, np.uint32)
-    for bit, item in enumerate(rois):
-        for contour in item.contours:
-            index = geometry.to_index(contour.points_lps_mm)
-            y, x = polygon(index[:, 1], index[:, 2], volume.shape[1:])
-            volume[round(index[0, 0]), y, x] ^= np.uint32(1 << bit)
-    return volume
-
-
 def bitmask_filler(rois, geometry, backend):
     """A function that draws all contours into bit planes, slab by slab, in memory that was written before."""
     planes = stage._PlaneMap.between(SliceGrid(geometry), geometry)
@@ -68,47 +57,44 @@ def bitmask_filler(rois, geometry, backend):
     return fill
 
 
-def timed(call):
-    start = time.process_time()
-    result = call()
-    return time.process_time() - start, result
-
-
-def main():
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--reps", type=int, default=3)
-    reps = parser.parse_args().reps
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
+    report = Report("rasterize")
     geometry = VolumeGeometry.from_axes(
         SHAPE, origin_lps_mm=(-200, -180, -300), directions_dhw=np.eye(3)[::-1], spacing_dhw_mm=(2.5, 0.8, 0.8)
     )
     backend = select("cpu", workers=1)
     rois = make_rois(geometry, 20, 80, 150)
-    fill = bitmask_filler(rois, geometry, backend)
-    raster, ours, theirs = [], [], []
-    for _ in range(reps):
-        raster.append(min(timed(fill)[0] for _ in range(5)))
-        seconds, result = timed(lambda: rasterize(rois, SliceGrid(geometry), overlap="xor", backend=backend))
-        ours.append(seconds)
-        seconds, volume = timed(lambda: by_scikit_image(rois, geometry))
-        theirs.append(seconds)
-    different = int((result.mask.to_planes()[0] != volume).sum())
-    print(f"20 ROIs, 240 000 points, scikit-image: {1e3 * statistics.median(theirs):.0f} ms")
-    for what, seconds in (("contours to bit planes", raster), ("contours to a palette", ours)):
-        ratio = statistics.median(b / a for a, b in zip(seconds, theirs, strict=True))
-        print(f"{what}: {1e3 * statistics.median(seconds):.1f} ms, {ratio:.0f} times as fast")
-    print(f"{different} voxels differ")
+    rows = report.contest(
+        "20 ROIs, 240 000 points",
+        {
+            OURS: Call(bitmask_filler(rois, geometry, backend)),
+            PALETTE: Call(lambda: rasterize(rois, SliceGrid(geometry), overlap="xor", backend=backend)),
+            "scikit-image": Call(lambda: scikit_image.fill_contours(rois, geometry)),
+        },
+        rounds,
+    )
+    report.demand("contours to bit planes, CPU ratio", rows["scikit-image"]["cpu_s_ratio"], at_least=RASTER_AT_LEAST)
+    planes = rasterize(rois, SliceGrid(geometry), overlap="xor", backend=backend).mask.to_planes()[0]
+    different = int((planes != scikit_image.fill_contours(rois, geometry)).sum())
+    report.demand("voxels that differ", different, at_most=0)
 
     many = VolumeGeometry((300, 512, 512), geometry.index_to_lps)
     rois = make_rois(many, 148, 60, 100)
-    seconds, result = min(
-        (timed(lambda: rasterize(rois, SliceGrid(many), overlap="xor", backend=backend)) for _ in range(reps)),
-        key=lambda pair: pair[0],
+    mask = rasterize(rois, SliceGrid(many), overlap="xor", backend=backend).mask
+    stacked = mask.to_planes()
+    report.contest(
+        "148 ROIs, 888 000 points, 79 M voxels",
+        {
+            OURS: Call(lambda: rasterize(rois, SliceGrid(many), overlap="xor", backend=backend)),
+            "bit planes to palette in NumPy": Call(lambda: from_planes(stacked, mask.rois, many)),
+        },
+        rounds,
     )
-    print(f"148 ROIs, 888 000 points, 79 M voxels: {1e3 * seconds:.0f} ms, {len(result.mask.table)} combinations")
-    planes = result.mask.to_planes()
-    seconds, _ = timed(lambda: from_planes(planes, result.mask.rois, many))
-    print(f"148 ROIs, bit planes to palette (NumPy): {1e3 * seconds:.0f} ms")
+    return report.close()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

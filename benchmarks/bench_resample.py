@@ -1,19 +1,18 @@
-"""Resampling 512 × 512 × 200 at (0.8, 0.8, 2.5) mm to 1 mm: gpuprep against SimpleITK on the same cores.
+"""Resampling 512 × 512 × 200 at (0.8, 0.8, 2.5) mm to 1 mm against SimpleITK on the same cores.
 
-``python benchmarks/bench_resample.py [--reps 5]`` runs both in turn and prints the median of wall and CPU time of each,
-the median of the ratios of the rounds, and the largest difference between the results. SimpleITK stores integers
-truncated toward zero, gpuprep rounds to nearest: one grey level is expected.
+``python benchmarks/bench_resample.py [--rounds 5]`` also gives the largest difference between the results. SimpleITK
+stores integers truncated toward zero, gpuprep rounds to nearest: one grey level is expected.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
+import sys
+from collections.abc import Callable
 
 import numpy as np
-import SimpleITK as sitk
-from timing import describe_machine
+from peers import simpleitk
+from timing import OURS, Call, Report
 
 from gpuprep.backends import select
 from gpuprep.geometry import VolumeGeometry
@@ -23,49 +22,17 @@ from gpuprep.volume import Volume
 SHAPE = (200, 512, 512)
 SPACING_DHW_MM = (2.5, 0.8, 0.8)
 FILL = -1024
+LINEAR_AT_LEAST, LABELS_AT_LEAST = 15.0, 20.0
 
 
-def by_simpleitk(array, target, interpolator, fill):
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(SPACING_DHW_MM[::-1])
-    size, spacing = target.shape[::-1], target.spacing_dhw_mm[::-1].tolist()
-
-    def run():
-        return sitk.Resample(
-            image, size, sitk.Transform(), interpolator, image.GetOrigin(), spacing, image.GetDirection(), fill
-        )
-
-    return run
-
-
-def timed(call):
-    """Seconds of wall and CPU time; the result is dropped, so that the next run finds its memory warm."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    call()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
-def contest(name, ours, theirs, reps):
-    different = np.abs(np.subtract(ours(), sitk.GetArrayFromImage(theirs()), dtype=np.int32)).max()
-    taken, others = [], []
-    for _ in range(reps):
-        taken.append(timed(ours))
-        others.append(timed(theirs))
-    wall, cpu = (statistics.median(t[i] for t in taken) * 1e3 for i in (0, 1))
-    their_wall, their_cpu = (statistics.median(t[i] for t in others) * 1e3 for i in (0, 1))
-    ratio_wall, ratio_cpu = (statistics.median(b[i] / a[i] for a, b in zip(taken, others, strict=True)) for i in (0, 1))
-    print(
-        f"{name:8s}{wall:7.1f} ms wall {cpu:7.1f} ms CPU; SimpleITK {their_wall:7.0f} / {their_cpu:7.0f} ms:"
-        f" {ratio_wall:5.1f} / {ratio_cpu:5.1f} times; largest difference {different}"
-    )
-
-
-def main():
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--reps", type=int, default=5)
-    reps = parser.parse_args().reps
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    report = Report("resample")
     backend = select("cpu")
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(backend.workers)
+    simpleitk.set_threads(backend.workers)
+    report.figure("threads of both", backend.workers)
     source = VolumeGeometry.from_axes(
         SHAPE, origin_lps_mm=(0, 0, 0), directions_dhw=np.eye(3)[::-1], spacing_dhw_mm=SPACING_DHW_MM
     )
@@ -74,26 +41,27 @@ def main():
     labels = (array // 100 % 20).astype(np.uint8)
     volume = Volume(array, source)
 
-    def image(interpolation):
-        def run():
-            options = {"interpolation": interpolation, "antialias": False, "fill": FILL, "backend": backend}
-            return resample_volume(volume, target, **options).array
+    def image(interpolation: str) -> Callable[[], np.ndarray]:
+        options = {"interpolation": interpolation, "antialias": False, "fill": FILL, "backend": backend}
+        return lambda: resample_volume(volume, target, **options).array
 
-        return run
-
-    print(describe_machine(), backend.device)
-    contest("linear", image("linear"), by_simpleitk(array, target, sitk.sitkLinear, FILL), reps)
-    contest(
-        "labels",
-        lambda: resample_labels(labels, source, target, backend=backend),
-        by_simpleitk(labels, target, sitk.sitkNearestNeighbor, 0),
-        reps,
-    )
+    for title, ours, theirs, least in (
+        ("linear", image("linear"), simpleitk.resampler(array, source, target, "linear", FILL), LINEAR_AT_LEAST),
+        (
+            "labels, nearest",
+            lambda: resample_labels(labels, source, target, backend=backend),
+            simpleitk.resampler(labels, source, target, "nearest", 0),
+            LABELS_AT_LEAST,
+        ),
+    ):
+        rows = report.contest(title, {OURS: Call(ours), "SimpleITK": Call(theirs)}, rounds)
+        difference = np.abs(np.subtract(ours(), simpleitk.to_array(theirs()), dtype=np.int32)).max()
+        report.figure(f"{title}, largest difference", int(difference))
+        report.demand(f"{title}, wall ratio", rows["SimpleITK"]["wall_s_ratio"], at_least=least)
     for interpolation in ("cubic", "lanczos"):
-        taken = [timed(image(interpolation)) for _ in range(reps)]
-        wall, cpu = (statistics.median(t[i] for t in taken) * 1e3 for i in (0, 1))
-        print(f"{interpolation:8s}{wall:7.1f} ms wall {cpu:7.1f} ms CPU")
+        report.contest(interpolation, {OURS: Call(image(interpolation))}, rounds)
+    return report.close()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

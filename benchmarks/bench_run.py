@@ -1,84 +1,69 @@
-"""Whole conversions against peers, interleaved: medians of ratios in one run.
+"""Whole conversions against peers, start of the programs included: wall and CPU time, and memory of the process tree.
 
     python benchmarks/bench_run.py --imgtools /path/to/venv/bin/imgtools
 
-dcm2niix is taken from the `bench` extra; med-imagetools needs an environment of its own (its pins differ from ours):
-``python -m venv peer && peer/bin/pip install med-imagetools==2.16.0``. A peer that is missing is left out, and said so.
-The inputs are made in ``--work``; results go to ``benchmarks/results/``, where ``--only`` renews what it runs.
+dcm2niix is taken from the `bench` extra; how to install med-imagetools is in ``peers/imgtools.py``. A peer that is
+missing is left out, and said so. The inputs are made in ``--work``; ``--only`` renews what it runs in today's result.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import shutil
 import sys
 import sysconfig
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import studies
-from timing import Contestant, compare, describe_machine, print_table, run_in_turn
+from peers import dcm2niix, imgtools
+from timing import OURS, Command, Report
 
-HERE = Path(__file__).parent
-SCRIPTS = Path(sysconfig.get_path("scripts"))
+GPUPREP = str(Path(sysconfig.get_path("scripts"), "gpuprep"))
+#: Contest → what is demanded: quantity of the peer's row, and the least.
+DEMANDS = {
+    "nnunet-20-rois": {"cpu_s_ratio": 100, "peak_mb_ratio": 10},
+    "nnunet-20-rois-1mm": {"cpu_s_ratio": 60},
+    "nnunet-10-rois": {"cpu_s_ratio": 30},
+    "nifti-1-series": {"wall_s_ratio": 3},
+    "nifti-4-series": {"wall_s_ratio": 3},
+    "start": {"wall_s_ratio": 1 / 1.5},
+}
+SIZE_AT_MOST = 1.05
 
 
-def fresh(folder: Path) -> Callable[[], None]:
-    """Return a function that empties a folder."""
+def convert(command: str, options: list[str], study: Path, output: Path) -> Command:
+    """A conversion by gpuprep into an empty folder."""
 
     def prepare() -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir(parents=True)
 
-    return prepare
+    return Command([GPUPREP, command, *options, str(study), str(output)], prepare)
 
 
-def nnunet_contest(work: Path, study: Path, imgtools: str | None, extra: list[str]) -> list[Contestant]:
+def nnunet_contest(work: Path, study: Path, peer: str | None, *extra: str) -> dict[str, Command]:
     """CT + RTSTRUCT → image and label."""
-    rois = study / "roi_patterns.yaml"
-    ours, theirs = work / "ours", work / "theirs"
-    common = ["-m", "CT,RTSTRUCT", "-ryaml", str(rois), "-ms", "sparse_mask", *extra]
-    contest = [Contestant("gpuprep", [str(SCRIPTS / "gpuprep"), "nnunet", *common, str(study), str(ours)], fresh(ours))]
-    if imgtools:
-        index = work / "imgtools-index"
-        command = [imgtools, "nnunet-pipeline", str(study), str(theirs), *common, "-j", "1"]
-        command += ["--crawl-directory", str(index)]
-
-        def prepare() -> None:
-            fresh(theirs)()
-            shutil.rmtree(index, ignore_errors=True)
-
-        contest.append(Contestant("med-imagetools", command, prepare))
+    options = ["-m", "CT,RTSTRUCT", "-ryaml", str(study / "roi_patterns.yaml"), "-ms", "sparse_mask", *extra]
+    contest = {OURS: convert("nnunet", options, study, work / "ours")}
+    if peer:
+        contest["med-imagetools"] = imgtools.convert_to_nnunet(peer, study, work, options)
     return contest
 
 
-def nifti_contest(work: Path, source: Path, series: int) -> list[Contestant]:
+def nifti_contest(work: Path, source: Path, series: int) -> dict[str, Command]:
     """CT series → .nii.gz."""
-    ours, theirs = work / "ours", work / "theirs"
-    contest = [
-        Contestant("gpuprep", [str(SCRIPTS / "gpuprep"), "nifti", str(source), str(ours)], fresh(ours)),
-    ]
-    dcm2niix = shutil.which("dcm2niix", path=str(SCRIPTS)) or shutil.which("dcm2niix")
-    if dcm2niix:
+    contest = {OURS: convert("nifti", [], source, work / "ours")}
+    if peer := dcm2niix.find():
         folders = sorted(p for p in source.rglob("CT") if p.is_dir())[:series]
-        one = [dcm2niix, "-z", "i", "-b", "n", "-o", str(theirs)]
-        command = [*one, str(folders[0])]
-        if series > 1:
-            joined = "\\0".join(map(str, folders))
-            command = ["sh", "-c", f"printf '{joined}' | xargs -0 -P2 -I{{}} {' '.join(one)} -f %f_%p_%s_%j {{}}"]
-        contest.append(Contestant("dcm2niix", command, fresh(theirs)))
+        contest["dcm2niix"] = dcm2niix.convert(peer, folders, work / "theirs")
     return contest
 
 
-def import_contest() -> list[Contestant]:
+def start_contest() -> dict[str, Command]:
     """`gpuprep --version` against importing NumPy."""
-    return [
-        Contestant("gpuprep", [str(SCRIPTS / "gpuprep"), "--version"], lambda: None),
-        Contestant("import numpy", [sys.executable, "-c", "import numpy"], lambda: None),
-    ]
+    return {OURS: Command([GPUPREP, "--version"]), "import numpy": Command([sys.executable, "-c", "import numpy"])}
 
 
 def make_study(folder: Path, **sizes: int) -> Path:
@@ -92,14 +77,14 @@ def total_size(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*.nii.gz"))
 
 
-def main() -> None:
+def main() -> int:
     """Run the contests that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="folder for inputs and outputs")
     parser.add_argument("--imgtools", help="med-imagetools' command")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer-rounds", type=int, default=3, help="rounds of the contests that take minutes")
-    parser.add_argument("--only", nargs="*", help="names of contests")
+    parser.add_argument("--only", nargs="*", choices=list(DEMANDS), default=list(DEMANDS), metavar="NAME")
     args = parser.parse_args()
     work = args.work.resolve()
     large, phantom, four = (
@@ -110,37 +95,33 @@ def main() -> None:
             ("four", {"patients": 4, "slices": 200, "rois": 1, "vertices": 100, "radius_px": studies.SMALL_PX}),
         )
     )
-    contests = {
-        "nnunet-20-rois": (lambda: nnunet_contest(work, large, args.imgtools, []), args.peer_rounds),
+    contests: dict[str, tuple[Callable[[], dict[str, Command]], int]] = {
+        "nnunet-20-rois": (lambda: nnunet_contest(work, large, args.imgtools), args.peer_rounds),
         "nnunet-20-rois-1mm": (
-            lambda: nnunet_contest(work, large, args.imgtools, ["--spacing", "1,1,1"]),
+            lambda: nnunet_contest(work, large, args.imgtools, "--spacing", "1,1,1"),
             args.peer_rounds,
         ),
-        "nnunet-10-rois": (lambda: nnunet_contest(work, phantom, args.imgtools, []), args.peer_rounds),
+        "nnunet-10-rois": (lambda: nnunet_contest(work, phantom, args.imgtools), args.peer_rounds),
         "nifti-1-series": (lambda: nifti_contest(work, large, 1), args.rounds),
         "nifti-4-series": (lambda: nifti_contest(work, four, 4), args.rounds),
-        "start": (import_contest, 4 * args.rounds),
+        "start": (start_contest, 4 * args.rounds),
     }
-    path = HERE / "results" / f"run-{date.today().isoformat()}.json"
-    result = {"date": date.today().isoformat(), "machine": describe_machine(), "contests": {}}
-    if args.only and path.exists():
-        result = json.loads(path.read_text())
-    for name, (contest, rounds) in contests.items():
-        if args.only and name not in args.only:
-            continue
-        contestants = contest()
-        rows = compare(run_in_turn(contestants, rounds), "gpuprep")
-        print_table(f"{name} ({rounds} rounds)", rows)
-        if len(contestants) == 1:
+    report = Report("run", renewing=len(args.only) < len(DEMANDS))
+    for name in args.only:
+        make, rounds = contests[name]
+        contestants = make()
+        rows = report.contest(name, contestants, rounds)
+        if len(rows) == 1:
             print("  the peer is not installed: left out")
-        if name.startswith("nifti") and len(contestants) == 2:
-            sizes = total_size(work / "ours"), total_size(work / "theirs")
-            print(f"  files: ours {sizes[0] / 1e6:.2f} MB, theirs {sizes[1] / 1e6:.2f} MB")
-        result["contests"][name] = rows
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"\n{path}")
+            continue
+        (theirs,) = (row for contestant, row in rows.items() if contestant != OURS)
+        for quantity, least in DEMANDS[name].items():
+            report.demand(f"{name}, {quantity}", theirs[quantity], at_least=least)
+        if name.startswith("nifti"):
+            sizes = total_size(work / "ours") / total_size(work / "theirs")
+            report.demand(f"{name}, size of the files", sizes, at_most=SIZE_AT_MOST)
+    return report.close()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

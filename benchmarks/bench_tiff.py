@@ -1,27 +1,24 @@
-"""One X-ray of 3000 × 2500 pixels, 12 of 16 bits, on one thread; contestants in turn, medians of CPU time.
+"""One X-ray of 3000 × 2500 pixels, 12 of 16 bits, on one thread.
 
-Crop, resize and pad against Pillow; file to array against pydicom and Pillow; TIFFs by compression: decoding, sizes.
+Crop, resize and pad against Pillow; file to array against pydicom and Pillow; TIFFs by compressor: decoding and sizes.
 
-Usage: bench_tiff.py [ROUNDS]
+usage: python benchmarks/bench_tiff.py [ROUNDS]
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import tifffile
-from PIL import Image
+from peers import pillow
+from peers import pydicom as peer
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
-from timing import describe_machine
+from timing import OURS, Call, Report
 
 from gpuprep.backends.cpu import CpuBackend
 from gpuprep.dicom.header import read_headers
@@ -31,33 +28,48 @@ from gpuprep.writers.tiff import TiffStyle, write_tiff
 
 WIDTH, HEIGHT, SIZE = 2500, 3000, (384, 512)
 CPU = CpuBackend(1)
-PILLOW = {"triangle": Image.Resampling.BILINEAR, "lanczos3": Image.Resampling.LANCZOS}
 COMPRESSORS = ("uncompressed", "packbits", "lzw", "lzw+predictor", "deflate+predictor", "zstd+predictor")
+RESIZE_AT_LEAST, ARRAY_AT_LEAST, PACKBITS_AT_LEAST = 3.0, 6.0, 3.0
+#: Of the size by packbits.
+LZW_AT_MOST = 0.7
+#: Grey levels between ours and Pillow's float resize.
+TOLERANCE_GREY = 1.0
 
 
-def main(rounds: int) -> None:
-    print(describe_machine())
+def main(rounds: int) -> int:
+    report = Report("tiff")
     plane = make_plane()
-    for name in PILLOW:
-        compare(
+    for name in pillow.FILTERS:
+        rows = report.contest(
             f"crop + resize to 384 × 512 + pad, {name}",
-            {"gpuprep": lambda n=name: fit(plane, n), "Pillow": lambda n=name: fit_by_pillow(plane, n)},
+            {
+                OURS: Call(lambda n=name: fit(plane, n)),
+                "Pillow": Call(lambda n=name: pillow.fit(plane, n, *SIZE)),
+            },
             rounds,
         )
-        ours, oracle = fit(plane, name).astype(float), np.clip(fit_by_pillow(plane, name), 0, 65535)
-        print(f"  largest difference {np.abs(ours - oracle).max():.3f} grey levels")
+        report.demand(f"resize, {name}, CPU ratio", rows["Pillow"]["cpu_s_ratio"], at_least=RESIZE_AT_LEAST)
+        oracle = np.clip(pillow.fit(plane, name, *SIZE), 0, 65535)
+        difference = float(np.abs(fit(plane, name) - oracle).max())
+        report.demand(f"resize, {name}, largest difference", difference, at_most=TOLERANCE_GREY)
     with tempfile.TemporaryDirectory() as folder:
         path = write_dicom(plane, Path(folder) / "a.dcm")
-        for name, window in (("stored values", "none"), ("window", "voi")):
-            compare(
+        for name, window, read in (
+            ("stored values", "none", peer.read_stored),
+            ("window", "voi", peer.read_windowed),
+        ):
+            rows = report.contest(
                 f"file → array, {name}",
                 {
-                    "gpuprep": lambda w=window: convert(path, w),
-                    "pydicom + Pillow": lambda w=window: convert_by_pydicom(path, windowed=w == "voi"),
+                    OURS: Call(lambda w=window: convert(path, w)),
+                    "pydicom + Pillow": Call(lambda r=read: pillow.fit(r(path), "triangle", *SIZE)),
                 },
                 rounds,
             )
-        compare_compressors(path, Path(folder), rounds)
+            ratio = rows["pydicom + Pillow"]["cpu_s_ratio"]
+            report.demand(f"file → array, {name}, CPU ratio", ratio, at_least=ARRAY_AT_LEAST)
+        compare_compressors(report, path, Path(folder), rounds)
+    return report.close()
 
 
 def make_plane() -> np.ndarray:
@@ -74,58 +86,28 @@ def fit(plane: np.ndarray, name: str) -> np.ndarray:
     return fit_planes(plane[None], 0, None, options, backend=CPU)[0][0]
 
 
-def fit_by_pillow(plane: np.ndarray, name: str) -> np.ndarray:
-    rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
-    part = plane[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = min(SIZE[0] / part.shape[1], SIZE[1] / part.shape[0])
-    size = (round(part.shape[1] * scale), round(part.shape[0] * scale))
-    resized = np.asarray(Image.fromarray(part.astype(np.float32)).resize(size, PILLOW[name]))
-    return np.pad(resized, ((0, SIZE[1] - size[1]), (0, SIZE[0] - size[0])))
-
-
 def convert(path: Path, window: str) -> np.ndarray:
     (header,) = read_headers([str(path)])
     options = TiffOptions(crop=CropOptions(), size=SIZE, padding="bottom-right", window=window)
     return make_image(header, options, CPU, 1).frames
 
 
-def convert_by_pydicom(path: Path, *, windowed: bool) -> np.ndarray:
-    ds = pydicom.dcmread(path)
-    pixels = ds.pixel_array
-    if windowed:
-        pixels = apply_voi_lut(apply_modality_lut(pixels, ds), ds)
-    return fit_by_pillow(pixels, "triangle")
-
-
-def compare_compressors(path: Path, folder: Path, rounds: int) -> None:
+def compare_compressors(report: Report, path: Path, folder: Path, rounds: int) -> None:
     (header,) = read_headers([str(path)])
     image = make_image(header, TiffOptions(), CPU, 1)
-    readers: dict[str, Callable[[], np.ndarray]] = {}
-    sizes = {}
+    readers, sizes = {}, {}
     for name in COMPRESSORS:
         compressor, _, predictor = name.partition("+")
         target = folder / f"{name}.tiff"
         write_tiff(target, image.frames, image.origin, TiffStyle(compressor, bool(predictor)), root=folder)  # type: ignore[arg-type]
-        readers[name] = lambda t=target: tifffile.imread(t)
+        readers[name] = Call(lambda t=target: tifffile.imread(t))
         sizes[name] = target.stat().st_size
-    compare("decode, tifffile", readers, rounds, ours="packbits")
+    rows = report.contest("decode by tifffile", readers, rounds, ours="packbits")
+    report.demand("LZW : packbits, CPU ratio", rows["lzw"]["cpu_s_ratio"], at_least=PACKBITS_AT_LEAST)
     for name, size in sizes.items():
-        print(f"  {name:24s}{size / 1e6:8.2f} MB  {size / sizes['packbits']:.3f} of packbits")
-
-
-def compare(title: str, contestants: Mapping[str, Callable[[], object]], rounds: int, ours: str = "gpuprep") -> None:
-    taken: dict[str, list[float]] = {name: [] for name in contestants}
-    names = list(contestants)
-    for number in range(rounds + 1):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            start = time.process_time()
-            contestants[name]()
-            if number:  # the first round warms up
-                taken[name].append(time.process_time() - start)
-    print(title)
-    for name, seconds in taken.items():
-        ratio = statistics.median(s / base for s, base in zip(seconds, taken[ours], strict=True))
-        print(f"  {name:24s}{statistics.median(seconds) * 1e3:8.2f} ms  {ratio:.2f} times {ours}")
+        report.figure(f"{name}, size : packbits", round(size / sizes["packbits"], 3))
+    ratio = sizes["lzw+predictor"] / sizes["packbits"]
+    report.demand("LZW with predictor : packbits, size", ratio, at_most=LZW_AT_MOST)
 
 
 def write_dicom(plane: np.ndarray, path: Path) -> Path:
@@ -144,4 +126,4 @@ def write_dicom(plane: np.ndarray, path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 7))

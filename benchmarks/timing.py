@@ -1,65 +1,193 @@
-"""Timing whole commands in turn: wall time, CPU time and memory of the process tree, and the machine."""
+"""Contestants in turn, whole commands or calls in this process: medians of ratios in one run, and the machine.
+
+Every script makes one `Report`, which prints what it is told and writes it to ``benchmarks/results/``.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
+from typing import Any
 
+RESULTS = Path(__file__).parent / "results"
+OURS = "gpuprep"
 #: Seconds between two looks at the memory of a process tree.
 SAMPLE_S = 0.02
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one command: seconds of wall time, CPU seconds and peak resident MB of its process tree."""
+    """One run: seconds of wall time, CPU seconds of all threads and children, and a command's peak resident MB."""
 
     wall_s: float
     cpu_s: float
-    peak_mb: float
+    peak_mb: float | None = None
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Command:
     """A command, and what must happen before each run of it (removing its last output)."""
 
-    name: str
     command: Sequence[str]
-    prepare: Callable[[], None]
+    prepare: Callable[[], None] = lambda: None
+
+    def __call__(self) -> Run:
+        """Run it to its end; one that fails stops the benchmark."""
+        self.prepare()
+        start = time.perf_counter()
+        process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        peak = [0.0]
+        sampler = threading.Thread(target=_sample, args=(process.pid, peak), daemon=True)
+        sampler.start()
+        assert process.stderr is not None
+        with process.stderr:
+            message = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.perf_counter() - start
+        if process.returncode:
+            raise SystemExit(f"{' '.join(self.command)} failed:\n{message.decode(errors='replace')[-2000:]}")
+        return Run(wall, usage.ru_utime + usage.ru_stime, max(peak[0], usage.ru_maxrss / 1024))
 
 
-def run_in_turn(contestants: Sequence[Contestant], rounds: int) -> dict[str, list[Run]]:
-    """Run every contestant once a round, the order rotated by one each round; a command that fails stops it all."""
-    runs: dict[str, list[Run]] = {c.name: [] for c in contestants}
-    for round_number in range(rounds):
-        shift = round_number % len(contestants)
-        for contestant in [*contestants[shift:], *contestants[:shift]]:
-            contestant.prepare()
-            runs[contestant.name].append(measure(contestant.command))
-    return runs
+@dataclass(frozen=True)
+class Call:
+    """Work in this process; what it returns is dropped, so that the next run finds its memory warm."""
+
+    work: Callable[[], object]
+
+    def __call__(self) -> Run:
+        """Do it once."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        self.work()
+        return Run(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def measure(command: Sequence[str]) -> Run:
-    """Run a command to its end and return what it took."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    peak = [0.0]
-    sampler = threading.Thread(target=_sample, args=(process.pid, peak), daemon=True)
-    sampler.start()
-    assert process.stderr is not None
-    message = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    wall = time.perf_counter() - start
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{message.decode(errors='replace')[-2000:]}")
-    return Run(wall, usage.ru_utime + usage.ru_stime, max(peak[0], usage.ru_maxrss / 1024))
+class Report:
+    """What one script measured, printed as it comes and saved as ``results/NAME-DATE.json``.
+
+    Parameters
+    ----------
+    name : str
+        Of the script, without ``bench_``.
+    renewing : bool
+        Keep what today's file holds, but for what is measured again.
+    """
+
+    def __init__(self, name: str, *, renewing: bool = False) -> None:
+        today = date.today().isoformat()
+        self.path = RESULTS / f"{name}-{today}.json"
+        self.missed: list[str] = []
+        self.result: dict[str, Any] = {
+            "date": today, "machine": describe_machine(), "contests": {}, "figures": {}, "demands": {},
+        }  # fmt: skip
+        print(json.dumps(self.result["machine"]))
+        if renewing and self.path.exists():
+            self.result |= json.loads(self.path.read_text())
+
+    def contest(
+        self,
+        title: str,
+        contestants: Mapping[str, Command | Call],
+        rounds: int,
+        *,
+        ours: str = OURS,
+        scale: int = 1,
+        warm_up: bool = True,
+    ) -> dict[str, dict[str, float]]:
+        """Run every contestant once a round, the order rotated by one each round.
+
+        Parameters
+        ----------
+        title : str
+        contestants : mapping of names to Command or Call
+        rounds : int
+        ours : str
+            Whom the ratios are taken to.
+        scale : int
+            Units of work a run does; times are of one.
+        warm_up : bool
+            Whether calls go through a round more, which does not count.
+
+        Returns
+        -------
+        dict
+            Contestant → medians, and medians over rounds of its ratio to `ours`, by quantity of `Run`.
+        """
+        names = list(contestants)
+        runs: dict[str, list[Run]] = {name: [] for name in names}
+        warming = warm_up and all(isinstance(c, Call) for c in contestants.values())
+        for turn in range(-warming, rounds):
+            shift = turn % len(names)
+            for name in names[shift:] + names[:shift]:
+                run = contestants[name]()
+                if turn >= 0:
+                    runs[name].append(run)
+        rows = {name: _summarize(taken, runs[ours], scale) for name, taken in runs.items()}
+        _print_table(f"{title} ({rounds} rounds)", rows)
+        self.result["contests"][title] = {
+            "ours": ours, "rows": rows, "runs": {name: [asdict(r) for r in taken] for name, taken in runs.items()},
+        }  # fmt: skip
+        self.save()
+        return rows
+
+    def figure(self, name: str, value: float | str) -> None:
+        """Record a figure that is no time."""
+        self.result["figures"][name] = value
+        print(f"  {name}: {value}")
+        self.save()
+
+    def demand(
+        self, what: str, measured: float, *, at_least: float | None = None, at_most: float | None = None
+    ) -> None:
+        """Hold a figure against what is demanded of it."""
+        is_met = (at_least is None or measured >= at_least) and (at_most is None or measured <= at_most)
+        limit = f">= {at_least:g}" if at_least is not None else f"<= {at_most:g}"
+        self.result["demands"][what] = {"measured": measured, "demanded": limit, "is_met": is_met}
+        print(f"  {what}: {measured:.4g}, demanded {limit}: {'met' if is_met else 'MISSED'}")
+        if not is_met:
+            self.missed.append(what)
+        self.save()
+
+    def save(self) -> None:
+        """Write what there is so far."""
+        RESULTS.mkdir(exist_ok=True)
+        self.path.write_text(json.dumps(self.result, indent=1) + "\n")
+
+    def close(self) -> int:
+        """Say where it is, and return the exit status: 1 when a demand was missed."""
+        print(f"\n{self.path}")
+        return int(bool(self.missed))
+
+
+def _summarize(taken: Sequence[Run], ours: Sequence[Run], scale: int) -> dict[str, float]:
+    row: dict[str, float] = {}
+    for quantity in ("wall_s", "cpu_s", "peak_mb"):
+        values, base = ([getattr(r, quantity) for r in runs] for runs in (taken, ours))
+        if None in values + base:
+            continue
+        per = 1 if quantity == "peak_mb" else scale
+        row[quantity] = statistics.median(values) / per
+        row[f"{quantity}_ratio"] = statistics.median(v / b for v, b in zip(values, base, strict=True) if b)
+    return row
+
+
+def _print_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+    print(f"\n{title}\n{'':34s}{'wall ms':>12s}{'CPU ms':>12s}{'peak MB':>9s}{'x wall':>9s}{'x CPU':>9s}{'x MB':>9s}")
+    for name, row in rows.items():
+        memory = f"{row['peak_mb']:9.0f}" if "peak_mb" in row else f"{'':9s}"
+        times = f"{1e3 * row['wall_s']:12.3f}{1e3 * row['cpu_s']:12.3f}"
+        ratios = "".join(f"{row[q]:9.2f}" for q in ("wall_s_ratio", "cpu_s_ratio", "peak_mb_ratio") if q in row)
+        print(f"  {name:32s}{times}{memory}{ratios}")
 
 
 def _sample(root: int, peak: list[float]) -> None:
@@ -83,30 +211,6 @@ def _resident_mb(pid: int) -> float:
     except OSError:
         return 0.0
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
-
-
-def compare(runs: dict[str, list[Run]], ours: str) -> list[dict[str, object]]:
-    """Return a row a contestant: medians, and medians over rounds of its ratio to `ours`."""
-    rows = []
-    for name, taken in runs.items():
-        row: dict[str, object] = {"name": name, "runs": [asdict(r) for r in taken]}
-        for quantity in ("wall_s", "cpu_s", "peak_mb"):
-            values = [getattr(r, quantity) for r in taken]
-            base = [getattr(r, quantity) for r in runs[ours]]
-            row[quantity] = round(statistics.median(values), 4)
-            row[f"{quantity}_ratio"] = round(statistics.median(v / b for v, b in zip(values, base, strict=True)), 2)
-        rows.append(row)
-    return rows
-
-
-def print_table(title: str, rows: Sequence[dict[str, object]]) -> None:
-    """Print medians and ratios."""
-    print(f"\n{title}\n{'':34s}{'wall s':>10s}{'CPU s':>10s}{'peak MB':>10s}{'x wall':>9s}{'x CPU':>9s}{'x MB':>9s}")
-    for row in rows:
-        print(
-            f"  {row['name']:32s}{row['wall_s']:10.3f}{row['cpu_s']:10.3f}{row['peak_mb']:10.0f}"
-            f"{row['wall_s_ratio']:9.2f}{row['cpu_s_ratio']:9.2f}{row['peak_mb_ratio']:9.2f}"
-        )
 
 
 def describe_machine() -> dict[str, object]:
