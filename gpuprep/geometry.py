@@ -88,6 +88,11 @@ class VolumeGeometry:
         return np.asarray(np.linalg.norm(self.index_to_lps[:3, :3], axis=0), np.float64)
 
     @property
+    def voxel_mm3(self) -> float:
+        """Volume of a voxel, mm³."""
+        return abs(float(np.linalg.det(self.index_to_lps[:3, :3])))
+
+    @property
     def directions_dhw(self) -> Float:
         """Unit vectors in LPS of the (slice, row, column) axes, one a row, shape (3, 3)."""
         return (self.index_to_lps[:3, :3] / self.spacing_dhw_mm).T

@@ -8,7 +8,7 @@ Bit planes are ``uint32[P, D, H, W]``: ROI ``i`` is bit ``i % 32`` of plane ``i 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -27,6 +27,8 @@ PLANE_BITS = 32
 LISTED_PAIRS = 10
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+#: Runs of voxels alike in a slice: what each is made of, shape (R, words), and its length, shape (R,).
+_Runs = tuple[NDArray[Any], NDArray[np.intp]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,16 @@ def from_slices(slices: Iterable[NDArray[np.uint32]], rois: Sequence[Roi], geome
     GeometryError
         ``shape-mismatch``: the planes do not fill `geometry`, or hold too few words for `rois`.
     """
-    codes, table = _encode(slices, max(1, -(-len(rois) // PLANE_BITS)), geometry)
+    words = max(1, -(-len(rois) // PLANE_BITS))
+
+    def find_runs() -> Iterator[_Runs]:
+        for planes in slices:
+            _check_slice(planes, (words, *geometry.shape[1:]))
+            flat = planes.reshape(words, -1)
+            starts, lengths = _runs(flat)
+            yield flat[:, starts].T, lengths
+
+    codes, table = _encode(find_runs(), words, geometry)
     return RoiMask(codes, table, tuple(rois), geometry)
 
 
@@ -200,6 +211,7 @@ def from_planes(planes: NDArray[np.uint32], rois: Sequence[Roi], geometry: Volum
 
 def from_layers(
     slices: Iterable[NDArray[np.unsignedinteger]],
+    layers: int,
     places: Sequence[tuple[int, int]],
     rois: Sequence[Roi],
     geometry: VolumeGeometry,
@@ -208,8 +220,10 @@ def from_layers(
 
     Parameters
     ----------
-    slices : iterable of arrays of shape (L, H, W)
+    slices : iterable of arrays of shape (H, W, L)
         Labels of each slice in L layers; 0 is nothing.
+    layers : int
+        L.
     places : sequence of (int, int)
         Layer and label of each ROI.
     rois : sequence of Roi
@@ -224,8 +238,16 @@ def from_layers(
     GeometryError
         ``shape-mismatch``: the slices do not fill `geometry`.
     """
-    count = 1 + max((layer for layer, _ in places), default=0)
-    codes, combinations = _encode(slices, count, geometry)
+
+    def find_runs() -> Iterator[_Runs]:
+        for labels in slices:
+            _check_slice(labels, (*geometry.shape[1:], layers))
+            flat = np.ascontiguousarray(labels).reshape(-1)
+            changes = np.flatnonzero(flat[layers:] != flat[:-layers]) // layers + 1
+            starts = np.concatenate([[0], changes[np.diff(changes, prepend=0) > 0]])
+            yield flat.reshape(-1, layers)[starts], np.diff(starts, append=flat.size // layers)
+
+    codes, combinations = _encode(find_runs(), layers, geometry)
     for layer, labels in enumerate(combinations.T):
         known = [label for of, label in places if of == layer]
         if unknown := sorted(set(labels.tolist()) - {0, *known}):
@@ -236,30 +258,70 @@ def from_layers(
     return RoiMask(apply_lut(lut.astype(code_dtype(len(table))), codes), table, tuple(rois), geometry)
 
 
+def from_boxes(
+    boxes: Iterable[tuple[Sequence[int], NDArray[np.bool_]]], rois: Sequence[Roi], geometry: VolumeGeometry
+) -> RoiMask:
+    """Build the palette of one mask a ROI, in the time and memory that the ROIs take, not the volume.
+
+    Parameters
+    ----------
+    boxes : iterable of (three ints, array of shape (d, h, w), bool)
+        First voxel of a box, and which voxels of it are the ROI's: all of them. In the order of `rois`.
+    rois : sequence of Roi
+        What they are.
+    geometry : VolumeGeometry
+        Grid of the volume.
+    """
+    codes: NDArray[np.unsignedinteger] = np.zeros(geometry.shape, np.uint8)
+    table = np.zeros((1, max(1, -(-len(rois) // PLANE_BITS))), np.uint32)
+    for n, (_, (start, inside)) in enumerate(zip(rois, boxes, strict=True)):
+        place = tuple(slice(a, a + size) for a, size in zip(start, inside.shape, strict=True))
+        covered = codes[place][inside]
+        is_covered = np.zeros(len(table), np.bool_)
+        is_covered[covered] = True
+        lut = len(table) - 1 + np.cumsum(is_covered)
+        joined = table[is_covered]
+        joined[:, n // PLANE_BITS] |= np.uint32(1 << n % PLANE_BITS)
+        table = np.concatenate([table, joined])
+        codes = codes.astype(code_dtype(len(table)), copy=False)
+        codes[place][inside] = lut[covered]
+    return recode(RoiMask(codes, table, tuple(rois), geometry), table, rois)
+
+
+def list_labels(labels: NDArray[np.unsignedinteger]) -> list[int]:
+    """Return the values in a label image (D, H, W), ascending, without 0."""
+    found: set[int] = set()
+    for plane in labels:
+        flat = plane.reshape(1, -1)
+        starts, _ = _runs(flat)
+        found |= set(flat[0, starts].tolist())
+    return sorted(found - {0})
+
+
+def _check_slice(found: NDArray[Any], shape: tuple[int, ...]) -> None:
+    if found.shape != shape:
+        raise GeometryError(f"a slice of shape {found.shape}, not {shape}", code="shape-mismatch")
+
+
 def _encode(
-    slices: Iterable[NDArray[np.unsignedinteger]], words: int, geometry: VolumeGeometry
+    slices: Iterable[_Runs], words: int, geometry: VolumeGeometry
 ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.uint32]]:
-    """Return codes (D, H, W) and the table (K, words), canonical, of slices (words, H, W)."""
-    codes = np.zeros(geometry.shape, np.uint32)
-    tables = [np.zeros((1, words), np.uint32)]
-    known = 1
+    """Return codes (D, H, W) and the table (K, words), canonical, of slices given by their runs."""
+    codes: NDArray[np.unsignedinteger] = np.zeros(geometry.shape, np.uint8)
+    known = {bytes(words * np.uint32().itemsize): 0}
     count = 0
-    for count, planes in enumerate(slices, 1):
-        if planes.shape != (words, *geometry.shape[1:]) or count > len(codes):
-            raise GeometryError(
-                f"slice {count} of shape {planes.shape}, not {(words, *geometry.shape[1:])}, on a grid of shape "
-                f"{geometry.shape}",
-                code="shape-mismatch",
-            )
-        flat = planes.reshape(words, -1)
-        starts, lengths = _runs(flat)
-        table, place = canonical_rows(flat[:, starts].T.astype(np.uint32, copy=False))
-        codes[count - 1] = np.repeat(place + known, lengths).reshape(planes.shape[1:])
-        known += len(table)
-        tables.append(table)
+    for count, (keys, lengths) in enumerate(slices, 1):
+        if count > len(codes):
+            break
+        rows, place = canonical_rows(keys.astype(np.uint32, copy=False))
+        found = [known.setdefault(row.tobytes(), len(known)) for row in rows]
+        codes = codes.astype(code_dtype(len(known)), copy=False)
+        if found != [0]:
+            codes[count - 1] = np.repeat(np.array(found, codes.dtype)[place], lengths).reshape(codes.shape[1:])
     if count != len(codes):
-        raise GeometryError(f"{count} slices for a grid of {len(codes)}", code="shape-mismatch")
-    table, lut = canonical_rows(np.concatenate(tables))
+        found_slices = count if count < len(codes) else f"more than {len(codes)}"
+        raise GeometryError(f"{found_slices} slices for a grid of {len(codes)}", code="shape-mismatch")
+    table, lut = canonical_rows(np.frombuffer(b"".join(known), np.uint32).reshape(-1, words))
     return apply_lut(lut.astype(code_dtype(len(table))), codes), table
 
 

@@ -16,11 +16,13 @@ from gpuprep.masks import (
     apply_rows,
     assign_layers,
     canonical_order,
+    from_boxes,
     from_layers,
     from_planes,
     is_exclusive,
     join_masks,
     let_last_win,
+    list_labels,
     merge_to_labels,
     pack_bits,
     select_rois,
@@ -76,6 +78,27 @@ def test_planes_to_palette_and_back(count, seed, density):
     assert np.array_equal(mask.voxel_counts, volumes.sum(axis=(1, 2, 3)))
     for i in {0, count // 2, count - 1}:
         assert np.array_equal(mask.binary(i), volumes[i])
+
+
+@pytest.mark.parametrize("count", [1, 33, 148, 300])
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), density=st.sampled_from([0.0, 0.01, 0.3, 1.0]))
+def test_boxes_of_rois_to_palette(count, seed, density):
+    volumes = random_volumes(count, seed, density=density)
+    boxes = []
+    for volume in volumes:
+        at = np.argwhere(volume) if volume.any() else np.zeros((1, 3), int)
+        start, stop = at.min(axis=0), at.max(axis=0) + 1
+        boxes.append((start, volume[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]))
+    mask, expected = from_boxes(boxes, rois(count), geometry()), mask_of(volumes)
+    assert np.array_equal(mask.table, expected.table)
+    assert np.array_equal(mask.codes, expected.codes) and mask.codes.dtype == expected.codes.dtype
+
+
+def test_the_labels_of_an_image():
+    labels = np.random.default_rng(0).choice([0, 3, 7, 2**32 - 1], SHAPE).astype(np.uint32)
+    assert list_labels(labels) == [3, 7, 2**32 - 1]
+    assert list_labels(np.zeros(SHAPE, np.uint8)) == []
 
 
 def test_more_combinations_than_a_byte_tells_apart():
@@ -264,16 +287,16 @@ def test_layers_become_the_same_mask():
     layers = np.zeros((1 + max(layer for layer, _ in places), *SHAPE), np.uint8)
     for volume, (layer, label) in zip(volumes, places, strict=True):
         layers[layer][volume] = label
-    again = from_layers(np.moveaxis(layers, 0, 1), places, mask.rois, mask.geometry)
+    again = from_layers(np.moveaxis(layers, 0, 3), len(layers), places, mask.rois, mask.geometry)
     check_is_canonical(again)
     assert np.array_equal(again.codes, mask.codes) and np.array_equal(again.table, mask.table)
 
 
 def test_a_label_that_is_no_roi_is_refused():
-    layer = np.zeros((SHAPE[0], 1, *SHAPE[1:]), np.uint8)
+    layer = np.zeros((*SHAPE, 1), np.uint8)
     layer[0, 0, 0, 0] = 2
     with pytest.raises(RoiError) as caught:
-        from_layers(layer, [(0, 1)], rois(1), geometry())
+        from_layers(layer, 1, [(0, 1)], rois(1), geometry())
     assert caught.value.code == "label-unknown"
 
 

@@ -97,8 +97,8 @@ class Segmentation:
         ``"PROBABILITY"``, ``"OCCUPANCY"`` or empty.
     background_values : frozenset of int
         Pixel values of a label map that are no segment: 0 and Pixel Padding Value.
-    slice_spacing_mm : float or None
-        Spacing Between Slices of its own grid, when stated.
+    slice_spacing_mm, slice_thickness_mm : float or None
+        Spacing Between Slices of its own grid, and Slice Thickness, when stated.
     frame_of_reference_uid, sop_instance_uid, series_instance_uid : str
         Its UIDs.
     referenced_series_uids, referenced_sop_instance_uids : tuple of str
@@ -116,6 +116,7 @@ class Segmentation:
     fractional_type: str = ""
     background_values: frozenset[int] = frozenset()
     slice_spacing_mm: float | None = None
+    slice_thickness_mm: float | None = None
     frame_of_reference_uid: str = ""
     sop_instance_uid: str = ""
     series_instance_uid: str = ""
@@ -227,7 +228,8 @@ class _Reader:
             maximum_fractional_value=maximum,
             fractional_type=str(data.get("SegmentationFractionalType", "")) if is_fractional else "",
             background_values=frozenset(background),
-            slice_spacing_mm=self.slice_spacing(),
+            slice_spacing_mm=self.slice_measure("SpacingBetweenSlices"),
+            slice_thickness_mm=self.slice_measure("SliceThickness"),
             frame_of_reference_uid=str(data.get("FrameOfReferenceUID", "")),
             sop_instance_uid=str(data.get("SOPInstanceUID", "")),
             series_instance_uid=str(data.get("SeriesInstanceUID", "")),
@@ -335,13 +337,13 @@ class _Reader:
         x, y, z = self.numbers(position, "ImagePositionPatient", 3, of=float)
         return SegmentFrame(index, number, (x, y, z), orientation, (spacing[0], spacing[1]))
 
-    def slice_spacing(self) -> float | None:
-        """Return Spacing Between Slices from the shared groups, which is where a regular grid has it."""
+    def slice_measure(self, keyword: str) -> float | None:
+        """Return a distance across slices from the shared groups, which is where a regular grid has it."""
         measures = self.shared_groups().get("PixelMeasuresSequence") or ()
-        if not measures or measures[0].get("SpacingBetweenSlices") is None:
+        if not measures or measures[0].get(keyword) in (None, ""):
             return None
-        (spacing,) = self.numbers(measures[0], "SpacingBetweenSlices", 1, of=float)
-        return abs(spacing) or None
+        (distance_mm,) = self.numbers(measures[0], keyword, 1, of=float)
+        return abs(distance_mm) or None
 
     def shared_groups(self) -> Any:
         groups = self.data.get("SharedFunctionalGroupsSequence")

@@ -308,7 +308,7 @@ def own_grid(segmentation: Segmentation, default_spacing_mm: float | None = None
     segmentation : Segmentation
         The header.
     default_spacing_mm : float, optional
-        For a lone plane of unknown thickness; the distance of its rows or columns, the lesser, when not given.
+        For a lone plane; its Slice Thickness, else the distance of its rows or columns, the lesser, when not given.
 
     Raises
     ------
@@ -328,7 +328,7 @@ def own_grid(segmentation: Segmentation, default_spacing_mm: float | None = None
     if len({(f.orientation, f.pixel_spacing_mm) for f in segmentation.frames}) > 1:
         raise refuse("differ in orientation or pixel spacing")
     first = segmentation.frames[0]
-    default_spacing_mm = default_spacing_mm or min(first.pixel_spacing_mm)
+    default_spacing_mm = default_spacing_mm or segmentation.slice_thickness_mm or min(first.pixel_spacing_mm)
     along, down = np.array(first.orientation[:3]), np.array(first.orientation[3:])
     normal = np.cross(along, down)
     positions = np.array([f.position_lps_mm for f in segmentation.frames])
@@ -339,7 +339,7 @@ def own_grid(segmentation: Segmentation, default_spacing_mm: float | None = None
 
     declared_mm = segmentation.slice_spacing_mm or np.inf
     steps_mm = np.diff(np.sort(offsets_mm))
-    same_mm = SAME_PLANE_TOLERANCE_SLICES * min(declared_mm, default_spacing_mm)
+    same_mm = SAME_PLANE_TOLERANCE_SLICES * min(declared_mm, default_spacing_mm, *first.pixel_spacing_mm)
     step_mm = min([*steps_mm[steps_mm > same_mm], declared_mm])
     if not np.isfinite(step_mm):
         step_mm = default_spacing_mm

@@ -12,6 +12,7 @@ from gpuprep.writers.atomic import replacing, write_text
 from gpuprep.writers.base import Output
 
 #: Column → Parquet type. Voxel indices and sizes are in NIfTI's order: x along columns, y along rows, z along slices.
+#: ``dtype`` and ``voxels_crc32`` are of the voxels of a NIfTI file; of the palette's codes in other mask containers.
 COLUMNS = {
     "path": "string",
     "bytes": "int64",
@@ -86,9 +87,10 @@ def _entries(output: Output) -> Iterator[dict[str, Any]]:
     entry |= {"path": output.path, "bytes": output.size}
     for axis, size, spacing in zip("xyz", content["shape"], content["spacing_mm"], strict=True):
         entry |= {f"size_{axis}": size, f"spacing_{axis}_mm": spacing}
-    if "rois" not in content:
+    rois = content.get("rois", ())
+    if not rois:
         yield entry
-    for roi in content.get("rois", ()):
+    for roi in rois:
         about = {"roi": roi["name"], "label_value": roi.get("value")}
         about |= {"voxels": roi["voxels"], "volume_mm3": roi["volume_mm3"]}
         if roi["box"] is not None:

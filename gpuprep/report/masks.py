@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from gpuprep.masks import RoiMask
 
 _HEAD = ("ROI", "number", "voxels", "ml", "box x", "box y", "box z", "colour", "type, region")
@@ -25,13 +23,14 @@ def format_mask(mask: RoiMask) -> str:
         f"{len(mask.rois)} ROIs, {len(mask.table)} sets of ROIs",
         "",
     ]
-    voxel_ml = abs(float(np.linalg.det(geometry.index_to_lps[:3, :3]))) / 1000
+    voxel_ml = geometry.voxel_mm3 / 1000
     rows: list[tuple[str, ...]] = [_HEAD]
     for roi, voxels, (start, stop) in zip(mask.rois, mask.voxel_counts.tolist(), mask.bounding_boxes(), strict=True):
         box = [f"{a}-{b - 1}" if voxels else "" for a, b in zip(start[::-1], stop[::-1], strict=True)]
         colour = "#{:02x}{:02x}{:02x}".format(*roi.rgb) if roi.rgb else ""
-        meaning = ", ".join(c.meaning for c in (roi.type, roi.region) if c)
-        rows.append((roi.name, str(roi.number), str(voxels), f"{voxels * voxel_ml:.3f}", *box, colour, meaning))
+        meaning = _escape(", ".join(c.meaning for c in (roi.type, roi.region) if c))
+        amount = (str(voxels), f"{voxels * voxel_ml:.3f}")
+        rows.append((_escape(roi.name), str(roi.number), *amount, *box, colour, meaning))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (c.rjust(w) if n in _RIGHT else c.ljust(w) for n, (c, w) in enumerate(zip(row, widths, strict=True)))
@@ -43,3 +42,8 @@ def format_mask(mask: RoiMask) -> str:
     if len(pairs) > _LISTED_PAIRS:
         lines.append(f"  and {len(pairs) - _LISTED_PAIRS} more")
     return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    """Return a text with escapes for what would break a line, move the cursor, or cannot be encoded."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -111,8 +111,11 @@ def find_images(folder: Path) -> tuple[InstanceHeader, ...]:
 
 
 def _is_dicom(path: Path) -> bool:
+    """Tell by content, or by name for a file without preamble."""
     if path.is_dir():
         return False
+    if path.suffix.lower() == ".dcm":
+        return True
     with path.open("rb") as file:
         return file.read(_MAGIC.stop)[_MAGIC] == b"DICM"
 

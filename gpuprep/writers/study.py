@@ -19,7 +19,7 @@ from gpuprep.config import MaskContainer
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.errors import OverlapError, WriteError
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.masks import RoiMask
+from gpuprep.masks import RoiMask, to_label_image
 from gpuprep.volume import Volume
 from gpuprep.writers.atomic import remove, stored_size
 from gpuprep.writers.base import Output
@@ -195,9 +195,11 @@ class StudyWriter:
         except OverlapError as error:
             hint = f"--masks {MaskContainer.SEPARATE} or {MaskContainer.SEG_NRRD} keeps overlaps"
             raise OverlapError(error.message, code=error.code, subject=file.source.path, hint=hint) from error
+        voxels = mask.codes
         if self.container is MaskContainer.LABEL:
+            voxels = to_label_image(mask)
             rois = [{**roi, "value": value} for value, roi in enumerate(rois, 1)]
-        content = {**file.origin, **describe_grid(mask.codes, mask.geometry), "rois": rois}
+        content = {**file.origin, **describe_grid(voxels, mask.geometry), "rois": rois}
         return Output(path.relative_to(self.root).as_posix(), stored_size(path), 0, content)
 
     def discard(self, case: str) -> None:
@@ -293,7 +295,7 @@ def _measure_int16(array: NDArray[np.int16]) -> dict[str, float]:
 
 def describe_rois(mask: RoiMask) -> list[dict[str, Any]]:
     """Return name, voxels, volume and box (x, y, z: first and last voxel) of each ROI."""
-    voxel_mm3 = float(np.prod(mask.geometry.spacing_dhw_mm))
+    voxel_mm3 = mask.geometry.voxel_mm3
     return [
         {
             "name": roi.name,

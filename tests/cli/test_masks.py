@@ -33,6 +33,19 @@ def test_info_prints_rois_and_overlaps(source, gpuprep):
         assert f"{mask.rois[i].name!r} and {mask.rois[j].name!r}: {voxels} voxels" in done.stdout
 
 
+def test_info_escapes_what_would_break_its_lines(gpuprep, tmp_path):
+    segnrrd.write(random_mask(2, rois=[Roi(1, "a\nb\x1b[2J"), Roi(2, "\ud800 肝臓")]), tmp_path / "m.seg.nrrd")
+    done = gpuprep("masks", "info", tmp_path / "m.seg.nrrd")
+    assert done.status == 0, done.stderr
+    assert "\na\\nb\\x1b[2J " in done.stdout and "\n\\ud800 肝臓 " in done.stdout
+
+
+def test_a_file_that_only_claims_to_be_dicom_is_refused(gpuprep, tmp_path):
+    (tmp_path / "m.dcm").write_bytes(bytes(200))
+    done = gpuprep("masks", "info", tmp_path / "m.dcm")
+    assert done.status == 4 and "[not-dicom]" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["m.zarr", "m.h5", "m.npz", "folder", "m.seg.nrrd"])
 def test_convert(source, gpuprep, tmp_path, name):
     mask, path = source

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import zlib
 
 import nibabel
 import numpy as np
@@ -239,6 +240,7 @@ def test_the_index_tells_what_the_files_hold(gpuprep, study, tmp_path):
         assert voxels.shape == tuple(int(entry[f"size_{axis}"]) for axis in "xyz")
         np.testing.assert_allclose(image.header.get_zooms(), [float(entry[f"spacing_{a}_mm"]) for a in "xyz"])
         assert voxels.dtype.name == entry["dtype"]
+        assert zlib.crc32(np.ascontiguousarray(voxels.T)) == int(entry["voxels_crc32"])
         if entry["roi"]:
             place = np.argwhere(voxels)
             assert [int(entry[f"box_first_{axis}"]) for axis in "xyz"] == place.min(axis=0).tolist()

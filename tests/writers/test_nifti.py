@@ -8,7 +8,7 @@ import SimpleITK
 
 from gpuprep.errors import WriteError
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.writers.nifti import Extension, read_nifti, write_nifti
+from gpuprep.writers.nifti import Extension, read_filled_slices, read_nifti, write_nifti
 
 #: Rounding of float32 header fields for coordinates of a few hundred mm.
 HEADER_TOLERANCE_MM = 1e-4
@@ -132,6 +132,31 @@ def test_reads_what_nibabel_writes(tmp_path, grid, form, order):
         assert np.array_equal(file.array, array)
         assert np.abs(file.geometry.to_lps(CORNERS) - grid.to_lps(CORNERS)).max() < HEADER_TOLERANCE_MM
         assert file.extensions == ()
+
+
+@pytest.mark.parametrize("filled", [[], [0], [2, 4], [5], [0, 5]])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_slices_that_hold_something(tmp_path, filled, suffix):
+    array = np.zeros((6, 5, 7), np.int16)
+    array[filled, 3, 2] = -7
+    geometry = VolumeGeometry(array.shape, np.eye(4))
+    written(tmp_path / f"a{suffix}", array, geometry)
+    grid, first, found = read_filled_slices(tmp_path / f"a{suffix}")
+    assert grid.same_grid(geometry)
+    assert (first, len(found)) == ((filled[0], filled[-1] - filled[0] + 1) if filled else (0, 0))
+    assert np.array_equal(found, array[first : first + len(found)])
+
+
+@pytest.mark.parametrize("read", [lambda path: read_nifti(path).array, lambda path: read_filled_slices(path)[2]])
+def test_slope_and_intercept_count(tmp_path, read):
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    header.set_slope_inter(0.5, 3)
+    values = np.arange(105).reshape(3, 5, 7) * 0.5 + 3
+    nibabel.save(nibabel.Nifti1Image(values.T, np.eye(4), header), tmp_path / "a.nii.gz")
+    stored = gzip.decompress((tmp_path / "a.nii.gz").read_bytes())
+    assert np.frombuffer(stored[112:120], "<f4").tolist() != [1, 0]
+    assert np.allclose(read(tmp_path / "a.nii.gz"), values, atol=1e-3)
 
 
 def test_extensions_are_read_by_nibabel_and_by_us(tmp_path):

@@ -1,5 +1,7 @@
 """Trees of NIfTI files: places that never meet, and fingerprints against NumPy."""
 
+import zlib
+
 import nibabel
 import numpy as np
 import pytest
@@ -112,6 +114,7 @@ def test_one_label_image(tmp_path):
     (output,) = make_writer(tmp_path, MaskContainer.LABEL).write_mask("c", mask, {})
     labels = np.asarray(nibabel.load(tmp_path / output.path).dataobj).T
     assert [int((labels == value).sum()) for value in (0, 1, 2, 3)] == [60, 30, 0, 30]
+    assert output.content["voxels_crc32"] == zlib.crc32(np.ascontiguousarray(labels))  # not that of the palette's codes
     assert [(r["name"], r["value"], r["voxels"]) for r in output.content["rois"]] == [
         ("roi 0", 1, 30),
         ("roi 1", 2, 0),

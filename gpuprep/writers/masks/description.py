@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,8 +21,6 @@ from gpuprep.masks import Code, Roi, RoiMask
 KEY = "gpuprep_mask"
 #: Raised when an older reader could misread what a newer writer wrote.
 VERSION = 1
-#: What decompressors raise.
-_DAMAGED = (zlib.error, zipfile.BadZipFile, ElementTree.ParseError)
 
 
 def describe(mask: RoiMask, *, with_extents: bool = False) -> str:
@@ -94,7 +93,7 @@ def _parse_roi(entry: dict[str, Any]) -> Roi:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while a mask file is read into errors with codes.
+    """Turn what goes wrong while a mask file is read into errors with codes that name it.
 
     Raises
     ------
@@ -103,9 +102,32 @@ def reading(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except GpuprepError:
+    except GpuprepError as error:
+        error.subject = error.subject or str(path)
         raise
     except FileNotFoundError as error:
         raise HeaderError("there is no such file", code="unreadable", subject=str(path)) from error
-    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, *_DAMAGED) as error:
+    except _damage_errors() as error:
         raise HeaderError(f"not a mask that can be read: {error}", code="mask-unreadable", subject=str(path)) from error
+
+
+def _damage_errors() -> tuple[type[Exception], ...]:
+    """Return what parsers, decompressors, NumPy, h5py and zarr raise on damaged files, found by fuzzing them."""
+    from isal import isal_zlib
+
+    return (
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        MemoryError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        ElementTree.ParseError,
+        tokenize.TokenError,
+        zipfile.BadZipFile,
+        zlib.error,
+        isal_zlib.error,  # type: ignore[return-value]  # its stub says that it is an instance
+    )

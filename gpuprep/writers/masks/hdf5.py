@@ -1,4 +1,4 @@
-"""The palette in HDF5: chunked, gzip-compressed ``codes``, ``table`` and the description."""
+"""The palette in HDF5: chunked, gzip-compressed ``codes``, ``table``, both with checksums, and the description."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def write(mask: RoiMask, path: Path) -> None:
     with replacing(path) as part, h5py.File(part, "w") as file:
         file.create_dataset(
             "codes", data=mask.codes, chunks=chunk_shape(mask.codes.shape), compression="gzip",
-            compression_opts=_LEVEL, shuffle=mask.codes.itemsize > 1,
+            compression_opts=_LEVEL, shuffle=mask.codes.itemsize > 1, fletcher32=True,
         )  # fmt: skip
-        file["table"] = mask.table
+        file.create_dataset("table", data=mask.table, chunks=mask.table.shape, fletcher32=True)
         file[KEY] = describe(mask)  # a dataset: an attribute holds 64 KB at most
 
 

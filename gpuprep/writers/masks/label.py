@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.masks import Roi, RoiMask, from_layers, to_label_image
+from gpuprep.masks import Roi, RoiMask, code_dtype, from_layers, list_labels, to_label_image
 from gpuprep.writers.masks.description import describe, parse_geometry, parse_rois, reading
 from gpuprep.writers.nifti import LABEL_LEVEL, Extension, NiftiFile, read_nifti, write_nifti
 
@@ -23,6 +23,8 @@ COMMENT, CARET = 6, 30
 #: Colour of a ROI that has none, as in TotalSegmentator's tables.
 _WHITE = (255, 255, 255)
 _DESCRIPTION_START = b'{"version"'
+#: Labels that a program stored by a slope, as nibabel does with numbers it was given as float64, are not quite whole.
+LABEL_ROUNDING = 0.01
 #: A description holds its geometry in float64, the header in float32: they tell of one grid within this, in mm.
 HEADER_TOLERANCE_MM = 0.01
 
@@ -55,14 +57,15 @@ def read(path: Path) -> RoiMask:
     with reading(path):
         file = read_nifti(path)
         labels = as_labels(file)
-        values, rois = _parse_label_table(file) or _plain_labels(labels)
+        tables = [e.content for e in file.extensions if b"<LabelTable>" in e.content]
+        values, rois = _parse_label_table(tables[0]) if tables else _plain_labels(labels)
         text = stated_description(file)
         if text is not None:
             described = parse_rois(text)
-            if [_xml_text(roi.name) for roi in described] == [roi.name for roi in rois]:
+            if _parse_label_table(_label_table(described)) == (values, rois):  # else another program has changed it
                 rois = described
         geometry = stated_geometry(file)
-        return from_layers(labels[:, None], [(0, value) for value in values], rois, geometry)
+        return from_layers(labels[..., None], 1, [(0, value) for value in values], rois, geometry)
 
 
 def name_labels(mask: RoiMask) -> tuple[Extension, ...]:
@@ -70,19 +73,28 @@ def name_labels(mask: RoiMask) -> tuple[Extension, ...]:
     return Extension(CARET, _label_table(mask.rois)), Extension(COMMENT, describe(mask).encode())
 
 
-def as_labels(file: NiftiFile) -> NDArray[np.uint32]:
-    """Return the voxels as labels, uint32.
+def as_labels(file: NiftiFile) -> NDArray[np.unsignedinteger]:
+    """Return the voxels as labels, of an unsigned type of at most four bytes.
 
     Raises
     ------
     ValueError
-        They are negative or not whole numbers.
+        They are negative, larger than such a type holds, or not whole numbers.
     """
-    with np.errstate(invalid="ignore"):  # NaN and infinity are not equal to anything here
-        are_labels = (file.array >= 0) & (file.array % 1 == 0)
-    if not are_labels.all():
-        raise ValueError("its values are not labels")
-    return file.array.astype(np.uint32)
+    values = file.array
+    if values.dtype.kind == "f":
+        labels = np.rint(values)
+        with np.errstate(invalid="ignore"):  # NaN and infinity are near to nothing
+            are_labels = np.abs(values - labels) <= LABEL_ROUNDING
+        if not are_labels.all():
+            raise ValueError("its values are not labels")
+        values = labels
+    least, largest = values.min(), values.max()
+    if least < 0 or largest > np.iinfo(np.uint32).max:
+        raise ValueError(f"its values, {least} to {largest}, are not labels")
+    if values.dtype.kind == "u" and values.itemsize <= 4:
+        return values
+    return values.astype(code_dtype(int(largest) + 1))
 
 
 def stated_description(file: NiftiFile) -> str | None:
@@ -121,23 +133,19 @@ def _xml_text(text: str) -> str:
     return "".join(allowed).encode("utf-8", "replace").decode().strip()
 
 
-def _parse_label_table(file: NiftiFile) -> tuple[list[int], tuple[Roi, ...]] | None:
-    """Return values and ROIs of the label table, without the background; None when there is no table."""
-    for extension in file.extensions:
-        if b"<LabelTable>" not in extension.content:
-            continue
-        values, rois = [], []
-        for label in ElementTree.fromstring(extension.content).iter("Label"):
-            value = int(label.attrib["Key"])
-            if value > 0:
-                red, green, blue = (round(float(label.attrib.get(k, "1")) * 255) for k in ("Red", "Green", "Blue"))
-                rgb = None if (red, green, blue) == _WHITE else (red, green, blue)
-                values.append(value)
-                rois.append(Roi(value, (label.text or "").strip(), rgb))
-        return values, tuple(rois)
-    return None
+def _parse_label_table(xml: bytes) -> tuple[list[int], tuple[Roi, ...]]:
+    """Return values and ROIs of the label table, without the background."""
+    values, rois = [], []
+    for label in ElementTree.fromstring(xml).iter("Label"):
+        value = int(label.attrib["Key"])
+        if value > 0:
+            red, green, blue = (round(float(label.attrib.get(k, "1")) * 255) for k in ("Red", "Green", "Blue"))
+            rgb = None if (red, green, blue) == _WHITE else (red, green, blue)
+            values.append(value)
+            rois.append(Roi(value, (label.text or "").strip(), rgb))
+    return values, tuple(rois)
 
 
-def _plain_labels(labels: NDArray[np.uint32]) -> tuple[list[int], tuple[Roi, ...]]:
-    values = [v for v in np.unique(labels).tolist() if v]
+def _plain_labels(labels: NDArray[np.unsignedinteger]) -> tuple[list[int], tuple[Roi, ...]]:
+    values = list_labels(labels)
     return values, tuple(Roi(v, f"label {v}") for v in values)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuprep.errors import GeometryError
-from gpuprep.masks import PLANE_BITS, Roi, RoiMask, apply_lut, from_planes
+from gpuprep.geometry import VolumeGeometry
+from gpuprep.masks import Roi, RoiMask, apply_lut, from_boxes
 from gpuprep.writers.atomic import replacing
 from gpuprep.writers.masks.description import describe, parse_geometry, parse_rois, reading
 from gpuprep.writers.masks.label import HEADER_TOLERANCE_MM
 from gpuprep.writers.names import safe_name, unique_names
-from gpuprep.writers.nifti import LABEL_LEVEL, read_nifti, write_nifti
+from gpuprep.writers.nifti import LABEL_LEVEL, read_filled_slices, write_nifti
 
 #: Lists the files in the order of the ROIs, and describes the mask.
 MANIFEST = "rois.json"
@@ -55,7 +55,7 @@ def read(path: Path) -> RoiMask:
     Raises
     ------
     HeaderError
-        As `reading`.
+        As `reading`; ``mask-unreadable`` also for a file with other values than 0 and one greater than 0.
     GeometryError
         ``shape-mismatch``: a file lies on another grid than the first one.
     """
@@ -70,19 +70,23 @@ def read(path: Path) -> RoiMask:
             if not files:
                 raise FileNotFoundError(path)
             rois = tuple(Roi(n, name.split(".nii")[0]) for n, name in enumerate(files, 1))
-            geometry = read_nifti(path / files[0]).geometry
-        planes = np.zeros((max(1, -(-len(rois) // PLANE_BITS)), *geometry.shape), np.uint32)
-        for roi, name in enumerate(files):
-            file = read_nifti(path / name)
-            if not file.geometry.same_grid(geometry, HEADER_TOLERANCE_MM):
-                raise GeometryError("not on the grid of the other files", code="shape-mismatch", subject=name)
-            planes[roi // PLANE_BITS].reshape(-1)[_filled(file.array)] |= np.uint32(1 << roi % PLANE_BITS)
-        return from_planes(planes, rois, geometry)
+            geometry, _, _ = read_filled_slices(path / files[0])
+        return from_boxes((_read_box(path / name, geometry) for name in files), rois, geometry)
 
 
-def _filled(array: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the flat indices of voxels that are not 0; slices without any are passed over."""
-    slices = np.flatnonzero(array.reshape(len(array), -1).any(axis=1))
-    first, end = (slices[0], slices[-1] + 1) if len(slices) else (0, 0)
-    filled: NDArray[np.intp] = np.flatnonzero(array[first:end]) + first * array[0].size
-    return filled
+def _read_box(path: Path, geometry: VolumeGeometry) -> tuple[list[int], NDArray[np.bool_]]:
+    """Return the first voxel (d, h, w) of the box that a ROI fills, and which voxels of it are the ROI's."""
+    grid, first, array = read_filled_slices(path)
+    if not grid.same_grid(geometry, HEADER_TOLERANCE_MM):
+        raise GeometryError("not on the grid of the other files", code="shape-mismatch", subject=path.name)
+    inside = array != 0
+    start = [first, 0, 0]
+    for axis, others in ((1, (0, 2)), (2, (0, 1))):
+        filled = np.flatnonzero(inside.any(axis=others))
+        box = slice(filled[0], filled[-1] + 1) if len(filled) else slice(0, 0)
+        start[axis] = box.start
+        array, inside = (np.moveaxis(np.moveaxis(a, axis, 0)[box], 0, axis) for a in (array, inside))
+    values = array[inside]
+    if len(values) and not (values[0] > 0 and (values == values[0]).all()):
+        raise ValueError(f"{path.name} is no mask of one ROI: it holds values from {values.min()} to {values.max()}")
+    return start, inside

@@ -149,18 +149,18 @@ def _join(layers: Sequence[_Layer], classes: _Classes) -> RoiMask:
             places.append(place)
     known = classes.grid
     grid = known if known is not None and known.same_grid(geometry, HEADER_TOLERANCE_MM) else geometry
-    return from_layers(_slices(layers, grid), places, rois, grid)
+    return from_layers(_slices(layers, grid), len(layers), places, rois, grid)
 
 
 def _slices(layers: Sequence[_Layer], grid: VolumeGeometry) -> Iterator[NDArray[np.unsignedinteger]]:
-    """Yield each slice of all layers, shape (L, H, W)."""
+    """Yield each slice of all layers, shape (H, W, L)."""
     dtype = code_dtype(_largest(layers) + 1)
     for d in range(grid.shape[0]):
-        labels = np.zeros((len(layers), *grid.shape[1:]), dtype)
-        for layer, plane in zip(layers, labels, strict=True):
+        labels = np.zeros((*grid.shape[1:], len(layers)), dtype)
+        for n, layer in enumerate(layers):
             depth, rows, columns = layer.box
             if depth.start <= d < depth.stop:
-                plane[rows, columns] = layer.values[d - depth.start]
+                labels[rows, columns, n] = layer.values[d - depth.start]
         yield labels
 
 
@@ -170,7 +170,7 @@ def _largest(layers: Sequence[_Layer]) -> int:
 
 def _read_layer(path: Path, key: str | int | None) -> _Layer:
     file = read_nifti(path)
-    values: NDArray[np.unsignedinteger] = file.array if file.array.dtype.kind == "u" else as_labels(file)
+    values = as_labels(file)
     box = []
     for axis in range(3):
         rest = (*range(axis), *range(axis + 1, 3))

@@ -62,7 +62,7 @@ def write(mask: RoiMask, path: Path, *, ome_labels: bool = False) -> None:
     with replacing(path) as part:
         group = zarr.open_group(part, mode="w", zarr_format=3, attributes={KEY: describe(mask, with_extents=True)})
         _create(group, "codes", mask.codes)
-        group.create_array("table", data=mask.table)
+        group.create_array("table", data=mask.table, compressors=_compressor())
         if ome_labels:
             _write_labels(group, mask)
 
@@ -135,17 +135,22 @@ def _open(path: Path) -> tuple[Any, str]:
 
 def _create(group: Any, name: str, array: NDArray[Any]) -> None:
     """Create a compressed array in one shard."""
-    from zarr.codecs import ZstdCodec
-
     chunks = chunk_shape(array.shape)
     group.create_array(
         name,
         data=array,
         chunks=chunks,
         shards=tuple(-(-n // c) * c for n, c in zip(array.shape, chunks, strict=True)),
-        compressors=ZstdCodec(level=_ZSTD_LEVEL),
+        compressors=_compressor(),
         dimension_names=("z", "y", "x"),
     )
+
+
+def _compressor() -> Any:
+    """Return zstd with a checksum a chunk: damaged codes would be other ROIs, and nothing would tell."""
+    from zarr.codecs import ZstdCodec
+
+    return ZstdCodec(level=_ZSTD_LEVEL, checksum=True)
 
 
 def _write_labels(group: Any, mask: RoiMask) -> None:

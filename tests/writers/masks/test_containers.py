@@ -8,13 +8,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mask_sets import AWKWARD_NAMES, COUNTS, check_same, coded_roi, oblique_geometry, random_mask
 
-from gpuprep.errors import ConfigError, HeaderError, OverlapError, RoiError
+from gpuprep.errors import CaseError, ConfigError, HeaderError, OverlapError, RoiError
 from gpuprep.masks import Roi, let_last_win
 from gpuprep.writers.masks import MASK_READERS, MASK_WRITERS, SUFFIXES, container_of, description, read_mask
 
@@ -103,6 +104,29 @@ def test_damaged_files_are_refused(container, damage, tmp_path):
 
 
 @pytest.mark.parametrize("container", SUFFIX)
+def test_a_few_bits_flipped_are_refused_or_change_no_voxel(container, tmp_path):
+    mask, _ = let_last_win(random_mask(5, geometry=oblique_geometry((8, 30, 30))))
+    path = tmp_path / f"mask{SUFFIX[container]}"
+    MASK_WRITERS.load(container)(mask, path)
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        file = files[rng.integers(len(files))]
+        whole = file.read_bytes()
+        damaged = bytearray(whole)
+        for at in rng.integers(len(whole), size=3):
+            damaged[at] ^= 1 << rng.integers(8)
+        file.write_bytes(damaged)
+        try:
+            read = read_mask(path)
+        except CaseError as error:
+            assert error.subject
+        else:
+            assert np.array_equal(read.table[read.codes], mask.table[mask.codes])
+        file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("container", SUFFIX)
 def test_a_missing_file_is_refused(container, tmp_path):
     with pytest.raises(HeaderError) as caught:
         read_mask(tmp_path / f"mask{SUFFIX[container]}")
@@ -159,6 +183,33 @@ def test_files_of_one_folder_on_different_grids_are_refused(tmp_path):
     with pytest.raises(Exception) as caught:
         read_mask(tmp_path / "s")
     assert caught.value.code == "shape-mismatch"
+
+
+@pytest.mark.parametrize("values", [[0, 1, 2], [-1000, 40], [0, 0.25, 0.5], [0, np.nan]])
+def test_a_file_that_is_no_mask_of_one_roi_is_refused(tmp_path, values):
+    """A CT, a label image or a probability map beside the masks."""
+    MASK_WRITERS.load("separate")(random_mask(1, rois=[Roi(1, "a")]), tmp_path / "s")
+    (tmp_path / "s" / "rois.json").unlink()
+    image = nibabel.load(tmp_path / "s" / "a.nii.gz")
+    array = np.resize(values, image.shape).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(array, image.affine), tmp_path / "s" / "b.nii.gz")
+    with pytest.raises(HeaderError, match=r"b\.nii\.gz is no mask of one ROI"):
+        read_mask(tmp_path / "s")
+
+
+@pytest.mark.parametrize("dtype", [">i2", "<f8", "u1"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_masks_of_others_in_any_type(dtype, suffix, tmp_path):
+    mask = random_mask(4, 1, rois=[Roi(n, f"r{n}") for n in range(1, 5)])
+    affine = np.diag([-1.0, -1, 1, 1]) @ mask.geometry.index_to_lps[:, [2, 1, 0, 3]]
+    for n, roi in enumerate(mask.rois):
+        header = nibabel.Nifti1Header(endianness=dtype[0] if dtype[0] in "<>" else "<")
+        header.set_data_dtype(dtype)
+        array = mask.binary(n).T.astype(dtype) * (n + 1)
+        nibabel.save(nibabel.Nifti1Image(array, affine, header), tmp_path / f"{roi.name}{suffix}")
+    read = read_mask(tmp_path)
+    assert read.rois == mask.rois and read.geometry.same_grid(mask.geometry)
+    assert np.array_equal(read.to_planes(), mask.to_planes())
 
 
 def test_labels_that_the_table_lacks_are_refused(tmp_path):

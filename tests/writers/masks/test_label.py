@@ -57,13 +57,48 @@ def test_a_table_of_another_writer(tmp_path):
     assert np.array_equal(mask.binary(1).T, array == 30)
 
 
-def test_labels_without_a_table(tmp_path):
-    array = np.zeros((4, 3, 2), np.float32)
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32",
+                                   "float64"])  # fmt: skip
+def test_labels_without_a_table(tmp_path, dtype):
+    array = np.zeros((4, 3, 2), dtype)
     array[0], array[1] = 2, 5
-    nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / "a.nii")
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4), dtype=dtype), tmp_path / "a.nii")
     mask = label.read(tmp_path / "a.nii")
     assert [roi.name for roi in mask.rois] == ["label 2", "label 5"]
     assert mask.voxel_counts.tolist() == [6, 6]
+    assert np.array_equal(mask.binary(1).T, array == 5)
+
+
+@pytest.mark.parametrize(("dtype", "values"), [("uint8", [1, 2]), ("int16", [1, 2, 104])])
+def test_labels_that_nibabel_stored_by_a_slope(tmp_path, dtype, values):
+    """It does so with float64 that is to be saved as integers: the file holds 127 and 255 for 1 and 2."""
+    array = np.zeros((4, 3, 2))
+    array[: len(values)] = np.reshape(values, (-1, 1, 1))
+    image = nibabel.Nifti1Image(array, np.eye(4))
+    image.set_data_dtype(dtype)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    mask = label.read(tmp_path / "a.nii.gz")
+    assert [roi.name for roi in mask.rois] == [f"label {v}" for v in values]
+    assert np.array_equal(mask.binary(1).T, array == 2)
+
+
+def test_labels_too_coarsely_stored_are_refused(tmp_path):
+    image = nibabel.Nifti1Image(np.arange(100.0).reshape(4, 5, 5), np.eye(4))
+    image.set_data_dtype(np.uint8)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    with pytest.raises(HeaderError) as caught:
+        label.read(tmp_path / "a.nii.gz")
+    assert caught.value.code == "mask-unreadable"
+
+
+def test_recoloured_by_another_program_the_new_colour_counts(written):
+    _, path = written
+    image = nibabel.load(path)
+    red, comment = image.header.extensions
+    green = red.content.replace(b'Red="1.0" Green="0.0"', b'Red="0.0" Green="1.0"')
+    image.header.extensions[:] = [nibabel.nifti1.Nifti1Extension(30, green), comment]
+    nibabel.save(image, path)
+    assert label.read(path).rois[0] == Roi(1, "liver & <spleen>", (0, 255, 51))
 
 
 def test_a_header_that_was_moved_counts_more_than_our_description(written):
@@ -79,7 +114,7 @@ def test_a_header_that_was_moved_counts_more_than_our_description(written):
     assert np.allclose(shift, (-10, 0, 0), atol=1e-3) and moved.rois[0] == mask.rois[0]
 
 
-@pytest.mark.parametrize("value", [-1.0, 0.5, np.nan])
+@pytest.mark.parametrize("value", [-1.0, 0.5, np.nan, np.inf, 1e10])
 def test_values_that_are_no_labels_are_refused(tmp_path, value):
     array = np.full((2, 2, 2), value, np.float32)
     nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / "a.nii")

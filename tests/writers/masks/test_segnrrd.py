@@ -11,7 +11,7 @@ import SimpleITK
 import slicerio
 from mask_sets import check_same, coded_roi, oblique_geometry, random_mask
 
-from gpuprep.errors import HeaderError
+from gpuprep.errors import HeaderError, RoiError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Code, Roi, assign_layers, let_last_win
 from gpuprep.writers.masks import segnrrd
@@ -137,13 +137,101 @@ def test_a_segmentation_of_another_writer_in_ras(tmp_path, encoding, dtype):
     assert read.geometry.same_grid(mask.geometry)
 
 
-def test_renamed_by_another_program_the_new_name_counts(written):
+def test_changed_by_another_program_the_new_words_count(written):
     mask, path = written
-    path.write_bytes(path.read_bytes().replace(b"Segment1_Name:=roi 1", b"Segment1_Name:=tumour"))
+    content = path.read_bytes().replace(b"Segment1_Name:=roi 1", b"Segment1_Name:=tumour")
+    old, new = (" ".join(map(repr, rgb)).encode() for rgb in ((1 / 255, 128 / 255, 254 / 255), (1.0, 0.0, 0.0)))
+    content = content.replace(b"Segment2_Color:=" + old, b"Segment2_Color:=" + new)
+    content = content.replace(b"~SCT^39607008^Lung~", b"~SCT^80891009^Heart~", 1)
+    path.write_bytes(content)
     read = segnrrd.read(path)
     assert [roi.name for roi in read.rois][:3] == ["roi 0", "tumour", "roi 2"]
-    assert read.rois[0].region == Code("SCT", "39607008", "Lung") and read.rois[0].rgb == (1, 128, 254)
+    assert read.rois[0].region == Code("SCT", "80891009", "Heart") and read.rois[0].rgb == (1, 128, 254)
+    assert read.rois[2].rgb == (255, 0, 0) and read.rois[2].region == Code("SCT", "39607008", "Lung")
+    assert read.rois[3:] == mask.rois[3:]
     assert np.array_equal(read.table, mask.table)
+
+
+def layered(folder, layers, **pairs):
+    """Write layers (L, D, H, W) of a hand-made segmentation; keys of `pairs` are without ``Segment``."""
+    directions = np.eye(3) if len(layers) == 1 else np.vstack([np.full(3, np.nan), np.eye(3)])
+    header = {"space": "left-posterior-superior", "space directions": directions, "space origin": np.zeros(3)}
+    data = np.asarray(layers)
+    data = data[0].T if len(layers) == 1 else data.transpose(0, 3, 2, 1)
+    nrrd.write(str(folder / "m.seg.nrrd"), data, header | {f"Segment{key}": value for key, value in pairs.items()})
+    return folder / "m.seg.nrrd"
+
+
+def test_a_layer_a_segment_where_the_header_tells_none(tmp_path):
+    """Slicer's files before shared label maps: value 1 in as many layers as there are segments."""
+    layers = np.random.default_rng(0).integers(0, 2, (3, 4, 5, 6)).astype(np.uint8)
+    read = segnrrd.read(layered(tmp_path, layers, **{"0_ID": "a", "1_ID": "b", "2_ID": "c"}))
+    assert [roi.name for roi in read.rois] == ["a", "b", "c"]
+    for n, layer in enumerate(layers):
+        assert np.array_equal(read.binary(n), layer)
+
+
+def test_labels_of_a_plain_volume_where_the_header_tells_no_layers(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 3, (1, 4, 5, 6)).astype(np.uint8)
+    pairs = {"0_ID": "a", "0_LabelValue": "2", "1_ID": "b", "1_LabelValue": "1"}
+    read = segnrrd.read(layered(tmp_path, labels, **pairs))
+    assert np.array_equal(read.binary(0), labels[0] == 2) and np.array_equal(read.binary(1), labels[0] == 1)
+
+
+def test_two_segments_of_one_label_hold_the_same_voxels(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 2, (1, 4, 5, 6)).astype(np.uint8)
+    read = segnrrd.read(layered(tmp_path, labels, **{"0_ID": "a", "1_ID": "b", "1_Layer": "0"}))
+    assert np.array_equal(read.binary(0), labels[0]) and np.array_equal(read.binary(1), labels[0])
+
+
+def test_a_layer_without_segments_is_empty_or_refused(tmp_path):
+    layers = np.zeros((2, 4, 5, 6), np.uint8)
+    layers[0, 1] = 1
+    path = layered(tmp_path, layers, **{"0_ID": "a", "0_Layer": "0"})
+    assert segnrrd.read(path).voxel_counts.tolist() == [30]
+    layers[1, 2] = 1
+    layered(tmp_path, layers, **{"0_ID": "a", "0_Layer": "0"})
+    with pytest.raises(RoiError) as caught:
+        segnrrd.read(path)
+    assert caught.value.code == "label-unknown" and caught.value.subject == str(path)
+
+
+@pytest.mark.parametrize("layer", [-1, 2])
+def test_a_segment_in_a_layer_that_is_not_there_is_refused(tmp_path, layer):
+    path = layered(tmp_path, np.ones((2, 4, 5, 6), np.uint8), **{"0_ID": "a", "0_Layer": str(layer)})
+    with pytest.raises(HeaderError, match=f"'a' is in layer {layer} of 2"):
+        segnrrd.read(path)
+
+
+def test_labels_below_zero_are_refused(tmp_path):
+    path = layered(tmp_path, np.full((1, 4, 5, 6), -1, np.int16), **{"0_ID": "a"})
+    with pytest.raises(HeaderError, match="labels below 0"):
+        segnrrd.read(path)
+
+
+def test_a_plain_label_image(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 3, (1, 4, 5, 6)).astype(np.int16) * 7
+    read = segnrrd.read(layered(tmp_path, labels))
+    assert [roi.name for roi in read.rois] == ["label 7", "label 14"]
+    assert np.array_equal(read.binary(1), labels[0] == 14)
+
+
+def test_slicerios_own_files(tmp_path):
+    layers = np.zeros((2, 6, 5, 4), np.uint8)
+    layers[0, 1:3], layers[0, 4], layers[1, 2:5] = 1, 5, 3
+    segmentation = {
+        "voxels": layers, "ijkToLPS": np.array([[-2.0, 0, 0, 7], [0, 0, 3, 8], [0, 1.5, 0, 9], [0, 0, 0, 1]]),
+        "encoding": "gzip", "containedRepresentationNames": ["Binary labelmap"],
+        "segments": [{"id": name, "name": f"{name} 1", "color": [1.0, 0.0, 0.2], "layer": layer, "labelValue": value}
+                     for name, layer, value in (("a", 0, 1), ("b", 0, 5), ("c", 1, 3))],
+    }  # fmt: skip
+    path = tmp_path / "m.seg.nrrd"
+    slicerio.write_segmentation(str(path), segmentation)
+    read = segnrrd.read(path)
+    assert [(roi.name, roi.rgb) for roi in read.rois] == [(f"{name} 1", (255, 0, 51)) for name in "abc"]
+    for n, (layer, value) in enumerate(((0, 1), (0, 5), (1, 3))):
+        assert np.array_equal(read.binary(n).T, layers[layer] == value)
+    assert np.allclose(read.geometry.index_to_lps[:, [2, 1, 0, 3]], segmentation["ijkToLPS"])
 
 
 def test_slicer_files_of_the_test_data(data_dir):
@@ -164,7 +252,9 @@ def test_slicer_files_of_the_test_data(data_dir):
 @pytest.mark.parametrize(
     ("old", "new"),
     [(b"encoding: gzip", b"encoding: bzip2"), (b"sizes: ", b"sizes: 2 "), (b"type: unsigned char", b"type: float"),
-     (b"left-posterior-superior", b"scanner-xyz"), (b"encoding: gzip", b"encoding: gzip\ndata file: x.raw")],
+     (b"left-posterior-superior", b"scanner-xyz"), (b"encoding: gzip", b"encoding: gzip\ndata file: x.raw"),
+     (b"encoding: gzip", b"encoding: gzip\nbyte skip: 4"), (b"encoding: gzip", b"encoding: gzip\nline skip: 1"),
+     (b"space: left-posterior-superior\n", b""), (b"space origin:", b"origin:")],
 )  # fmt: skip
 def test_what_is_not_understood_is_refused(written, old, new):
     _, path = written
