@@ -11,13 +11,16 @@ What DALI does that one has to know (2.4):
 - It refuses signed JPEG 2000. Called unsigned, the samples come out 2^(precision - 1) too great.
 - On a device, lossless JPEG of 9 to 15 bits is stretched to 16, by DALI's own tests. So a first frame of each kind
   (`Kind`) is decoded by a CPU decoder too, and what DALI makes of it says whether to stretch back, or not to use DALI.
-- A frame that cannot be decoded costs its batch and the pipeline, which is built anew.
+- A frame that cannot be decoded costs its batch and the pipeline, which is built anew. So does a device with too little
+  memory: then the batch, and those behind it, are halved.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import re
 import threading
 import warnings
 from collections import defaultdict, deque
@@ -34,7 +37,7 @@ from gpuprep.codecs.base import Image, container_dtype, image_shape
 from gpuprep.codecs.codestream import Codestream, check_codestream, clear_sign, has_end, read_jpeg, read_jpeg2000
 from gpuprep.codecs.cpu import choose_decoder
 from gpuprep.dicom.stack import FrameSpec
-from gpuprep.errors import BackendUnavailableError
+from gpuprep.errors import BackendUnavailableError, DeviceMemoryError
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,6 +47,9 @@ BATCH_FRAMES = 32
 _GRAPH_DEPTH = 2
 #: What lossy decoders may differ by, grey levels: they round their transforms in different places.
 LOSSY_TOLERANCE = 1
+
+#: What DALI, CUDA and nvJPEG say when memory is short.
+_SHORTAGE = re.compile(r"out.of.memory|bad_alloc|allocation failed|can't allocate|allocator.failure", re.IGNORECASE)
 
 # Transfer syntaxes. Source: PS3.6 table A-1.
 _JPEG_BASELINE = frozenset({"1.2.840.10008.1.2.4.50"})
@@ -109,6 +115,17 @@ def is_loadable(spec: FrameSpec) -> bool:
     return spec.samples_per_pixel == 1 and spec.bits_allocated in (8, 16)
 
 
+#: What frames are, and their codestreams or pixels.
+_Batch = tuple[Sequence[Tag], Sequence[Image]]
+
+
+def _cut(batches: Iterable[_Batch[Tag]], most: int) -> Iterator[_Batch[Tag]]:
+    """Yield the batches in pieces of at most `most` frames."""
+    for tags, items in batches:
+        for start in range(0, len(items), most):
+            yield tags[start : start + most], items[start : start + most]
+
+
 class _Feed:
     """Where a graph takes its batches from; set anew for each run."""
 
@@ -142,6 +159,8 @@ class Loader:
     BackendUnavailableError
         ``dali-missing``: it cannot be imported. ``dali-failed``: a graph cannot be built or does not return what it was
         given.
+    DeviceMemoryError
+        ``device-memory``: as all other methods that run graphs, when there is no memory for a graph and one frame.
     """
 
     def __init__(self, device: int | None, xp: ModuleType, threads: int) -> None:
@@ -157,12 +176,14 @@ class Loader:
 
     def _probe(self) -> None:
         """Send a few pixels through: the only proof that it works."""
-        frames = np.arange(8, dtype=np.uint16).reshape(2, 2, 2)
+        frame = np.arange(4, dtype=np.uint16)
         try:
-            ((_, images),) = self._run(False, frames.dtype, [((), list(frames.reshape(2, -1).view(np.uint8)))])
+            ((_, images),) = self._run(False, frame.dtype, [(range(1), [frame.view(np.uint8)])])
+        except DeviceMemoryError:
+            raise
         except (RuntimeError, MemoryError) as error:
             raise BackendUnavailableError(f"DALI does not work: {_last_line(error)}", code="dali-failed") from error
-        if images is None or not (images == self._xp.asarray(frames.reshape(2, -1))).all():
+        if images is None or not (images == self._xp.asarray(frame[None])).all():
             raise BackendUnavailableError("DALI changes or loses pixels", code="dali-failed")
 
     def syntaxes(self) -> frozenset[str]:
@@ -174,14 +195,14 @@ class Loader:
 
         Raises
         ------
-        MemoryError, RuntimeError
-            What CuPy and DALI raise when the device has too little memory.
+        DeviceMemoryError
+            ``device-memory``; or what CuPy raises when the device has too little memory.
         """
         words = frames.reshape(len(frames), -1).view(f"u{frames.itemsize}")
         uploaded = self._xp.empty(words.shape, words.dtype)
-        parts = [slice(start, start + BATCH_FRAMES) for start in range(0, len(words), BATCH_FRAMES)]
-        batches = ((part, list(words[part].view(np.uint8))) for part in parts)
-        for part, images in self._run(False, words.dtype, batches):
+        batches = _cut([(range(len(words)), list(words.view(np.uint8)))], BATCH_FRAMES)
+        for numbers, images in self._run(False, words.dtype, batches):
+            part = slice(numbers[0], numbers[-1] + 1)
             uploaded[part] = self._xp.asarray(words[part]) if images is None else images
         return uploaded.view(frames.dtype).reshape(frames.shape)
 
@@ -211,7 +232,7 @@ class Loader:
         if kind not in self._scales:
             expected = np.empty(image_shape(spec), container_dtype(spec))
             judge = choose_decoder(data, spec, expected).name
-            ((_, images),) = self._run(True, kind.dtype, [((), [self._prepare(kind, data)])])
+            ((_, images),) = self._run(True, kind.dtype, [(range(1), [self._prepare(kind, data)])])
             scales = [] if images is None else self._find_scales(kind, images[0], expected, spec)
             if len(scales) > 1:
                 return None
@@ -235,40 +256,42 @@ class Loader:
             if int(self._xp.abs((samples.astype(np.int64) & mask) - stored).max()) <= tolerance
         ]
 
-    def decode(self, kind: Kind, batches: Iterable[tuple[Tag, Sequence[bytes]]]) -> Iterator[tuple[Tag, Any | None]]:
+    def decode(
+        self, kind: Kind, batches: Iterable[tuple[Sequence[Tag], Sequence[bytes]]]
+    ) -> Iterator[tuple[Sequence[Tag], Any | None]]:
         """Decode batches of codestreams of images of one size.
 
         Parameters
         ----------
         kind : Kind
             Of all codestreams; `learn` knows it, and that DALI serves.
-        batches : iterable of (tag, sequence of bytes)
-            At most `BATCH_FRAMES` codestreams each; taken a few ahead.
+        batches : iterable of (sequence of tags, sequence of bytes)
+            At most `BATCH_FRAMES` codestreams each, and what they are; taken a few ahead.
 
         Yields
         ------
-        tag
-            Of a batch, in order.
+        tags
+            Of a batch, in order; of a part of it where the device has too little memory for more.
         images : array of shape (frames, rows, columns), `Kind.dtype`, or None
             Samples plus `Kind.offset`, on the device, ordered on the current stream; None where DALI cannot decode the
             batch.
         """
-        prepared = ((tag, [self._prepare(kind, data) for data in streams]) for tag, streams in batches)
-        for tag, images in self._run(True, kind.dtype, prepared):
+        prepared = ((tags, [self._prepare(kind, data) for data in streams]) for tags, streams in batches)
+        for tags, images in self._run(True, kind.dtype, prepared):
             if images is not None and self._scales.get(kind) == "stretched":
                 images = unstretch(images, kind.precision, self._xp)
-            yield tag, images
+            yield tags, images
 
     @staticmethod
     def _prepare(kind: Kind, data: bytes) -> Image:
         return np.frombuffer(clear_sign(data) if kind.is_signed else data, np.uint8)
 
     def _run(
-        self, is_encoded: bool, dtype: np.dtype[Any], batches: Iterable[tuple[Tag, Sequence[Image]]]
-    ) -> Iterator[tuple[Tag, Any | None]]:
+        self, is_encoded: bool, dtype: np.dtype[Any], batches: Iterable[_Batch[Tag]]
+    ) -> Iterator[tuple[Sequence[Tag], Any | None]]:
         """Send batches through a graph; one that fails costs the graph, and those behind it go through another."""
         waiting = iter(batches)
-        in_graph: deque[tuple[Tag, Sequence[Image]]] = deque()
+        in_graph: deque[_Batch[Tag]] = deque()
 
         def hand_over() -> Iterator[Sequence[Image]]:
             for batch in waiting:
@@ -276,24 +299,45 @@ class Loader:
                 yield batch[1]
 
         while True:
-            graph = self._take_graph(is_encoded, dtype)
-            graph.feed.batches = hand_over()
+            graph = output = images = None
             try:
+                graph = self._take_graph(is_encoded, dtype)
+                graph.feed.batches = hand_over()
                 while True:
                     (output,) = graph.pipeline.run(self._stream())
                     images = self._xp.from_dlpack(output.as_tensor())
                     yield in_graph.popleft()[0], images[..., 0] if is_encoded else images
             except StopIteration:
+                assert graph is not None
                 graph.pipeline.reset()
                 self._idle[is_encoded, dtype].append(graph)
                 return
             except (RuntimeError, MemoryError) as error:
-                if not in_graph:
+                reason = _last_line(error)
+                is_short = isinstance(error, MemoryError) or _SHORTAGE.search(str(error)) is not None
+                if not is_short and not in_graph:
                     raise
-                _LOG.warning("%s fails on a batch, which will do without: %s", self.description, _last_line(error))
+            graph = output = images = None  # and what they hold of the device, before the next graph is built
+            if is_short:
+                self._free_memory()
+                frames = len(in_graph[0][1]) if in_graph else 0
+                if frames < 2:
+                    raise DeviceMemoryError(
+                        f"{self.description} has no memory for a frame: {reason}", code="device-memory"
+                    )
+                _LOG.warning("%s has too little memory for %d frames at once: %s", self.description, frames, reason)
+                waiting = _cut(chain(tuple(in_graph), waiting), frames // 2)
+            else:
+                _LOG.warning("%s fails on a batch, which will do without: %s", self.description, reason)
                 yield in_graph.popleft()[0], None
                 waiting = chain(tuple(in_graph), waiting)
-                in_graph.clear()
+            in_graph.clear()
+
+    def _free_memory(self) -> None:
+        gc.collect()  # a graph and its source refer to each other
+        self._dali.backend.ReleaseUnusedMemory()
+        if self._device is not None:
+            self._xp.get_default_memory_pool().free_all_blocks()
 
     def _stream(self) -> Any:
         return None if self._device is None else self._xp.cuda.get_current_stream().ptr

@@ -27,7 +27,7 @@ from gpuprep.config import Transforms
 from gpuprep.dicom.header import InstanceHeader, read_headers
 from gpuprep.dicom.stack import Frame, FrameSpec, Stack, build_stacks
 from gpuprep.dicom.synth import axial_geometry, build_ct_slice, plan_series, write_dataset
-from gpuprep.errors import BackendUnavailableError, CaseError, DecodeError
+from gpuprep.errors import BackendUnavailableError, CaseError, DecodeError, DeviceMemoryError
 from gpuprep.ops.intensity import to_modality
 from gpuprep.run import case
 from gpuprep.run.plan import Channel
@@ -399,6 +399,86 @@ def test_a_frame_that_dali_cannot_decode_costs_its_batch_and_no_other(
     assert load(loader, stack).decoder == "dali-cpu"
 
 
+class ShortLoader(Loader):
+    """Has no memory for more than some frames at once, and says so in one of the ways of DALI."""
+
+    most = 4
+    words = "CUDA allocation failed"
+    frees = 0
+
+    def _build(self, is_encoded: bool, dtype: Any) -> Any:
+        graph = super()._build(is_encoded, dtype)
+        real, taken = graph.pipeline, []
+
+        class Pipeline:
+            def run(self, stream: Any) -> Any:
+                (output,) = real.run(stream)
+                taken.append(len(output))
+                if taken[-1] > loader.most:
+                    raise RuntimeError(f"Critical error in pipeline:\n{loader.words}")
+                return (output,)
+
+            reset = real.reset
+
+        loader = self
+        return replace(graph, pipeline=Pipeline())
+
+    def _free_memory(self) -> None:
+        super()._free_memory()
+        self.frees += 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA allocation failed",
+        "std::bad_alloc",
+        "NVJPEG_STATUS_ALLOCATOR_FAILURE",
+        "CUDA_ERROR_OUT_OF_MEMORY (2): out of memory",
+        "Can't allocate 9 bytes on device 0.",
+    ],
+)
+def test_batches_that_a_device_has_no_memory_for_are_halved(
+    words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels = make_pixels(12, frames=2 * BATCH_FRAMES + 5)
+    loader = make_loader(ShortLoader)
+    loader.words = words
+    loaded = load(loader, write_stack(tmp_path, pixels, 12, HTJ2K, encode_htj2k))
+    assert loaded.decoder == "dali-cpu"
+    np.testing.assert_array_equal(stored_values(loaded), pixels)
+    said = [r.getMessage() for r in caplog.records]
+    assert [m.split("memory for ")[1].split(" at once")[0] for m in said] == ["32 frames", "16 frames", "8 frames"]
+    assert all(m.endswith(words) for m in said)
+    assert loader.frees == 3
+    uploaded = loader.upload(pixels)
+    np.testing.assert_array_equal(uploaded, pixels)
+
+
+def test_no_memory_for_a_frame_is_a_shortage_of_the_case_and_not_the_end_of_dali(tmp_path: Path) -> None:
+    pixels = make_pixels(12, frames=3)
+    stack = write_stack(tmp_path, pixels, 12, HTJ2K, encode_htj2k)
+    loader = make_loader(ShortLoader)
+    loader.most = 0
+    for ask in (lambda: load(loader, stack), lambda: loader.upload(pixels)):
+        with pytest.raises(DeviceMemoryError, match="has no memory for a frame: CUDA allocation failed") as caught:
+            ask()
+        assert caught.value.code == "device-memory"
+    loader.most = 4
+    loaded = load(loader, stack)
+    assert loaded.decoder == "dali-cpu"
+    np.testing.assert_array_equal(stored_values(loaded), pixels)
+
+
+def test_no_memory_for_a_graph_is_a_shortage_too() -> None:
+    class NoGraph(Loader):
+        def _build(self, is_encoded: bool, dtype: Any) -> Any:
+            raise RuntimeError("CUDA allocation failed")
+
+    with pytest.raises(DeviceMemoryError):
+        make_loader(NoGraph)
+
+
 def test_a_corrupt_frame_is_named_and_the_loader_goes_on(loader: Loader, tmp_path: Path) -> None:
     pixels = make_pixels(12, frames=2 * BATCH_FRAMES)
 
@@ -484,7 +564,7 @@ def streams(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     fn = SimpleNamespace(
         external_source=real.fn.external_source, decoders=SimpleNamespace(image=decode), reinterpret=reinterpret
     )
-    stub = SimpleNamespace(__version__="2.4", Pipeline=Pipeline, fn=fn, types=real.types)
+    stub = SimpleNamespace(__version__="2.4", Pipeline=Pipeline, fn=fn, types=real.types, backend=real.backend)
     monkeypatch.setattr(dali, "_import_dali", lambda: stub)
     monkeypatch.setattr(dali, "_FOUND", {})
     return used
@@ -522,6 +602,17 @@ def test_graphs_of_a_device_run_on_the_stream_of_the_backend(
     assert len(streams) >= 2
     assert set(streams) == {STREAM}
     assert ("does not decode it" in caplog.text) == (syntax == JPEG_LOSSLESS)
+
+
+def test_a_shortage_frees_the_memory_that_cupy_holds(streams: list[int]) -> None:
+    backend, freed = DeviceBackend(), []
+    backend.xp.get_default_memory_pool = lambda: SimpleNamespace(  # type: ignore[attr-defined]
+        free_all_blocks=lambda: freed.append(True)
+    )
+    loader = dali.find_loader(backend, 2)
+    assert isinstance(loader, Loader)
+    loader._free_memory()
+    assert freed == [True]
 
 
 # --- Where there is no DALI, or no device --------------------------------------------------------------------------
