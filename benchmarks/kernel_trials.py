@@ -96,11 +96,13 @@ def compare(subject: Backend, oracle: Backend, shapes: Sequence[Shape], seed: in
 
 
 def describe_difference(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], tolerance: float) -> str:
-    """Say in which way two arrays differ by more than `Trial.tolerance` allows; "" when they do not."""
+    """Say in which way two arrays differ by more than `Trial.tolerance` allows; "" when they do not.
+
+    NaN is NaN: CUDA makes another one than the host, and its bits mean nothing.
+    """
     if (found.shape, found.dtype) != (expected.shape, expected.dtype):
         return f"{found.dtype}{list(found.shape)} instead of {expected.dtype}{list(expected.shape)}"
-    found, expected = np.ascontiguousarray(found), np.ascontiguousarray(expected)
-    if found.tobytes() == expected.tobytes():
+    if _with_one_nan(found).tobytes() == _with_one_nan(expected).tobytes():
         return ""
     if tolerance:
         a, b = found.astype(np.float64), expected.astype(np.float64)
@@ -109,9 +111,14 @@ def describe_difference(found: np.ndarray[Any, Any], expected: np.ndarray[Any, A
         allowed = tolerance * largest + (found.dtype.kind in "iu")
         if np.array_equal(a[~finite], b[~finite], equal_nan=True) and np.abs(a - b)[finite].max(initial=0) <= allowed:
             return ""
-    count = int((found != expected).sum())
-    at = tuple(int(i) for i in np.argwhere(found != expected)[0]) if count else "bits of NaN or zero"
+    differs = (found != expected) & ~((found != found) & (expected != expected))
+    count = int(differs.sum())
+    at = tuple(int(i) for i in np.argwhere(differs)[0]) if count else "the sign of zero"
     return f"{count} of {found.size} values differ, first at {at}"
+
+
+def _with_one_nan(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.where(np.isnan(array), array.dtype.type(np.nan), array) if array.dtype.kind == "f" else array
 
 
 def list_trials() -> list[Trial]:

@@ -9,7 +9,10 @@ that only a device takes. What it is strict about, because a CPU would forgive i
   a pinned buffer that is written or read too early gives wrong voxels; that it is given to a second copy while the
   first is pending is an error.
 * An array that one stream is still working on is an error on another one.
-* Memory has a limit, and any allocation can be told to fail.
+* Memory has a limit, and any allocation can be told to fail, page-locked ones too.
+* Functions and methods take the arguments that gpuprep gives them and no others; a test holds these to CuPy's own.
+  Types are as strict as CuPy's: tuples for grids, arrays without gaps for copies, NumPy scalars for kernels.
+* What kernels compute is the NaN that CUDA makes, whose bits are not the host's.
 """
 
 from __future__ import annotations
@@ -30,12 +33,34 @@ from gpuprep.codecs import dali
 
 #: Of a pinned buffer: small, so that test volumes cross in several pieces.
 BUFFER_BYTES = 50_000
+#: The bits of a float32 NaN that CUDA computes. Source: PTX ISA, floating-point instructions.
+CUDA_NAN = 0x7FFFFFFF
 #: Why DALI is not the loader of this device.
 NO_DALI = "a device that is none has no DALI"
 
 
+#: cudaErrorMemoryAllocation and CUDA_ERROR_OUT_OF_MEMORY.
+OUT_OF_MEMORY = 2
+
+
 class OutOfMemoryError(MemoryError):
     """As cupy.cuda.memory.OutOfMemoryError."""
+
+
+class CudaError(RuntimeError):
+    """As the errors of CuPy's runtime and driver."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"CUDA error {status}")
+        self.status = status
+
+
+class CudaRuntimeError(CudaError):
+    """As cupy.cuda.runtime.CUDARuntimeError."""
+
+
+class CudaDriverError(CudaError):
+    """As cupy.cuda.driver.CUDADriverError."""
 
 
 class FakeDevice:
@@ -50,6 +75,8 @@ class FakeDevice:
         self.live_bytes_when_freed: list[int] = []
         self.streams: list[Stream] = []
         self.fails: Callable[[int, int], bool] = lambda number, nbytes: False
+        self.fails_to_start: Callable[[str], int] = lambda kernel: 0  # CUDA's status
+        self.has_pinned_memory = True
         self.crossings: list[tuple[str, int]] = []
         self.log: list[tuple[str, Any]] = []
         self.launched: set[str] = set()
@@ -192,6 +219,7 @@ class DeviceArray:
     def set(self, source: np.ndarray[Any, Any], stream: Stream) -> None:
         assert type(source) is np.ndarray
         assert (source.shape, source.dtype) == (self.shape, self.dtype)
+        assert self.flags.c_contiguous, "Cannot set to non-contiguous array"
         self.touch()
         device = self.device
         assert stream is device.stream
@@ -220,6 +248,8 @@ class DeviceArray:
             return self.values.copy()
         assert out is not None
         assert (out.shape, out.dtype) == (self.shape, self.dtype)
+        assert self.flags.c_contiguous, "CuPy would copy it into an array that it frees before the copy is done"
+        assert out.flags.c_contiguous
         pinned = device.pinned_address(out)
         assert pinned is not None, "an asynchronous download into pageable memory"
         assert pinned not in device.busy, "a pinned buffer is used before its event"
@@ -270,8 +300,13 @@ def _is_basic(index: Any) -> bool:
     return all(isinstance(i, (int, slice)) for i in (index if isinstance(index, tuple) else (index,)))
 
 
+#: What functions and methods of CuPy are called with by name.
+OPTIONS = {"astype": {"copy"}, "stack": {"axis"}, "max": {"axis"}, "mean": {"axis", "dtype"}, "bincount": {"minlength"}}
+
+
 def _method(name: str) -> Callable[..., Any]:
     def call(self: DeviceArray, *arguments: Any, **options: Any) -> Any:
+        assert options.keys() <= OPTIONS.get(name, set()), name
         with self.device.lock:
             plain = _plain(self.device, [self, *arguments])
             options = {k: _plain(self.device, v) for k, v in options.items()}
@@ -287,24 +322,23 @@ def _method(name: str) -> Callable[..., Any]:
 
 _VIEWS = ("view", "reshape", "transpose")
 _METHODS = (
-    "view", "reshape", "transpose", "astype", "copy", "fill", "min", "max", "mean", "any", "all", "sum", "ravel",
-    "__getitem__", "__setitem__", "__add__", "__sub__", "__mul__", "__truediv__", "__floordiv__", "__lt__", "__le__",
+    "view", "reshape", "transpose", "astype", "copy", "fill", "min", "max", "mean", "any", "all", "argmax",
+    "__getitem__", "__setitem__", "__add__", "__sub__", "__mul__", "__floordiv__", "__truediv__", "__lt__", "__le__",
     "__gt__", "__ge__", "__eq__", "__ne__", "__and__", "__or__", "__invert__", "__neg__", "__radd__", "__rsub__",
-    "__rmul__", "__lshift__", "__rshift__", "__ilshift__", "__irshift__",
+    "__rmul__", "__lshift__", "__rshift__",
 )  # fmt: skip
 for _name in _METHODS:
     setattr(DeviceArray, _name, _method(_name))
 
 
 _FUNCTIONS = (
-    "zeros", "ascontiguousarray", "asarray", "stack", "concatenate", "moveaxis", "rint", "where", "minimum",
-    "maximum", "clip", "zeros_like", "empty_like", "arange", "take", "unique", "bincount", "isnan", "isfinite",
-    "full", "flip", "abs",
+    "zeros", "full", "ascontiguousarray", "stack", "moveaxis", "rint", "empty_like", "arange", "bincount", "floor",
 )  # fmt: skip
 
 
 def _function(device: FakeDevice, name: str) -> Callable[..., DeviceArray]:
     def call(*arguments: Any, **options: Any) -> DeviceArray:
+        assert options.keys() <= OPTIONS.get(name, set()), name
         with device.lock:
             plain = _plain(device, list(arguments))
             options = {k: _plain(device, v) for k, v in options.items()}
@@ -332,25 +366,28 @@ class _Kernel:
     def __init__(self, device: FakeDevice, name: str) -> None:
         self.device, self.name = device, name
 
-    def __call__(self, grid: Any, block: Any, arguments: tuple[Any, ...]) -> None:
+    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
         device = self.device
         device.launched.add(self.name)
-        if max(grid[1:]) >= 1 << 16 or np.prod(block) > 1024:
-            raise CudaDriverError("CUDA_ERROR_INVALID_VALUE")
+        assert type(grid) is type(block) is tuple
+        assert all(isinstance(a, (DeviceArray, np.generic)) for a in arguments)
+        if max(grid[1:]) >= 1 << 16 or np.prod(block) > 1024 or block[2] > 64:
+            raise CudaDriverError(1)
+        if status := device.fails_to_start(self.name):
+            raise CudaDriverError(status)
         plain = _plain(device, list(arguments))
 
         def run(_held: tuple[Any, ...] = arguments) -> None:
             device.host.launch(self.name, grid, block, plain)
+            for array in plain:
+                if isinstance(array, np.ndarray) and array.dtype == np.float32:
+                    array.view(np.uint32)[np.isnan(array)] = CUDA_NAN
 
         device.stream.add(run)
 
 
 class CompileError(Exception):
     """As cupy.cuda.compiler.CompileException."""
-
-
-class CudaDriverError(RuntimeError):
-    """As cupy.cuda.driver.CUDADriverError."""
 
 
 def _probe_kernel(code: str, name: str) -> Callable[..., None]:
@@ -368,11 +405,14 @@ def _make_cupy(device: FakeDevice) -> Any:
         return _Kernel(device, name)
 
     def raw_module(*, code: str, options: tuple[str, ...]) -> Any:
+        assert type(options) is tuple
         assert "#include" not in code, "the cache key of CuPy does not cover included files"
         assert "--fmad=false" in options
         return SimpleNamespace(get_function=get_function)
 
     def alloc_pinned_memory(nbytes: int) -> bytearray:
+        if not device.has_pinned_memory:
+            raise CudaRuntimeError(OUT_OF_MEMORY)
         memory = bytearray(b"\xa5" * nbytes)
         device.pinned[np.frombuffer(memory, np.uint8).ctypes.data] = nbytes
         return memory
@@ -391,7 +431,6 @@ def _make_cupy(device: FakeDevice) -> Any:
         **{name: getattr(np, name) for name in ("int32", "uint8", "uint16", "uint32", "float32", "float64", "int64")},
         empty=_empty(device),
         ndarray=DeviceArray,
-        newaxis=None,
         RawKernel=_probe_kernel,
         RawModule=raw_module,
         get_default_memory_pool=lambda: pool,
@@ -405,6 +444,7 @@ def _make_cupy(device: FakeDevice) -> Any:
             compiler=SimpleNamespace(CompileException=CompileError),
             driver=SimpleNamespace(CUDADriverError=CudaDriverError),
             runtime=SimpleNamespace(
+                CUDARuntimeError=CudaRuntimeError,
                 runtimeGetVersion=lambda: 13000,
                 driverGetVersion=lambda: 13000,
                 getDeviceProperties=lambda number: {"name": b"no device"},

@@ -28,6 +28,7 @@ LANES = 8
 POOL_SHARE = 0.8
 
 _CUDA_ERROR_NO_DEVICE = 100  # CUresult, cuda.h
+_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation, driver_types.h, and CUDA_ERROR_OUT_OF_MEMORY, cuda.h
 _OLDEST_DRIVER = 12000  # what cuDriverGetVersion returns for CUDA 12.0, the oldest that CuPy 13 and 14 support
 _PROBE = 'extern "C" __global__ void probe(int* answer) { *answer = 42; }'
 _INSTALL_HINT = "pip install 'gpuprep[cuda13]' (driver 580 or newer) or 'gpuprep[cuda12]'"
@@ -167,6 +168,7 @@ class CudaBackend:
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._to_device, self._to_host = PinnedRing(cupy, BUFFER_BYTES), PinnedRing(cupy, BUFFER_BYTES)
         self._modules: dict[str, Any] = {}
+        self._functions: dict[str, Any] = {}
 
     @contextmanager
     def activate(self) -> Iterator[None]:
@@ -180,7 +182,13 @@ class CudaBackend:
         try:
             with self._stream:
                 yield
-        except self.xp.cuda.memory.OutOfMemoryError as error:
+        except (
+            self.xp.cuda.memory.OutOfMemoryError,
+            self.xp.cuda.runtime.CUDARuntimeError,  # from page-locked memory
+            self.xp.cuda.driver.CUDADriverError,  # from kernels
+        ) as error:
+            if getattr(error, "status", _OUT_OF_MEMORY) != _OUT_OF_MEMORY:
+                raise
             raise DeviceMemoryError(
                 f"the device has too little memory: {error}", code="device-memory", hint="use --backend cpu"
             ) from error
@@ -198,14 +206,21 @@ class CudaBackend:
             ``unknown-kernel``, ``bad-argument``; ``kernel-failed``: it does not compile or start.
         """
         check_arguments(kernel, args, self.xp.ndarray)
-        file = kernel_file(kernel)
         try:
+            self._function(kernel)(three(grid), three(block), tuple(args))
+        except (self.xp.cuda.compiler.CompileException, self.xp.cuda.driver.CUDADriverError) as error:
+            if getattr(error, "status", None) == _OUT_OF_MEMORY:
+                raise  # to `activate`
+            raise KernelError(f"{kernel}: {error}", code="kernel-failed") from error
+
+    def _function(self, kernel: str) -> Any:
+        if kernel not in self._functions:
+            file = kernel_file(kernel)
             if file not in self._modules:
                 source = kernel_source(hostlib.KERNEL_DIR / file)
                 self._modules[file] = self.xp.RawModule(code=source, options=NVRTC_OPTIONS)
-            self._modules[file].get_function(kernel)(three(grid), three(block), tuple(args))
-        except (self.xp.cuda.compiler.CompileException, self.xp.cuda.driver.CUDADriverError) as error:
-            raise KernelError(f"{kernel}: {error}", code="kernel-failed") from error
+            self._functions[kernel] = self._modules[file].get_function(kernel)
+        return self._functions[kernel]
 
     def upload(self, array: Any) -> Any:
         """Return a copy of a NumPy array on the device, through pinned buffers, on the current stream."""

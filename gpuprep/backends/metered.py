@@ -43,6 +43,8 @@ class MeteredBackend:
     ----------
     backend : Backend
         Does the work.
+    before_launch : callable
+        Called before each kernel is timed.
 
     Attributes
     ----------
@@ -52,8 +54,9 @@ class MeteredBackend:
         ``"upload"`` and ``"download"``; without bytes where the backend copies none.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, before_launch: Callable[[], object] = lambda: None) -> None:
         self._backend = backend
+        self._before_launch = before_launch
         self.name: BackendName = backend.name
         self.device: str = backend.device
         self.reason: str = backend.reason
@@ -79,6 +82,7 @@ class MeteredBackend:
 
     def launch(self, kernel: str, grid: Dims, block: Dims, args: Sequence[Any]) -> None:
         """Run a kernel and wait for it; see `Backend.launch`."""
+        self._before_launch()
         seconds = time_call(self._backend, lambda: self._backend.launch(kernel, grid, block, args))
         nbytes = sum(arg.nbytes for arg in args if getattr(arg, "shape", ()))
         self.kernels.setdefault(kernel, Tally()).add(seconds, nbytes)
@@ -105,7 +109,10 @@ class MeteredBackend:
 
 
 def time_call(backend: Backend, call: Callable[[], object]) -> float:
-    """Return the seconds that `call` takes: by CUDA events on the current stream of a device, else by the clock."""
+    """Return the seconds that `call` takes: by CUDA events on the current stream of a device, else by the clock.
+
+    A device that has nothing else to do waits for the host between the events too.
+    """
     if backend.name == "cuda":
         begin, end = backend.xp.cuda.Event(), backend.xp.cuda.Event()
         begin.record()

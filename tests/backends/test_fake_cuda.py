@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 from types import SimpleNamespace
 
 import fake_cuda
@@ -41,7 +42,20 @@ def test_every_method_is_one_of_its_arrays(cupy):
 
 def test_errors_are_of_the_same_kind(cupy):
     assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
-    assert issubclass(cupy.cuda.driver.CUDADriverError, RuntimeError)
+    for error in (cupy.cuda.driver.CUDADriverError, cupy.cuda.runtime.CUDARuntimeError):
+        assert issubclass(error, RuntimeError)
+    assert cupy.cuda.runtime.CUDARuntimeError(fake_cuda.OUT_OF_MEMORY).status == fake_cuda.OUT_OF_MEMORY
+    assert "cudaErrorMemoryAllocation" in str(cupy.cuda.runtime.CUDARuntimeError(fake_cuda.OUT_OF_MEMORY))
+
+
+@pytest.mark.parametrize("name", fake_cuda.OPTIONS)
+def test_functions_take_the_options_that_are_used(cupy, name):
+    called = [getattr(place, name) for place in (cupy, cupy.ndarray) if hasattr(place, name)]
+    for function in called:
+        text = inspect.getdoc(function) or ""  # of compiled ones it begins with the signature
+        with suppress(ValueError, TypeError):
+            text += str(inspect.signature(function))
+        assert all(option in text for option in fake_cuda.OPTIONS[name]), text
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,10 @@ def test_one_kernel_that_fails_does_not_end_the_others(trials):
     ("found", "expected", "tolerance", "says"),
     [
         ([1.0, np.nan], [1.0, np.nan], 0.0, ""),
-        ([0.0], [-0.0], 0.0, "bits of NaN or zero"),
+        ([0.0], [-0.0], 0.0, "the sign of zero"),
+        ([1.0, np.uint32(0x7FFFFFFF).view(np.float32)], [1.0, np.nan], 0.0, ""),
+        ([2.0, np.nan], [1.0, np.nan], 0.0, "1 of 2 values differ, first at (0,)"),
+        ([np.nan], [1.0], 0.0, "1 of 1 values differ"),
         ([100.0001], [100.0], 2e-6, ""),
         ([100.1], [100.0], 2e-6, "1 of 1 values differ"),
         ([np.inf], [np.nan], 2e-6, "1 of 1 values differ"),

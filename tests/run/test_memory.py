@@ -11,7 +11,7 @@ from gpuprep.backends import select
 from gpuprep.backends.cpu import CpuBackend
 from gpuprep.config import Crop
 from gpuprep.dicom.synth import axial_geometry
-from gpuprep.errors import DeviceMemoryError
+from gpuprep.errors import DeviceMemoryError, KernelError
 from gpuprep.ops.resample import resample_in_slabs, resample_volume
 from gpuprep.run import case
 from gpuprep.run.memory import SLABS_TRIED, check_room, estimate_bytes
@@ -123,6 +123,29 @@ def test_a_device_without_any_memory_leaves_the_case_to_the_cpu(sources, device)
     assert "the CPU did it" in only_warning(row)
     assert row.backend.startswith("cpu")
     assert not device.launched - {"probe"}
+
+
+@pytest.mark.parametrize("what", ["page-locked memory", "room for a kernel"])
+def test_what_cuda_itself_has_no_memory_for_is_a_shortage_too(sources, device, what):
+    _, expected = run_case(plan_case(sources), make_options(**FINE), select("cpu", 1))
+    backend = select("cuda")
+    if what == "page-locked memory":
+        device.has_pinned_memory = False
+    else:
+        device.fails_to_start = lambda kernel: fake_cuda.OUT_OF_MEMORY
+    row, found = run_case(plan_case(sources), make_options(**FINE), backend)
+    assert_equal(found, expected)
+    assert "(the device has too little memory: CUDA error 2)" in only_warning(row)
+
+
+def test_other_errors_of_cuda_are_no_shortage(sources, device):
+    backend = select("cuda")
+    device.fails_to_start = lambda kernel: 701  # CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES
+    with pytest.raises(KernelError) as error:
+        run_case(plan_case(sources), make_options(**FINE), backend)
+    assert error.value.code == "kernel-failed"
+    with pytest.raises(fake_cuda.CudaRuntimeError), backend.activate():
+        raise fake_cuda.CudaRuntimeError(700)  # cudaErrorIllegalAddress
 
 
 def test_an_oblique_grid_has_no_slabs_and_is_left_to_the_host(monkeypatch, sources, device):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import fake_cuda
 import pytest
 
@@ -50,9 +52,19 @@ def test_a_device_is_measured_alike(monkeypatch):
     device = fake_cuda.install(monkeypatch)
     monkeypatch.setattr(device.cupy.cuda, "Event", lambda **timing: fake_cuda.Event(device))
     monkeypatch.setattr(device.cupy.cuda, "get_elapsed_time", lambda begin, end: 2.0, raising=False)  # ms
+    order = []
+    fill, launch = fake_cuda.DeviceArray.fill, fake_cuda._Kernel.__call__
+    monkeypatch.setattr(
+        fake_cuda.DeviceArray, "fill", lambda self, value: (order.append(self.nbytes), fill(self, value))
+    )
+    monkeypatch.setattr(
+        fake_cuda._Kernel, "__call__", lambda self, *given: (order.append(self.name), launch(self, *given))
+    )
     backend = select("cuda")
     with backend.activate():
         there = measure(backend)
+    for before, kernel in pairwise(order):  # the device is busy while the host starts a kernel
+        assert isinstance(kernel, int) or before == 2 * VOXELS
     here = measure(select("cpu"))
     for work in (w.name for w in WORKLOADS if not w.kernel):
         assert (there[work].bytes, there[work].kernels) == (here[work].bytes, here[work].kernels)
