@@ -10,7 +10,7 @@ import ctypes
 import os
 import warnings
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,16 @@ class RoiContours:
     problems : tuple of RoiError
         What keeps this ROI from being whole: ``contour-data-invalid`` (a contour's numbers are garbled, not three a
         point, or not as many as stated; that contour is left out), ``roi-number-missing``, ``roi-number-repeated`` (two
-        ROIs of one number: their contours cannot be told apart and are left out).
+        ROIs of one number: their contours cannot be told apart and are left out), ``roi-in-other-frame`` (see
+        `StructureSet.in_frame`).
+    frame_of_reference_uid : str
+        The one that it says its contours are in; empty when it says none.
     """
 
     roi: Roi
     contours: tuple[Contour, ...] = ()
     problems: tuple[RoiError, ...] = ()
+    frame_of_reference_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +89,26 @@ class StructureSet:
     frame_of_reference_uid: str
     rois: tuple[RoiContours, ...]
     problems: tuple[RoiError, ...] = ()
+
+    def in_frame(self, frame_of_reference_uid: str) -> StructureSet:
+        """Return what of it is in the frame of reference of an image: ROIs of another one lose their contours.
+
+        If no ROI says that it is in that frame, all stay: linking has found that they belong to the image all the same.
+        """
+        if all(item.frame_of_reference_uid != frame_of_reference_uid for item in self.rois):
+            return self
+        return replace(self, rois=tuple(_keep_frame(item, frame_of_reference_uid) for item in self.rois))
+
+
+def _keep_frame(item: RoiContours, frame_of_reference_uid: str) -> RoiContours:
+    if item.frame_of_reference_uid in ("", frame_of_reference_uid) or not item.contours:
+        return item
+    message = (
+        f"{len(item.contours)} contours of ROI number {item.roi.number} are in frame of reference "
+        f"{item.frame_of_reference_uid}, the image is in {frame_of_reference_uid}; left out"
+    )
+    problem = RoiError(message, code="roi-in-other-frame", hint="register the images first")
+    return replace(item, contours=(), problems=(*item.problems, problem))
 
 
 def read_structure_set(path: str) -> StructureSet:
@@ -172,7 +196,7 @@ def _assemble(tokens: _Tokens, path: str) -> StructureSet:
             codes.setdefault(parse_int(text), coded)
 
     rois = []
-    for number, (text, name, _) in zip(numbers, tokens.rois, strict=True):
+    for number, (text, name, frame) in zip(numbers, tokens.rois, strict=True):
         roi_name = decode_text(name, tokens.character_set)
         if number is None:
             problem = _problem(f"ROI number {text!r} of ROI {roi_name!r} is no number", "roi-number-missing", path)
@@ -182,7 +206,7 @@ def _assemble(tokens: _Tokens, path: str) -> StructureSet:
             rois.append(RoiContours(Roi(number, roi_name), (), (problem,)))
         else:
             roi = Roi(number, roi_name, _parse_colour(colours.get(number, "")), **codes.get(number, {}))
-            rois.append(RoiContours(roi, tuple(found[number]), tuple(faults[number])))
+            rois.append(RoiContours(roi, tuple(found[number]), tuple(faults[number]), frame))
     return StructureSet(
         sop_instance_uid=tokens.sop_instance_uid,
         label=decode_text(tokens.label, tokens.character_set),

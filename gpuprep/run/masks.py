@@ -87,7 +87,7 @@ def open_mask(
         raise ConfigError(
             "contours have to be drawn on images", code="image-needed", subject=str(path), hint="add --image FOLDER"
         )
-    structures = read_structure_set(str(path))
+    structures = read_structure_set(str(path)).in_frame(stack.geometry.frame_of_reference_uid)
     drawn = rasterize(structures.rois, _grid_of(stack), overlap="xor", backend=backend)
     found = [*structures.problems, *(p for roi in structures.rois for p in roi.problems), *drawn.problems]
     return OpenedMask(drawn.mask, tuple(map(str, found)), images=images)

@@ -178,8 +178,9 @@ def draw(
         columns |= {first + i: len(columns) + n for n, i in enumerate(used)}
         first += len(source.rois)
         if isinstance(source.content, StructureSet):
-            rois = [source.content.rois[i] for i in used]
-            problems += [str(p) for p in (*source.content.problems, *(p for r in rois for p in r.problems))]
+            structures = source.content.in_frame(target.frame_of_reference_uid)
+            rois = [structures.rois[i] for i in used]
+            problems += [str(p) for p in (*structures.problems, *(p for r in rois for p in r.problems))]
             drawn = rasterize(rois, grid, overlap=options.contour_overlap, backend=backend, target=target)
             problems += [str(p) for p in drawn.problems]
             masks.append(drawn.mask)

@@ -547,6 +547,20 @@ def test_frames_of_a_segmentation_keep_their_orientation(gpuprep, tmp_path):
     assert np.array_equal(Converted(tmp_path / "out", result).labels("one")[0], TWO_BOXES)
 
 
+def test_rois_drawn_in_another_frame_of_reference_are_left_out_by_name(gpuprep, tmp_path):
+    def move_ctv(data):
+        data.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = "1.2.3"
+
+    series = write_images(tmp_path / "in", "one")
+    write_structures(tmp_path / "in" / "rs", series, two_rois(), edit=move_ctv)
+    rois = write_map(tmp_path / "rois.yaml", {"GTV": "gtv", "CTV": {"patterns": "ctv", "optional": True}})
+    result = gpuprep("nnunet", "-m", "CT,RTSTRUCT", "-ryaml", rois, tmp_path / "in", tmp_path / "out")
+    assert result.status == ExitStatus.DONE, result.stderr
+    converted = Converted(tmp_path / "out", result)
+    assert np.array_equal(converted.labels("one")[0], mask_of(GTV_BOX))
+    assert any("[roi-in-other-frame]" in text for text in converted.row("one")["details"]["warnings"])
+
+
 @pytest.mark.parametrize(
     "directions", [((0, 0, 1), (0, 1, 0), (1, 0, 0)), ((0, 0, 1), (0.28, 0.96, 0), (0.96, -0.28, 0))]
 )

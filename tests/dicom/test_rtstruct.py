@@ -104,6 +104,7 @@ def assert_equal(a: StructureSet, b: StructureSet) -> None:
     assert [str(problem) for problem in a.problems] == [str(problem) for problem in b.problems]
     assert [roi.roi for roi in a.rois] == [roi.roi for roi in b.rois]
     for one, other in zip(a.rois, b.rois, strict=True):
+        assert one.frame_of_reference_uid == other.frame_of_reference_uid
         assert [str(problem) for problem in one.problems] == [str(problem) for problem in other.problems]
         assert [c.geometric_type for c in one.contours] == [c.geometric_type for c in other.contours]
         for c, d in zip(one.contours, other.contours, strict=True):
@@ -202,6 +203,16 @@ def test_contours_without_roi_and_numbers_without_sense_are_problems(tmp_path: P
         ["roi-number-repeated"],
     ]
     assert [len(one.contours) for one in result.rois] == [1, 0, 0, 0]
+
+
+def test_rois_in_another_frame_of_reference_than_the_image_lose_their_contours(tmp_path: Path) -> None:
+    rois = [roi("1", "a"), roi("2", "b").replace(b"1.8\0", b"1.9\0"), roi("3", "c").replace(b"1.8\0", b"\0\0\0\0")]
+    result = read(tmp_path, structure_set(rois, [contours(number, contour(SQUARE)) for number in "123"]))
+    assert [one.frame_of_reference_uid for one in result.rois] == ["1.8", "1.9", ""]
+    kept = result.in_frame("1.8")
+    assert [len(one.contours) for one in kept.rois] == [1, 0, 1]
+    assert [[problem.code for problem in one.problems] for one in kept.rois] == [[], ["roi-in-other-frame"], []]
+    assert result.in_frame("1.7") is result, "linking has judged it as a whole"
 
 
 def test_two_items_of_one_roi_are_joined(tmp_path: Path) -> None:
