@@ -23,7 +23,9 @@ from timing import OURS, Call, Report
 from gpuprep.backends.cpu import CpuBackend
 from gpuprep.dicom.header import read_headers
 from gpuprep.ops.region import CropOptions
-from gpuprep.run.tiff_image import TiffOptions, fit_planes, make_image
+from gpuprep.run.tiff_fit import fit_planes
+from gpuprep.run.tiff_image import make_image
+from gpuprep.run.tiff_options import TiffOptions
 from gpuprep.writers.tiff import TiffStyle, write_tiff
 
 WIDTH, HEIGHT, SIZE = 2500, 3000, (384, 512)

@@ -13,7 +13,7 @@ from gpuprep.config import OnExisting
 from gpuprep.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gpuprep.run.tiff_image import TiffOptions
+    from gpuprep.run.tiff_options import TiffOptions
 
 _CHOICES = {
     "crop": ["box", "components"],
@@ -209,7 +209,7 @@ def parse_tiff_options(
         ``bad-crop``, ``bad-border``, ``bad-size``, ``bad-spacing``, ``bad-window``, ``bad-frames``.
     """
     from gpuprep.ops.region import CropOptions
-    from gpuprep.run.tiff_image import TiffOptions
+    from gpuprep.run.tiff_options import TiffOptions
     from gpuprep.writers.tiff import PREDICTED, TiffStyle
 
     is_compat = compat is not None

@@ -22,15 +22,8 @@ from gpuprep.run.job import Batching, Execution, run_plans
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.plan import FailedPlan
 from gpuprep.run.slots import BackendChoice, place, slot_backend
-from gpuprep.run.tiff_image import (
-    Layout,
-    Loaded,
-    Made,
-    TiffOptions,
-    load_image,
-    make_where_it_fits,
-    make_where_they_fit,
-)
+from gpuprep.run.tiff_image import Loaded, Made, load_image, make_where_it_fits, make_where_they_fit
+from gpuprep.run.tiff_options import Layout, TiffOptions
 from gpuprep.writers.base import Output
 from gpuprep.writers.names import safe_name, text_digest
 from gpuprep.writers.tiff import write_tiff

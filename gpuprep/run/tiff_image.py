@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 from gpuprep.backends.base import Backend
 from gpuprep.codecs.batch import decode_instance
 from gpuprep.coordinates import CoordinateMap
-from gpuprep.dicom.display import SPACING_RANGE_MM, Display, read_display
+from gpuprep.dicom.display import Display, read_display
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.stack import FrameSpec
-from gpuprep.errors import ConfigError, DeviceMemoryError, GeometryError
-from gpuprep.ops.crop import crop_or_pad_array, move_planes
-from gpuprep.ops.frames import FrameHandling, combine_frames, interpolate_frames
+from gpuprep.errors import DeviceMemoryError, GeometryError
+from gpuprep.ops.frames import combine_frames, interpolate_frames
 from gpuprep.ops.grey import (
     GreyImage,
-    GreyImages,
     GreyRule,
     GreyWindow,
     look_up,
@@ -30,88 +28,17 @@ from gpuprep.ops.grey import (
     to_value_images,
     to_values,
 )
-from gpuprep.ops.region import CropOptions, Region, find_region, find_regions, greatest_value
-from gpuprep.ops.resize import FILTERS, resize_boxes, resize_planes
+from gpuprep.ops.region import greatest_value
 from gpuprep.run.case import Stopwatch
 from gpuprep.run.memory import check_room, describe_shortage
-from gpuprep.writers.tiff import TiffOrigin, TiffStyle
+from gpuprep.run.tiff_fit import Fit, check_length, fit_each, fit_planes
+from gpuprep.run.tiff_options import TiffOptions
+from gpuprep.writers.tiff import TiffOrigin
 
 _LOG = logging.getLogger(__name__)
 
-Padding = Literal["zero", "top-left", "bottom-right", "center", "none"]
-Layout = Literal["study/sop", "study/series/sop"]
-
-#: Most pixels along an axis of the output, and most frames: what PageNumber can count.
-MOST_PIXELS = 65535
 #: Bytes of a value, at most, and how many copies of all values a batch makes of its images and of what is written.
 _VALUE_BYTES, _IMAGE_COPIES, _OUTPUT_COPIES = 4, 3, 2
-#: Grey levels of 16 bits up to here count as zero where padding looks for empty borders: what 8 bits would make 0.
-_BLACK_16 = 128
-
-
-@dataclass(frozen=True, slots=True)
-class TiffOptions:
-    """What is done to every image.
-
-    Parameters
-    ----------
-    crop : CropOptions or None
-    size : (int, int) or None
-        Width and height that the image is fitted into.
-    spacing_xyz_mm : (float, float, float) or None
-        Pixel and, if not 0, frame distance to resample to; not with `size`.
-    filter_name : str
-        One of `FILTERS`.
-    padding : str
-        Where pixels are added to reach `size`; ``zero``: at the sides that are emptier.
-    frames : str
-        What becomes of several frames.
-    target_frames : int
-        Frames of ``interpolate``.
-    window : "voi", "minmax", "none" or (float, float)
-        The file's VOI LUT or window, else least to greatest; the latter; modality values; centre and width.
-    style : TiffStyle
-    layout : str
-
-    Raises
-    ------
-    ConfigError
-        ``bad-size``, ``bad-spacing``, ``bad-window``, ``bad-frames``.
-    """
-
-    crop: CropOptions | None = None
-    size: tuple[int, int] | None = None
-    spacing_xyz_mm: tuple[float, float, float] | None = None
-    filter_name: str = "triangle"
-    padding: Padding = "zero"
-    frames: FrameHandling = "keep"
-    target_frames: int = 32
-    window: Literal["voi", "minmax", "none"] | tuple[float, float] = "voi"
-    style: TiffStyle = field(default_factory=TiffStyle)
-    layout: Layout = "study/sop"
-
-    def __post_init__(self) -> None:
-        if self.size is not None and not all(0 < n <= MOST_PIXELS for n in self.size):
-            raise ConfigError(
-                f"size {self.size} is not from 1 to {MOST_PIXELS}", code="bad-size", hint="as in --size 384,512"
-            )
-        if self.spacing_xyz_mm is not None:
-            x, y, z = self.spacing_xyz_mm
-            least, most = SPACING_RANGE_MM
-            if not (least <= x <= most and least <= y <= most and (z == 0 or least <= z <= most)):
-                raise ConfigError(
-                    f"spacing {self.spacing_xyz_mm} mm is not usable",
-                    code="bad-spacing",
-                    hint="give x,y or x,y,z in mm, as in --spacing 0.2,0.2",
-                )
-            if self.size is not None:
-                raise ConfigError("--size and --spacing exclude each other", code="bad-size")
-        if isinstance(self.window, tuple) and not (np.isfinite(self.window).all() and self.window[1] > 0):
-            raise ConfigError(f"window {self.window} has no positive width", code="bad-window")
-        if not 1 <= self.target_frames <= MOST_PIXELS:
-            raise ConfigError(f"{self.target_frames} target frames", code="bad-frames")
-        if self.filter_name not in FILTERS:
-            raise ConfigError(f"there is no filter {self.filter_name!r}", code="unknown-filter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +197,7 @@ def make_images(loaded: Sequence[Loaded], options: TiffOptions, backend: Backend
         grey = to_images(stored, rules, range(len(loaded)), spec.bits_stored, backend=backend)
         del stored
     with clock.stage("resample"):
-        fitted, fits = _fit_each(grey, options, backend)
+        fitted, fits = fit_each(grey, options, backend)
         pictures = backend.download(fitted)
     size = grey.planes.shape[1:]
     return [
@@ -312,87 +239,6 @@ def _describe_image(
         description=_describe(loaded.header, display, background, window, options, len(frames)),
     )
     return TiffImage(np.ascontiguousarray(frames), origin, loaded.decoder)
-
-
-# From planes to their place in the output
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """How planes were fitted: the crop, the size it was resized to, the one scale aimed at, and the padding."""
-
-    crop: Region
-    size: tuple[int, int]
-    nominal_scale: float | None
-    pad: tuple[int, int, int, int]
-
-
-def fit_planes(
-    planes: Any,
-    background: float,
-    spacing_yx_mm: tuple[float, float] | None,
-    options: TiffOptions,
-    *,
-    white: float | None = None,
-    samples: int = 1,
-    backend: Backend,
-) -> tuple[Any, Fit]:
-    """Crop, resize and pad all planes alike, as the first of them and the options say.
-
-    Parameters
-    ----------
-    planes : array of shape (frames · samples, H, W), uint8, uint16, int16 or float32
-        On `backend`; the samples of a pixel are neighbouring planes.
-    background : float
-        Value of background and padding.
-    spacing_yx_mm : (float, float) or None
-        Pixel spacing of the planes.
-    white : float, optional
-        The other end, by default the greatest value of the dtype.
-
-    Raises
-    ------
-    GeometryError
-        ``spacing-unknown``.
-    """
-    height, width = planes.shape[1:]
-    crop: Region = (0, 0, width, height)
-    if options.crop is not None:
-        crop = find_region(planes, background, options.crop, white=white, samples=samples, backend=backend)
-    size, nominal = _target_size(crop, spacing_yx_mm, options)
-    planes = _resize(planes, crop, size, options.filter_name, backend)
-    white = greatest_value(planes.dtype) if white is None else white
-    pad = _padding(planes[:samples], background, white, options, backend)
-    if any(pad):
-        left, top, right, bottom = pad
-        shape = (len(planes), size[1] + top + bottom, size[0] + left + right)
-        planes = crop_or_pad_array(planes, (0, -top, -left), shape, background, backend)
-    return planes, Fit(crop, size, nominal, pad)
-
-
-def _fit_each(images: GreyImages, options: TiffOptions, backend: Backend) -> tuple[Any, list[Fit]]:
-    """Crop, resize and pad each plane as `fit_planes` does one; each result is the upper left of its plane."""
-    if options.size is None:
-        raise ValueError("planes without a common size")
-    planes = images.planes
-    count, height, width = planes.shape
-    fill, whites = (np.array(values).astype(planes.dtype) for values in (images.backgrounds, images.whites))
-    crops: list[Region] = [(0, 0, width, height)] * count
-    if options.crop is not None:
-        crops = find_regions(planes, fill, whites, options.crop, backend=backend)
-    targets = [_target_size(crop, None, options) for crop in crops]
-    sizes = [size for size, _ in targets]
-    shape = (options.size[1], options.size[0])
-    fitted = resize_boxes(planes, crops, sizes, shape, fill, filter_name=options.filter_name, backend=backend)
-    pads = [
-        _pad_sides(size, dark, options)
-        for size, dark in zip(sizes, _dark_ends(fitted, sizes, fill, whites, options, backend), strict=True)
-    ]
-    left, top = (np.array([pad[side] for pad in pads], np.int32) for side in (0, 1))
-    if left.any() or top.any():
-        fitted = move_planes(fitted, top, left, fill, backend)
-    fits = [Fit(crop, size, nominal, pad) for crop, (size, nominal), pad in zip(crops, targets, pads, strict=True)]
-    return fitted, fits
 
 
 def _to_planes(
@@ -459,114 +305,9 @@ def _handle_frames(planes: Any, samples: int, display: Display, options: TiffOpt
         if display.slice_spacing_mm is None:
             raise GeometryError("the distance of its frames is not known", code="spacing-unknown")
         wanted = int((count - 1) * display.slice_spacing_mm / options.spacing_xyz_mm[2] + 0.5) + 1
-        _check_length(wanted, f"a frame distance of {options.spacing_xyz_mm[2]:g} mm", "frames")
+        check_length(wanted, f"a frame distance of {options.spacing_xyz_mm[2]:g} mm", "frames")
         planes = interpolate_frames(planes, wanted, samples=samples, backend=backend)
     return planes
-
-
-def _target_size(
-    crop: Region, spacing_yx_mm: tuple[float, float] | None, options: TiffOptions
-) -> tuple[tuple[int, int], float | None]:
-    """Return width and height of the resized image, and the one scale that was aimed at for both."""
-    _, _, width, height = crop
-    if options.size is not None:
-        scale = min(np.float32(wanted) / np.float32(n) for wanted, n in zip(options.size, (width, height), strict=True))
-        fitted = (_scaled(width, scale), _scaled(height, scale))
-        return (min(fitted[0], options.size[0]), min(fitted[1], options.size[1])), float(scale)
-    if options.spacing_xyz_mm is not None:
-        if spacing_yx_mm is None:
-            raise GeometryError("its pixel spacing is not known", code="spacing-unknown", hint="use --size")
-        spacing_y, spacing_x = spacing_yx_mm
-        x, y, _ = options.spacing_xyz_mm
-        size = (_scaled(width, np.float32(spacing_x / x)), _scaled(height, np.float32(spacing_y / y)))
-        _check_length(max(size), f"a spacing of {x:g} × {y:g} mm", "pixels")
-        return size, None
-    return (width, height), None
-
-
-def _check_length(n: int, what: str, unit: str) -> None:
-    if n > MOST_PIXELS:
-        raise GeometryError(f"{what} makes {n} {unit}, more than {MOST_PIXELS}", code="too-large")
-
-
-def _scaled(n: int, scale: np.float32) -> int:
-    return max(1, int(np.floor(float(np.float32(n) * scale) + 0.5)))
-
-
-def _resize(planes: Any, crop: Region, size: tuple[int, int], filter_name: str, backend: Backend) -> Any:
-    left, top, width, height = crop
-    if size != (width, height):
-        return resize_planes(planes, size[1], size[0], filter_name=filter_name, backend=backend, box=crop)
-    if (height, width) == planes.shape[1:]:
-        return planes
-    return crop_or_pad_array(planes, (0, top, left), (len(planes), height, width), 0, backend)
-
-
-#: How many pixels are background in the first and last column, and in the first and last row.
-DarkEnds = tuple[int, int, int, int]
-
-
-def _is_dark(values: NDArray[Any], background: Any, white: Any) -> NDArray[np.bool_]:
-    if values.dtype == np.uint16:
-        background = _BLACK_16
-    return np.asarray(values <= background if background <= white else values >= background)
-
-
-def _padding(
-    frame: Any, background: float, white: float, options: TiffOptions, backend: Backend
-) -> tuple[int, int, int, int]:
-    """Return how many pixels are added at left, top, right and bottom of a resized frame, (samples, H, W)."""
-    dark: DarkEnds = (0, 0, 0, 0)
-    if options.size is not None and options.padding == "zero":
-        first_column, last_column, first_row, last_row = (
-            int(_is_dark(backend.download(edge), background, white).all(axis=0).sum())
-            for edge in (frame[:, :, 0], frame[:, :, -1], frame[:, 0, :], frame[:, -1, :])
-        )
-        dark = first_column, last_column, first_row, last_row
-    return _pad_sides((frame.shape[2], frame.shape[1]), dark, options)
-
-
-def _dark_ends(
-    fitted: Any,
-    sizes: Sequence[tuple[int, int]],
-    fill: NDArray[Any],
-    whites: NDArray[Any],
-    options: TiffOptions,
-    backend: Backend,
-) -> list[DarkEnds]:
-    """Return the dark ends of each picture at the upper left of its plane; zeros when the padding does not ask."""
-    if options.padding != "zero":
-        return [(0, 0, 0, 0)] * len(sizes)
-    each = backend.xp.arange(len(sizes))
-    last_x, last_y = (backend.upload(np.array([size[axis] - 1 for size in sizes])) for axis in (0, 1))
-    edges = fitted[:, :, 0], fitted[each, :, last_x], fitted[:, 0, :], fitted[each, last_y, :]
-    columns_first, columns_last, rows_first, rows_last = map(backend.download, edges)
-    ends = []
-    for i, (width, height) in enumerate(sizes):
-        columns = (c[i, :height] for c in (columns_first, columns_last))
-        rows = (r[i, :width] for r in (rows_first, rows_last))
-        first_column, last_column, first_row, last_row = (
-            int(_is_dark(edge, fill[i], whites[i]).sum()) for edge in (*columns, *rows)
-        )
-        ends.append((first_column, last_column, first_row, last_row))
-    return ends
-
-
-def _pad_sides(size: tuple[int, int], dark: DarkEnds, options: TiffOptions) -> tuple[int, int, int, int]:
-    """Return how many pixels are added at left, top, right and bottom of a picture of this width and height."""
-    if options.size is None or options.padding == "none":
-        return 0, 0, 0, 0
-    x, y = options.size[0] - size[0], options.size[1] - size[1]
-    match options.padding:
-        case "top-left":
-            return x, y, 0, 0
-        case "bottom-right":
-            return 0, 0, x, y
-        case "center":
-            return x // 2, y // 2, x - x // 2, y - y // 2
-    first_column, last_column, first_row, last_row = dark
-    left, top = (0 if first_column < last_column else x), (0 if first_row < last_row else y)
-    return left, top, x - left, y - top
 
 
 def _describe(

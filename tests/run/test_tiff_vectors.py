@@ -10,7 +10,8 @@ from tiff_images import CPU, options_of
 
 from gpuprep.coordinates import CoordinateMap
 from gpuprep.dicom.header import read_headers
-from gpuprep.run.tiff_image import fit_planes, make_image
+from gpuprep.run.tiff_fit import fit_planes
+from gpuprep.run.tiff_image import make_image
 from gpuprep.writers.tiff import TiffOrigin, write_tiff
 
 COMPAT = {"compat": "dicom-preprocessing"}
