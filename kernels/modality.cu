@@ -39,17 +39,17 @@ MODALITY_FROM(i8)
 MODALITY_FROM(u16)
 MODALITY_FROM(i16)
 
-// range[2 z], range[2 z + 1]: least and greatest stored value of slice z, to be initialised by the caller.
-// blockIdx.y is the slice; the threads of x share it in packs of LANES.
-template <class S>
-DEVICE void range_of(i64 thread, i64 step, const S* p, i64 slice_size, i32 left, i32 right, i32* range) {
+// range[2 z], range[2 z + 1]: least and greatest stored value of slice z, to be initialised by the caller. `stored` takes
+// it out of a word. blockIdx.y is the slice; the threads of x share it in packs of LANES.
+template <class S, class F>
+DEVICE void range_of(i64 thread, i64 step, const S* p, i64 slice_size, F stored, i32* range) {
     if (thread * LANES >= slice_size) return;
     S low[LANES], high[LANES];
-    for (int l = 0; l < LANES; ++l) low[l] = high[l] = unpacked(p[thread * LANES], left, right);
+    for (int l = 0; l < LANES; ++l) low[l] = high[l] = stored(p[thread * LANES]);
     i64 i = thread * LANES;
     for (; i + LANES <= slice_size; i += step * LANES)
         for (int l = 0; l < LANES; ++l) {
-            const S v = unpacked(p[i + l], left, right);
+            const S v = stored(p[i + l]);
             low[l] = v < low[l] ? v : low[l];
             high[l] = v > high[l] ? v : high[l];
         }
@@ -59,7 +59,7 @@ DEVICE void range_of(i64 thread, i64 step, const S* p, i64 slice_size, i32 left,
         greatest = high[l] > greatest ? high[l] : greatest;
     }
     for (; i < slice_size; ++i) {
-        const S v = unpacked(p[i], left, right);
+        const S v = stored(p[i]);
         least = v < least ? v : least;
         greatest = v > greatest ? v : greatest;
     }
@@ -68,8 +68,13 @@ DEVICE void range_of(i64 thread, i64 step, const S* p, i64 slice_size, i32 left,
 }
 #define RANGE(S)                                                                                                   \
     KERNEL range_##S(const S* __restrict__ src, i64 slice_size, i32 left, i32 right, i32* range) {                 \
-        range_of((i64)blockIdx.x * blockDim.x + threadIdx.x, (i64)gridDim.x * blockDim.x,                          \
-                 src + blockIdx.y * slice_size, slice_size, left, right, range + 2 * (i64)blockIdx.y);             \
+        const i64 thread = (i64)blockIdx.x * blockDim.x + threadIdx.x, step = (i64)gridDim.x * blockDim.x;         \
+        const S* slice = src + blockIdx.y * slice_size;                                                            \
+        i32* own = range + 2 * (i64)blockIdx.y;                                                                    \
+        if (left == 0 && right == 0) /* a pass at the speed of memory */                                           \
+            range_of(thread, step, slice, slice_size, [](S word) { return word; }, own);                           \
+        else                                                                                                       \
+            range_of(thread, step, slice, slice_size, [=](S word) { return unpacked(word, left, right); }, own);   \
     }
 RANGE(u8)
 RANGE(i8)

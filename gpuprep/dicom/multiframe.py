@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from gpuprep.dicom.header import InstanceHeader
@@ -64,7 +65,7 @@ def planes_of_multiframe(instance: InstanceHeader) -> tuple[Plane, ...]:
         ) from error
 
 
-def read_dataset(instance: InstanceHeader, elements: Sequence[str | int]) -> Dataset:
+def read_dataset(instance: InstanceHeader, elements: tuple[str | int, ...]) -> Dataset:
     """Read some top-level elements of a file with pydicom, never its pixels.
 
     Raises
@@ -75,9 +76,17 @@ def read_dataset(instance: InstanceHeader, elements: Sequence[str | int]) -> Dat
     import pydicom
 
     try:
-        return pydicom.dcmread(instance.path, stop_before_pixels=True, specific_tags=list(elements), force=True)
+        return pydicom.dcmread(instance.path, stop_before_pixels=True, specific_tags=_tags_of(elements), force=True)
     except (OSError, EOFError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise HeaderError(f"cannot be read: {error}", code="unreadable", subject=instance.path) from error
+
+
+@cache
+def _tags_of(elements: tuple[str | int, ...]) -> list[Any]:
+    """Return elements as pydicom's tags: to look names up takes as long as to read a short file."""
+    from pydicom.tag import Tag
+
+    return [Tag(element) for element in elements]
 
 
 def _plane(instance: InstanceHeader, index: int, groups: Sequence[Any], spacing_mm: float | None) -> Plane:

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <type_traits>
 
 #include "export.hpp"
 #include "pool.hpp"
@@ -67,13 +68,19 @@ struct Shifts {
     std::int32_t right;
 };
 
+// Without shifts, as there are no vectors of them for words of 8 bits, and slow ones for 16.
 template <class T>
 void shift(std::uint8_t* bytes, std::int64_t length, const Shifts& shifts) {
-    using Bits = std::make_unsigned_t<T>;  // a negative number must not be shifted to the left
-    T* words = reinterpret_cast<T*>(bytes);
+    using Bits = std::make_unsigned_t<T>;
+    Bits* words = reinterpret_cast<Bits*>(bytes);
     const std::int64_t n = length / static_cast<std::int64_t>(sizeof(T));
+    const Bits mask = static_cast<Bits>(static_cast<Bits>(~Bits{0}) >> shifts.right);
+    const Bits sign = std::is_signed_v<T> ? static_cast<Bits>(mask ^ mask >> 1) : Bits{0};
+    const std::int32_t down = shifts.right - shifts.left;
+    if (down != 0)
+        for (std::int64_t i = 0; i < n; ++i) words[i] = static_cast<Bits>(words[i] >> down);
     for (std::int64_t i = 0; i < n; ++i)
-        words[i] = static_cast<T>(static_cast<T>(static_cast<Bits>(words[i]) << shifts.left) >> shifts.right);
+        words[i] = static_cast<Bits>((static_cast<Bits>(words[i] & mask) ^ sign) - sign);
 }
 
 void shift_words(std::uint8_t* bytes, std::int64_t length, const Shifts& shifts) {
