@@ -27,6 +27,7 @@ from gpuprep.ops.intensity import Window, apply_window_array, to_modality
 from gpuprep.ops.orient import reorient_array
 from gpuprep.ops.palette import BOX_BLOCK, palette_of_planes
 from gpuprep.ops.rasterize import SliceGrid, rasterize
+from gpuprep.ops.region import CropOptions, find_region
 from gpuprep.volume import Volume
 
 Shape = tuple[int, int, int]
@@ -126,6 +127,7 @@ def list_trials() -> list[Trial]:
     return [
         *(Trial(f"box {np.dtype(t)}", _box(t)) for t in (*_WORDS, *_REAL)),
         *(Trial(f"boxes of planes {np.dtype(t)}", _plane_boxes(t)) for t in _RESIZED),
+        *(Trial(f"largest component {np.dtype(t)}", _component(t)) for t in _RESIZED),
         *(Trial(f"move planes {np.dtype(t)}", _move(t)) for t in _WORDS),
         *(Trial(f"crop {np.dtype(t)}", _crop(t)) for t in _WORDS),
         *(Trial(f"orient {np.dtype(t)} {axes}", _orient(t, axes)) for t, axes in product(_WORDS, _AXES)),
@@ -220,6 +222,16 @@ def _plane_boxes(dtype: Any) -> Callable[..., Arrays]:
         thresholds = rng.integers(0, 99, shape[0]).astype(dtype)
         boxes = foreground_boxes(backend.upload(planes), thresholds, backend)
         return [np.array(box if box else np.full((2, 3), -1)) for box in boxes]
+
+    return run
+
+
+def _component(dtype: Any) -> Callable[..., Arrays]:
+    def run(backend: Backend, rng: np.random.Generator, shape: Shape) -> Arrays:
+        planes = (rng.integers(0, 250, shape) * (rng.random(shape) < 0.5)).astype(dtype)
+        options = CropOptions("components")
+        regions = [find_region(backend.upload(plane[None]), 0, options, backend=backend) for plane in planes]
+        return [np.array(regions)]
 
     return run
 

@@ -301,7 +301,13 @@ def _is_basic(index: Any) -> bool:
 
 
 #: What functions and methods of CuPy are called with by name.
-OPTIONS = {"astype": {"copy"}, "stack": {"axis"}, "max": {"axis"}, "mean": {"axis", "dtype"}, "bincount": {"minlength"}}
+OPTIONS = {
+    "all": {"axis", "keepdims"},
+    "astype": {"copy"},
+    "max": {"axis"},
+    "mean": {"axis", "dtype"},
+    "stack": {"axis"},
+}
 
 
 def _method(name: str) -> Callable[..., Any]:
@@ -333,6 +339,7 @@ for _name in _METHODS:
 
 _FUNCTIONS = (
     "zeros", "full", "ascontiguousarray", "stack", "moveaxis", "rint", "empty_like", "arange", "bincount", "floor",
+    "where",
 )  # fmt: skip
 
 
@@ -453,11 +460,28 @@ def _make_cupy(device: FakeDevice) -> Any:
     )
 
 
+def _label(device: FakeDevice) -> Callable[[DeviceArray], tuple[DeviceArray, int]]:
+    """As cupyx.scipy.ndimage.label, by SciPy: both number by the first pixel in reading order."""
+
+    def label(array: DeviceArray) -> tuple[DeviceArray, int]:
+        from scipy import ndimage
+
+        assert isinstance(array, DeviceArray)
+        with device.lock:
+            values = _plain(device, array)
+            device.stream.synchronize()
+            labels, count = ndimage.label(values)
+            return DeviceArray(device, labels), count
+
+    return label
+
+
 def install(monkeypatch: pytest.MonkeyPatch, **options: Any) -> FakeDevice:
     """Let `CudaBackend` find a fake device, for the time of a test, and return that device."""
     device = FakeDevice(**options)
     monkeypatch.setattr(cuda, "check_driver", lambda: None)
     monkeypatch.setattr(cuda, "_import_cupy", lambda: device.cupy)
+    monkeypatch.setattr(cuda, "_import_ndimage", lambda: SimpleNamespace(label=_label(device)))
     monkeypatch.setattr(cuda.CudaBackend, "lanes", device.host.lanes)
     monkeypatch.setattr(cuda, "BUFFER_BYTES", BUFFER_BYTES)
     monkeypatch.setattr(dali, "find_loader", lambda backend, threads: NO_DALI)

@@ -18,7 +18,8 @@ class Backend(Protocol):
     ``reference`` has `has_kernels` false: ops then take their plain NumPy form. `reason` says why this backend was
     taken, `lanes` how many elements a thread of a lane kernel handles (``LANES`` in kernels/gpuprep.cuh).
     `host` works on NumPy arrays, for what is on the host and stays there: itself, but for ``cuda``. `memory_bytes` is
-    how much of a device's memory one case may take; None where arrays lie in the memory of the host.
+    how much of a device's memory one case may take; None where arrays lie in the memory of the host. `ndimage` has
+    SciPy's functions of that name for arrays of a device; None on the host, which has functions of its own.
     """
 
     name: BackendName
@@ -28,6 +29,10 @@ class Backend(Protocol):
     has_kernels: bool
     lanes: int
     memory_bytes: int | None
+
+    @property
+    def ndimage(self) -> ModuleType | None:
+        """``cupyx.scipy.ndimage``, or None."""
 
     @property
     def host(self) -> Backend:

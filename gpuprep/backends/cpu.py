@@ -47,6 +47,7 @@ class CpuBackend:
     has_kernels = True
     xp: ModuleType = np
     memory_bytes: int | None = None
+    ndimage: ModuleType | None = None
 
     def __init__(self, workers: int | None = None, *, row_forms: bool = True, reason: str = ASKED_FOR) -> None:
         library, level = hostlib.load()

@@ -94,6 +94,13 @@ def _import_cupy() -> ModuleType:
     return module
 
 
+def _import_ndimage() -> ModuleType:
+    from cupyx.scipy import ndimage
+
+    module: ModuleType = ndimage
+    return module
+
+
 def _probe(cupy: ModuleType) -> None:
     """Compile, launch and read back: the only proof that a device works."""
     built, found = cupy.cuda.runtime.runtimeGetVersion(), cupy.cuda.runtime.driverGetVersion()
@@ -169,6 +176,11 @@ class CudaBackend:
         self._to_device, self._to_host = PinnedRing(cupy, BUFFER_BYTES), PinnedRing(cupy, BUFFER_BYTES)
         self._modules: dict[str, Any] = {}
         self._functions: dict[str, Any] = {}
+
+    @property
+    def ndimage(self) -> ModuleType | None:
+        """``cupyx.scipy.ndimage``, imported when it is needed."""
+        return _import_ndimage()
 
     @contextmanager
     def activate(self) -> Iterator[None]:

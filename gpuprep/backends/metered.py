@@ -68,6 +68,11 @@ class MeteredBackend:
         self.transfers = {UPLOAD: Tally(), DOWNLOAD: Tally()}
 
     @property
+    def ndimage(self) -> ModuleType | None:
+        """That of the backend."""
+        return self._backend.ndimage
+
+    @property
     def host(self) -> Backend:
         """The backend for NumPy arrays: metered too where it is the same one."""
         return self if self._backend.host is self._backend else self._backend.host

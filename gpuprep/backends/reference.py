@@ -23,6 +23,7 @@ class ReferenceBackend:
     lanes = 1
     xp: ModuleType = np
     memory_bytes: int | None = None
+    ndimage: ModuleType | None = None
 
     @property
     def host(self) -> Backend:

@@ -13,7 +13,7 @@ from gpuprep import hostlib
 from gpuprep.backends.base import Backend
 from gpuprep.errors import ConfigError
 from gpuprep.ops.crop import Box, foreground_box, foreground_boxes
-from gpuprep.ops.resize import nearest_pixels
+from gpuprep.ops.resize import resize_planes
 
 #: Left, top, width, height, pixels.
 Region = tuple[int, int, int, int]
@@ -104,7 +104,7 @@ def find_region(
         if box is not None:
             region = _grown(box, margins, width, height)
             if options.mode == "components":
-                region = _largest_component(backend.download(frames), region)
+                region = _largest_component(frames, region, backend)
             regions.append(region)
     return _union(regions) if regions else whole
 
@@ -132,7 +132,7 @@ def find_regions(
     for plane, box in zip(planes, boxes, strict=True):
         region = _grown(box, margins, width, height) if box is not None else (0, 0, width, height)
         if box is not None and options.mode == "components":
-            region = _largest_component(backend.download(plane[None]), region)
+            region = _largest_component(plane.reshape(1, height, width), region, backend)
         regions.append(region)
     return regions
 
@@ -184,14 +184,13 @@ def _union(regions: list[Region]) -> Region:
     return left, top, max(r[0] + r[2] for r in regions) - left, max(r[1] + r[3] for r in regions) - top
 
 
-def _largest_component(frame: NDArray[Any], region: Region) -> Region:
+def _largest_component(frame: Any, region: Region, backend: Backend) -> Region:
     """Return the box of the largest connected part of a region, found on a thumbnail of it."""
     left, top, width, height = region
-    part = frame[:, top : top + height, left : left + width]
     scale = min(_THUMBNAIL / width, _THUMBNAIL / height, 1.0)
     small_width, small_height = (max(1, int(n * scale + 0.5)) for n in (width, height))
-    rows, columns = nearest_pixels(height, small_height), nearest_pixels(width, small_width)
-    found = largest_component(_to_8_bits(part[:, rows[:, None], columns]) > _THUMBNAIL_LEVEL)
+    thumbnail = resize_planes(frame, small_height, small_width, filter_name="nearest", backend=backend, box=region)
+    found = largest_component(_to_8_bits(thumbnail, backend) > _THUMBNAIL_LEVEL, backend)
     if found is None:
         return region
     x, y, found_width, found_height = found
@@ -200,22 +199,46 @@ def _largest_component(frame: NDArray[Any], region: Region) -> Region:
     return left + new_left, top + new_top, new_right - new_left, new_bottom - new_top
 
 
-def _to_8_bits(planes: NDArray[Any]) -> NDArray[Any]:
+def _to_8_bits(planes: Any, backend: Backend) -> Any:
     """Return one plane of 0 to 255: luma of colour, 16 bits by division, other values stretched to their range."""
-    values: NDArray[Any] = planes.astype(np.int64 if planes.dtype.kind == "u" else np.float64)
-    grey: NDArray[Any] = (
-        np.tensordot(np.array(_LUMA), values, 1) // sum(_LUMA) if len(planes) == len(_LUMA) else values[0]
-    )
+    values = planes.astype(np.int64 if planes.dtype.kind == "u" else np.float64)
+    grey = values[0]
+    if len(planes) == len(_LUMA):
+        red, green, blue = (values[i] * weight for i, weight in enumerate(_LUMA))
+        grey = (red + green + blue) // sum(_LUMA)
     if planes.dtype == np.uint16:
-        return np.asarray((grey + 128) // 257)
+        return (grey + 128) // 257
     if planes.dtype == np.uint8:
         return grey
-    span = float(grey.max() - grey.min()) or 1.0
-    return np.asarray(np.floor((grey - grey.min()) / span * 255))
+    low, high = float(grey.min()), float(grey.max())
+    return backend.xp.floor((grey - low) / ((high - low) or 1.0) * 255)
 
 
-def largest_component(foreground: NDArray[np.bool_]) -> Region | None:
-    """Return the box of the 4-connected component with the most pixels; of several, of the one that begins last."""
+def largest_component(foreground: Any, backend: Backend) -> Region | None:
+    """Return the box of the 4-connected component with the most pixels; of several, of the one that begins last.
+
+    Parameters
+    ----------
+    foreground : array of shape (H, W), bool
+        On `backend`; on a device it is looked at there.
+    backend : Backend
+        Where to compute.
+    """
+    if backend.ndimage is None:
+        return _largest_on_host(foreground)
+    labels, count = backend.ndimage.label(foreground)  # 1, 2, … in the order of their first pixels
+    if count == 0:
+        return None
+    sizes = backend.download(backend.xp.bincount(labels.reshape(-1)))[1:]
+    largest = int(np.flatnonzero(sizes == sizes.max())[-1]) + 1
+    box = foreground_box((labels == largest).view(np.uint8).reshape(1, *labels.shape), 0, backend)
+    if box is None:
+        raise AssertionError
+    (_, top, left), (_, height, width) = box
+    return left, top, width, height
+
+
+def _largest_on_host(foreground: NDArray[np.bool_]) -> Region | None:
     library, _ = hostlib.load()
     library.gp_largest_component.restype = ctypes.c_int64
     image = np.ascontiguousarray(foreground, np.uint8)

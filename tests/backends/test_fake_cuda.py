@@ -48,6 +48,12 @@ def test_errors_are_of_the_same_kind(cupy):
     assert "cudaErrorMemoryAllocation" in str(cupy.cuda.runtime.CUDARuntimeError(fake_cuda.OUT_OF_MEMORY))
 
 
+def test_label_is_one_of_its_image_functions(cupy):
+    from cupyx.scipy import ndimage
+
+    assert next(iter(inspect.signature(ndimage.label).parameters)) == "input"
+
+
 @pytest.mark.parametrize("name", fake_cuda.OPTIONS)
 def test_functions_take_the_options_that_are_used(cupy, name):
     called = [getattr(place, name) for place in (cupy, cupy.ndarray) if hasattr(place, name)]

@@ -1,8 +1,10 @@
 """Crop regions: known answers, scipy's components as an oracle."""
 
+import fake_cuda
 import numpy as np
 import pytest
 
+from gpuprep.backends import select
 from gpuprep.backends.cpu import CpuBackend
 from gpuprep.backends.reference import ReferenceBackend
 from gpuprep.errors import ConfigError
@@ -90,7 +92,7 @@ def test_components_equal_scipy():
         for shape in ((1, 1), (1, 50), (37, 53), (200, 90)):
             foreground = rng.random(shape) < share
             labels, count = ndimage.label(foreground)
-            found = largest_component(foreground)
+            found = largest_component(foreground, CPU)
             if count == 0:
                 assert found is None
                 continue
@@ -98,6 +100,37 @@ def test_components_equal_scipy():
             boxes = ndimage.find_objects(labels)
             rows, columns = boxes[int(np.flatnonzero(sizes == sizes.max())[-1])]
             assert found == (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+
+
+def test_components_of_a_device_are_those_of_the_host(monkeypatch):
+    device = fake_cuda.install(monkeypatch)
+    backend = select("cuda")
+    rng = np.random.default_rng(8)
+    with backend.activate():
+        for share in (0, 0.05, 0.3, 0.55, 0.9):
+            for shape in ((1, 1), (1, 50), (37, 53), (90, 60)):
+                foreground = rng.random(shape) < share
+                expected = largest_component(foreground, CPU)
+                assert largest_component(backend.upload(foreground), backend) == expected
+        alike = np.eye(9, dtype=bool)  # nine of one pixel: the one that begins last
+        assert largest_component(backend.upload(alike), backend) == largest_component(alike, CPU) == (8, 8, 1, 1)
+    assert "box_u8" in device.launched
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_regions_of_components_are_the_same_on_every_backend(monkeypatch, dtype, samples):
+    fake_cuda.install(monkeypatch)
+    rng = np.random.default_rng(3)
+    blocks = rng.integers(0, 250, (2 * samples, 30, 35)) * (rng.random((2 * samples, 30, 35)) < 0.4 / samples)
+    blocks *= 257 if dtype == np.uint16 else 1
+    planes = np.kron(blocks, np.ones((1, 20, 20), int)).astype(dtype)
+    expected = find_region(planes, 0, COMPONENTS, samples=samples, backend=ReferenceBackend())
+    assert expected != (0, 0, 700, 600)
+    assert find_region(planes, 0, COMPONENTS, samples=samples, backend=CPU) == expected
+    backend = select("cuda")
+    with backend.activate():
+        assert find_region(backend.upload(planes), 0, COMPONENTS, samples=samples, backend=backend) == expected
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 0.5, np.nan])
