@@ -54,7 +54,8 @@ def load_roi_patterns(path: Path) -> tuple[LabelPatterns, ...]:
     ------
     ConfigError
         ``roi-map-unreadable`` when the file cannot be read or is no YAML; ``roi-map-invalid`` when it is something
-        else than such a map, names a label ``background`` or twice, or holds a pattern that does not compile.
+        else than such a map, names a label ``background``, twice or by what is no text, or holds a pattern that does
+        not compile.
     """
     import yaml
 
@@ -84,10 +85,12 @@ def load_roi_patterns(path: Path) -> tuple[LabelPatterns, ...]:
         ) from error
     if not isinstance(data, dict) or not data:
         raise _invalid("it is not a map from labels to patterns", path)
-    return tuple(_label(str(name), value, path) for name, value in data.items())
+    return tuple(_label(name, value, path) for name, value in data.items())
 
 
-def _label(name: str, value: object, path: Path) -> LabelPatterns:
+def _label(name: object, value: object, path: Path) -> LabelPatterns:
+    if not isinstance(name, str):  # YAML takes NO, on and 1 for something else
+        raise _invalid(f"the label {name!r} is no text: put it into quotes", path)
     optional = False
     if isinstance(value, dict):
         if set(value) - {"patterns", "optional"} or not isinstance(value.get("optional", False), bool):

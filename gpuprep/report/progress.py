@@ -60,6 +60,6 @@ def _line(row: CaseRow) -> str:
     if row.status == "done":
         warnings = len(row.details.get("warnings", ()))
         return f"{row.case} done in {row.seconds:.2f} s" + (
-            f", {warnings} warnings: see the report" if warnings else ""
+            f", {warnings} warning{'s' * (warnings > 1)}: see the report" if warnings else ""
         )
     return f"{row.case} failed: {row.message} [{row.code}]"

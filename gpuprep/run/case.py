@@ -295,8 +295,8 @@ def load_volume(
 ) -> tuple[Volume, str]:
     """Decode a stack into modality values on its regular grid; return it with the decoder's name.
 
-    PET becomes SUVbw unless `transforms` says otherwise; `record` gets ``warnings`` of times that were in doubt, and on
-    a device ``loader``: what brought the frames there.
+    PET becomes SUVbw unless `transforms` says otherwise; `record` gets ``warnings`` of times that were in doubt and of
+    palettes, and on a device ``loader``: what brought the frames there.
 
     Raises
     ------
@@ -312,6 +312,8 @@ def load_volume(
             code="not-an-image",
             subject=channel.series_instance_uid,
         )
+    if stack.spec.photometric_interpretation == "PALETTE COLOR":
+        record["warnings"].append("palette: voxels are numbers of colours, which need not rise with what was measured")
     factor = scale.factor if scale else 1.0
     with clock.stage("rescale"):
         slopes = np.array([f.slope * factor for f in stack.frames])

@@ -10,6 +10,7 @@ import pyarrow
 import pydicom
 import pytest
 import SimpleITK as sitk
+from conversions import write_images
 from pyarrow import parquet
 
 from gpuprep.dicom import synth
@@ -340,6 +341,17 @@ def test_a_structure_set_without_rois_is_a_failed_case(gpuprep, study, tmp_path)
     assert result.status == ExitStatus.CASES_FAILED
     assert failures(tmp_path / "out") == ["no-roi-matched"]
     assert [p.name for p in tmp_path.rglob("*.nii.gz")] == ["CT.nii.gz"]
+
+
+def test_numbers_of_colours_are_warned_of(gpuprep, tmp_path):
+    def colour(data):
+        data.PhotometricInterpretation, data.PixelRepresentation = "PALETTE COLOR", 0
+
+    write_images(tmp_path / "in", "one", edit=colour)
+    result = convert(gpuprep, tmp_path / "in", tmp_path / "out", modalities="CT")
+    assert result.status == ExitStatus.DONE
+    (case,) = json.loads((tmp_path / "out" / "gpuprep" / "report.json").read_text())["cases"]
+    assert any(text.startswith("palette:") for text in case["details"]["warnings"])
 
 
 @pytest.mark.parametrize("name", ["ibsi_sts_002", "ibsi_sts_025"])

@@ -109,6 +109,8 @@ def test_the_map_keeps_its_order_and_takes_all_three_forms(tmp_path):
         ("GTV: 3", "roi-map-invalid"),
         ("GTV: '(unclosed'", "roi-map-invalid"),
         ("background: air", "roi-map-invalid"),
+        ("NO: nodes", "roi-map-invalid"),
+        ("1: gtv", "roi-map-invalid"),
         ("GTV: a\nGTV: b", "roi-map-invalid"),
         ("GTV: {pattern: a}", "roi-map-invalid"),
         ("GTV: {patterns: a, optional: 2}", "roi-map-invalid"),
