@@ -356,21 +356,11 @@ def _separate(part: Int, plane: Int, roi: Int, is_xor: NDArray[np.bool_], boxes:
     order = np.lexsort((~is_xor, roi, plane))
     changes = np.flatnonzero((np.diff(plane[order]) != 0) | (np.diff(roi[order]) != 0)) + 1
     for group in np.split(order, changes):
-        if len(group) < 2:
-            continue
-        parts: list[list[int]] = []
-        for i in group:
-            at = 0
-            while not is_xor[i] and at < len(parts) and any(_boxes_meet(boxes[i], boxes[j]) for j in parts[at]):
-                at += 1
-            if at == len(parts):
-                parts.append([])
-            parts[at].append(i)
-            part[i] = at
-
-
-def _boxes_meet(a: Int, b: Int) -> bool:
-    return bool(a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3])
+        y0, x0, y1, x1 = boxes[group].T
+        for n in range(int(is_xor[group].sum()), len(group)):
+            meets = (y0[:n] <= y1[n]) & (y0[n] <= y1[:n]) & (x0[:n] <= x1[n]) & (x0[n] <= x1[:n])
+            taken = set(part[group[:n]][meets].tolist())
+            part[group[n]] = next(at for at in range(n + 1) if at not in taken)
 
 
 _MESSAGES: dict[str, Callable[[float], str]] = {
