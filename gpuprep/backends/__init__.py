@@ -15,9 +15,6 @@ BACKENDS = Registry(
     },
 )
 
-#: What `select` understands.
-BACKEND_CHOICES = ("auto", *BACKENDS)
-
 
 def select(name: str = "auto", workers: int | None = None, *, slots: int = 1, reason: str = ASKED_FOR) -> Backend:
     """Return the backend called `name`; ``auto`` takes CUDA where a test kernel runs, else the CPU.

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=False)
 
 
 def apply(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:

@@ -51,11 +51,6 @@ class Decoder(Protocol):
         """
 
 
-def needs_isolation(spec: FrameSpec) -> bool:
-    """Whether decoding runs third-party decompressors, whose crash would take the process with it."""
-    return spec.transfer_syntax_uid not in NATIVE_SYNTAXES
-
-
 def container_dtype(spec: FrameSpec) -> np.dtype[Any]:
     """Return the type of decoded samples: as wide as the bits allocated, one byte a bit for packed bits."""
     kind = "f" if spec.is_float else "i" if spec.is_signed and spec.bits_allocated > 1 else "u"

@@ -16,8 +16,6 @@ from gpuprep.dicom.stack import DEFAULT_SPACING_TOLERANCE, UNKNOWN_SPACING_MM, F
 from gpuprep.errors import GeometryError, HeaderError
 from gpuprep.geometry import DIRECTION_TOLERANCE, Float, VolumeGeometry
 
-#: SOP class of RT Dose.
-RTDOSE_UID = "1.2.840.10008.5.1.4.1.1.481.2"
 #: A first offset this near to the z of the first plane is that z, mm; offsets and positions are decimal strings.
 ABSOLUTE_OFFSET_TOLERANCE_MM = 0.01
 

@@ -38,6 +38,7 @@ from gpuprep.dicom.datasets import (
 Kind = Literal["text", "uid", "uids", "int", "float", "factor", "floats"]
 
 DICOMDIR_UID = "1.2.840.10008.1.3.10"
+RTDOSE_UID = "1.2.840.10008.5.1.4.1.1.481.2"
 RTSTRUCT_UID = "1.2.840.10008.5.1.4.1.1.481.3"
 SEG_UID = "1.2.840.10008.5.1.4.1.1.66.4"
 LABELMAP_SEG_UID = "1.2.840.10008.5.1.4.1.1.66.7"

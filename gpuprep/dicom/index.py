@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gpuprep.dicom.crawl import CrawlProblem, FoundFile, crawl
 from gpuprep.dicom.header import (
     LABELMAP_SEG_UID,
+    RTDOSE_UID,
     RTSTRUCT_UID,
     SEG_UID,
     InstanceHeader,
@@ -33,7 +34,7 @@ INDEX_VERSION = 1
 #: SOP classes whose instances outline what an image shows.
 SEGMENTATION_SOP_CLASSES = frozenset({RTSTRUCT_UID, SEG_UID, LABELMAP_SEG_UID})
 #: SOP classes with pixels that are no image: those of segmentations, and RT Dose.
-NO_IMAGE_SOP_CLASSES = SEGMENTATION_SOP_CLASSES | {"1.2.840.10008.5.1.4.1.1.481.2"}
+NO_IMAGE_SOP_CLASSES = SEGMENTATION_SOP_CLASSES | {RTDOSE_UID}
 #: Values that a message lists, and the most characters of each: value representations UI and LO, PS3.5 6.2.
 LISTED_VALUES, LONGEST_VALUE = 3, 64
 

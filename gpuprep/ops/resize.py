@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,6 @@ from gpuprep.backends.base import TYPE_SUFFIX, Backend, Dims
 from gpuprep.errors import ConfigError
 
 Float = NDArray[np.float64]
-
-FilterName = Literal["triangle", "nearest", "catmull-rom", "gaussian", "lanczos3", "box"]
 
 #: Taps along x come in groups of this many. Source: kChains in kernels/resize2d.cu.
 TAP_GROUP = 8

@@ -15,7 +15,7 @@ from manifest import read_manifest
 
 from gpuprep import codecs
 from gpuprep.codecs import DECODERS, cpu
-from gpuprep.codecs.base import Decoder, Image, container_dtype, image_shape, needs_isolation
+from gpuprep.codecs.base import Decoder, Image, container_dtype, image_shape
 from gpuprep.codecs.encapsulated import read_frames
 from gpuprep.dicom.header import InstanceHeader, read_headers
 from gpuprep.dicom.stack import FrameSpec
@@ -218,8 +218,3 @@ def test_names_its_decoders() -> None:
     with pytest.raises(ConfigError) as caught:
         DECODERS.load("nonesuch")
     assert caught.value.code == "unknown-decoder"
-
-
-def test_only_compressed_frames_need_isolation() -> None:
-    assert not needs_isolation(make_spec("1.2.840.10008.1.2"))
-    assert needs_isolation(make_spec(JPEG_LOSSLESS))
