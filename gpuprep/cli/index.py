@@ -13,7 +13,8 @@ from gpuprep.errors import ExitStatus
 
 @click.command(short_help="Read all headers below folders into a Parquet index.")
 @click.argument("source", type=options.PATH, nargs=-1, required=True)
-@click.option("-o", "--output", type=options.PATH, default="index.parquet", show_default=True)
+@click.option("-o", "--output", type=options.PATH, default="index.parquet", show_default=True, metavar="FILE.parquet",
+              help="The index, made or brought up to date.")  # fmt: skip
 @click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N", help="Threads; all cores by default.")
 def index(source: tuple[Path, ...], output: Path, workers: int | None) -> int:
     """Find DICOM by content below SOURCE and write one row an instance.
@@ -37,7 +38,7 @@ def index(source: tuple[Path, ...], output: Path, workers: int | None) -> int:
 @click.command(short_help="Print what an index holds: patients, studies, series, segmentations, problems.")
 @click.argument("source", type=options.PATH, nargs=-1, required=True)
 def show(source: tuple[Path, ...]) -> int:
-    """Print the tree patient → study → series → segmentations of an index, or of folders read now."""
+    """Print the tree patient → study → series → segmentations of SOURCE, an index or folders that are read now."""
     from gpuprep.dicom.link import link
     from gpuprep.hostlib import usable_cores
     from gpuprep.report.tree import format_tree

@@ -19,7 +19,8 @@ from gpuprep.config import OnExisting
     click.option("--format", "layout", type=click.Choice(["2d", "3d"]), required=True,
                  help="2d: .im and .seg for each slice; 3d: one .h5 for each scan."),
     click.option("--splits", metavar="SHARES", default="train=.7,val=.15,test=.15", show_default=True,
-                 help="Shares of the patients."),
+                 help="Shares of the patients. They are drawn again when patients are added, and some may change "
+                      "sides; --split-file pins them."),
     click.option("--split-file", type=options.PATH, metavar="FILE.yaml",
                  help="Splits by list instead: a map of train, val, test to patient IDs."),
     click.option("--random-seed", type=int, default=42, show_default=True, help="Of the splits."),
@@ -47,13 +48,14 @@ def medsegpy(
     workers: int | None,
     **shared: Any,
 ) -> int:
-    """Convert CT or MR studies with RTSTRUCT or SEG into HDF5 files that MedSegPy's loaders read.
+    """Convert CT, MR or PET studies with RTSTRUCT or SEG into HDF5 files that MedSegPy's loaders read.
 
-    OUTPUT gets train, val and test with the data; dataset.json with classes, spacings, affines and source UIDs;
-    register_medsegpy.py, which registers the splits with MedSegPy; and gpuprep with the ledger, the report and
-    subjects.json, which says whose numbers are whose and keeps them for later runs.
+    SOURCE is one or more folders, or an index written by `gpuprep index`. Images have one channel, so --modalities
+    names one image modality. OUTPUT gets train, val and test with the data; dataset.json with classes, spacings,
+    affines and source UIDs; register_medsegpy.py, which registers the splits with MedSegPy; and gpuprep with the
+    ledger, the report and subjects.json, which says whose numbers are whose and keeps them for later runs.
 
-    gpuprep.data reads the files back without MedSegPy.
+    gpuprep.data reads the files back without MedSegPy. Run the same command again to resume, or to add new studies.
     """
     from gpuprep.cli.jobs import finish
     from gpuprep.hostlib import usable_cores
@@ -79,7 +81,7 @@ def medsegpy(
         seed=random_seed,
         collations=tuple(Collation.parse(text, labels) for text in collated),
     )
-    sources = open_sources(source, index_path=index_path, workers=workers or usable_cores())
+    sources = open_sources(source, index_path=index_path, workers=workers or usable_cores(), output=output)
     with Progress() as progress:
         result, overlaps = convert_to_medsegpy(
             sources,

@@ -15,12 +15,13 @@ from gpuprep.config import MaskContainer, OnExisting, OnMissing, RoiStrategy
 @click.argument("source", type=options.PATH, nargs=-1, required=True)
 @click.argument("output", type=options.PATH)
 @options.apply(
-    click.option("-m", "--modalities", default="CT,MR,PT", show_default=True,
+    click.option("-m", "--modalities", default="CT,MR,PT", metavar="CT,MR,PT,…", show_default=True,
                  help="What to convert: images (CT, MR, PT), RTSTRUCT and SEG of these images, RTDOSE."),
     click.option("-f", "--filename-format", default="{PatientID}/{Modality}_{SeriesInstanceUID}/{ImageID}.nii.gz",
                  show_default=True, metavar="TEMPLATE",
-                 help="Paths of the files, .nii.gz or .nii. ImageID is what of its series a file is: the modality, or "
-                      "the name of the ROI; CaseID a short name of its own for each image, mask and dose."),
+                 help="Paths of the files, .nii.gz or .nii, of DICOM fields. ImageID is what of its series a file is: "
+                      "the modality, or the name of the ROI; CaseID a short name of its own for each image, mask and "
+                      "dose."),
     click.option("--masks", type=click.Choice([m.value for m in MaskContainer]), default="separate", show_default=True,
                  help="One NIfTI file a ROI; one label image, which refuses overlap; or one file of another container, "
                       "which holds it."),
@@ -30,7 +31,7 @@ from gpuprep.config import MaskContainer, OnExisting, OnMissing, RoiStrategy
                  default="separate", show_default=True,
                  help="What several ROIs that match one label become: label__ROI each, their union, or the first."),
     click.option("--on-missing", type=click.Choice([m.value for m in OnMissing]), default="warn", show_default=True,
-                 help="A label without a ROI."),
+                 help="A label of the ROI map without a ROI: fail the mask, or go on, with or without a warning."),
     click.option("--dose-grid", type=click.Choice(["own", "image"]), default="own", show_default=True,
                  help="RTDOSE on its own grid, or on that of the image of the first modality."),
     click.option("--index-format", type=click.Choice(["csv", "parquet"]), default="csv", show_default=True,
@@ -56,6 +57,8 @@ def nifti(
 ) -> int:
     """Convert images, masks and doses below SOURCE into NIfTI files in OUTPUT.
 
+    SOURCE is one or more folders (DICOM is found by content), or an index written by `gpuprep index`.
+
     A series with several volumes (echoes, time points) gives one file each. PET becomes SUVbw, doses are in Gy. Masks
     lie on the grid of their image. OUTPUT/index.csv lists every file with where it comes from, its grid, its values,
     and the volume and box of each ROI.
@@ -79,7 +82,7 @@ def nifti(
         dose_grid=dose_grid,  # type: ignore[arg-type]
     )
     case_options = options.parse_case_options(**shared)
-    sources = open_sources(source, index_path=index_path, workers=workers or usable_cores())
+    sources = open_sources(source, index_path=index_path, workers=workers or usable_cores(), output=output)
     with Progress() as progress:
         result = convert_to_nifti(
             sources,

@@ -27,7 +27,8 @@ from gpuprep.errors import ConfigError
                  "data set of this name, or the smallest free one."),
     click.option("--dataset-name", metavar="NAME", help="By default the name of the source folder."),
     click.option("--test-set-ratio", type=float, default=0.0, show_default=True,
-                 help="Share of the patients that become the test set."),
+                 help="Share of the patients, rounded up, that become the test set. It is drawn again when patients "
+                      "are added, and some may change sides; --test-cases pins it."),
     click.option("--test-cases", type=options.PATH, metavar="FILE",
                  help="Test set by list: one case name or patient ID a line."),
     click.option("--random-seed", type=int, default=42, show_default=True, help="Of test set and folds."),
@@ -52,7 +53,7 @@ def nnunet(
     workers: int | None,
     **shared: Any,
 ) -> int:
-    """Convert CT or MR studies with RTSTRUCT or SEG into an nnU-Net v2 data set.
+    """Convert CT, MR or PET studies with RTSTRUCT or SEG into an nnU-Net v2 data set.
 
     SOURCE is one or more folders (DICOM is found by content), or an index written by `gpuprep index`. OUTPUT
     gets nnUNet_raw/DatasetNNN_Name with images, labels, dataset.json and splits, the scripts nnunet_preprocess.sh and
@@ -86,7 +87,7 @@ def nnunet(
         test_cases=_read_list(test_cases) if test_cases else None,
         seed=random_seed,
     )
-    sources = open_sources(source, index_path=index_path, workers=workers or usable_cores())
+    sources = open_sources(source, index_path=index_path, workers=workers or usable_cores(), output=output)
     name = dataset_name or source[0].resolve().stem
     folder = find_dataset(output, name=name, number=dataset_id)
     with Progress() as progress:

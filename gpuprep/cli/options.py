@@ -44,8 +44,8 @@ def label_options(command: Command) -> Command:
     """Add the options of every command that makes labels: modalities, and those of `RoiOptions`."""
     return apply(
         click.option("-m", "--modalities", required=True, metavar="CT,RTSTRUCT",
-                     help="Images (CT, MR, PT), in channel order, and segmentations (RTSTRUCT, SEG). The first image "
-                          "modality carries the segmentations; others are resampled onto its grid."),
+                     help="Images (CT, MR, PT) and segmentations (RTSTRUCT, SEG). The first image modality carries the "
+                          "segmentations; with nnunet others are further channels, in this order, on its grid."),
         click.option("-ryaml", "--roi-match-yaml", type=PATH, required=True, metavar="FILE",
                      help="YAML map from labels to regular expressions of ROI names, in label order."),
         click.option("--roi-strategy", type=click.Choice(["merge", "keep_first"], case_sensitive=False),
@@ -55,7 +55,9 @@ def label_options(command: Command) -> Command:
                      help="A label without a ROI: fail the case, or leave the label empty, with or without a warning. "
                           "Labels marked optional in the map may always be absent."),
         click.option("--multiple-segmentations", type=click.Choice([m.value for m in MultipleSegmentations]),
-                     default="error", show_default=True, help="Several segmentations of one image match the labels."),
+                     default="error", show_default=True,
+                     help="Several segmentations of one image match the labels: fail the case and name them, take the "
+                          "latest by date, make a case of each, or one of all their ROIs."),
         roi_options,
     )(command)  # fmt: skip
 
@@ -63,7 +65,8 @@ def label_options(command: Command) -> Command:
 def roi_options(command: Command) -> Command:
     """Add how ROI names match labels, and how contours and segments become voxels."""
     return apply(
-        click.option("--roi-ignore-case/--roi-case-sensitive", default=True, show_default=True),
+        click.option("--roi-ignore-case/--roi-case-sensitive", default=True, show_default=True,
+                     help="Whether patterns match upper and lower case alike."),
         click.option("--roi-allow-multi-matches/--roi-disallow-multi-matches", default=True, show_default=True,
                      help="Whether a ROI may belong to several labels."),
         click.option("--contour-overlap", type=click.Choice(["xor", "union"]), default="xor", show_default=True,
@@ -81,10 +84,11 @@ def transform_options(command: Command) -> Command:
         click.option("--interpolation", type=click.Choice(["linear", "cubic", "lanczos", "nearest"]),
                      default="linear", show_default=True, help="For images; masks are drawn on the output grid."),
         click.option("--antialias", is_flag=True, help="Average over the coarser voxels when downsampling."),
-        click.option("--window-level", type=float, help="Clamp images to level ± width / 2 (CT: HU)."),
-        click.option("--window-width", type=float, help="See --window-level."),
+        click.option("--window-level", type=float,
+                     help="Clamp images to level ± width / 2 (CT: HU). Beside CT other channels are left alone."),
+        click.option("--window-width", type=float, help="Goes with --window-level."),
         click.option("--rescale-intensity", metavar="LOW,HIGH", help="Map the window to this range, as float32."),
-        click.option("--crop", default="none", metavar="none|foreground|roi[:MM]", show_default=True,
+        click.option("--crop", default="none", metavar="none|foreground[:MM]|roi[:MM]", show_default=True,
                      help="Cut to the foreground (CT: above -500 HU, else above 0) or to the matched ROIs, "
                           "with a margin in mm."),
         click.option("--pet", type=click.Choice(["suvbw", "stored"]), default="suvbw", show_default=True,

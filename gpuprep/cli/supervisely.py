@@ -44,11 +44,14 @@ def _plane_options(command: options.Command) -> options.Command:
 @options.transform_options
 @options.run_options
 def supervisely(**given: Any) -> int:
-    """Convert CT or MR studies with RTSTRUCT or SEG into a folder for Supervisely's NIfTI import.
+    """Convert CT, MR or PET studies with RTSTRUCT or SEG into a folder for Supervisely's NIfTI import.
 
-    OUTPUT gets import, which is what to upload; dataset.json with classes, colours, grids and source UIDs; and gpuprep
-    with the ledger and the report. Volumes are RAS+; oblique ones are put onto a grid along the patient's axes,
-    because the import tilts their masks the wrong way.
+    SOURCE is one or more folders, or an index written by `gpuprep index`. Volumes have one channel, so --modalities
+    names one image modality. OUTPUT gets import, which is what to upload; dataset.json with classes, colours, grids and
+    source UIDs; and gpuprep with the ledger and the report. Volumes are RAS+; oblique ones are put onto a grid along
+    the patient's axes, because the import tilts their masks the wrong way.
+
+    Run the same command again to resume, or to add new studies.
     """
     return _convert(**given)
 
@@ -118,7 +121,7 @@ def _convert(
         scores=read_scores(scores, labels) if scores else (),
         targets=read_targets(volumes) if volumes else (),
     )
-    sources = open_sources(source, index_path=index_path, workers=workers or usable_cores())
+    sources = open_sources(source, index_path=index_path, workers=workers or usable_cores(), output=output)
     with Progress() as progress:
         result = convert_to_supervisely(
             sources,

@@ -12,7 +12,7 @@ from gpuprep.errors import ExitStatus
 
 @click.command(short_help="Write small synthetic studies to try gpuprep with.")
 @click.argument("output", type=options.PATH)
-@click.option("--patients", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--patients", type=click.IntRange(min=1), default=1, show_default=True, help="As many studies.")
 @click.option("--seg", is_flag=True, help="Add a DICOM SEG to each study.")
 def synth(output: Path, patients: int, seg: bool) -> int:
     """Write synthetic CT series with an RTSTRUCT into OUTPUT, and roi_patterns.yaml for its ROIs."""

@@ -177,6 +177,10 @@ def run_plans(
     """
     known = ledger.rows()
     todo: list[AnyPlan] = []
+
+    def begin(plan: AnyPlan) -> None:
+        ledger.put(interrupted(plan, known.get(plan.case)))
+
     unplanned: list[FailedPlan] = []
     done = 0
     for plan in plans:
@@ -198,10 +202,15 @@ def run_plans(
     execution.on_start(len(todo) + len(unplanned), done)
     for impossible in unplanned:
         row = CaseRow(impossible.case, key="", config=config, patient=impossible.patient, status="failed")
+        row = row.failed(impossible.error)
         discard(impossible.case)
-        ledger.put(row.failed(impossible.error))
-        execution.on_row(row.failed(impossible.error))
-    outcomes = _map(work, todo, placement) if batching is None else _map_batches(batching, work, todo, placement)
+        remove_replaced(known.get(impossible.case), row, root)
+        ledger.put(row)
+        execution.on_row(row)
+    if batching is None:
+        outcomes = _map(work, todo, placement, begin)
+    else:
+        outcomes = _map_batches(batching, work, todo, placement, begin)
     with ending_clean(outcomes, own_folders):
         for plan, outcome in outcomes:
             if isinstance(outcome, Crash):
@@ -213,20 +222,28 @@ def run_plans(
 
 
 def _map_batches(
-    batching: Batching[AnyPlan], work: Callable[[AnyPlan], CaseRow], plans: Sequence[AnyPlan], placement: Placement
+    batching: Batching[AnyPlan],
+    work: Callable[[AnyPlan], CaseRow],
+    plans: Sequence[AnyPlan],
+    placement: Placement,
+    begin: Callable[[AnyPlan], None],
 ) -> Generator[tuple[AnyPlan, CaseRow | Crash], None, None]:
+    def begin_all(batch: tuple[AnyPlan, ...]) -> None:
+        for plan in batch:
+            begin(plan)
+
     suspects: list[AnyPlan] = []
-    with closing(_map(batching.work, batching.group(plans), placement)) as outcomes:
+    with closing(_map(batching.work, batching.group(plans), placement, begin_all)) as outcomes:
         for batch, outcome in outcomes:
             if isinstance(outcome, Crash):
                 suspects.extend(batch)  # alone, one of them will show that it was it
             else:
                 yield from zip(batch, outcome, strict=True)
-    yield from _map(work, suspects, placement)
+    yield from _map(work, suspects, placement, begin)
 
 
 def _map(
-    work: Callable[[Task], Any], plans: Sequence[Task], placement: Placement
+    work: Callable[[Task], Any], plans: Sequence[Task], placement: Placement, begin: Callable[[Task], None]
 ) -> Generator[tuple[Task, Any | Crash], None, None]:
     return map_isolated(
         work,
@@ -235,6 +252,7 @@ def _map(
         slots=placement.slots,
         environments=placement.environments,
         start_by=placement.start_by,
+        on_send=begin,
     )
 
 
@@ -274,6 +292,24 @@ def remove_replaced(old: CaseRow | None, new: CaseRow, root: Path) -> None:
         return
     for path in {o.path for o in old.outputs} - {o.path for o in new.outputs}:
         remove(root / path)
+
+
+def interrupted(plan: Plan, old: CaseRow | None) -> CaseRow:
+    """Return the row of a case that is in work: what a killed run leaves, and counts as done under no options.
+
+    It keeps the outputs of the case's earlier run, for the next one to remove.
+    """
+    row = CaseRow(
+        plan.case, key="", config="", patient=plan.patient, status="failed", outputs=old.outputs if old else ()
+    )
+    return row.failed(
+        CaseError(
+            "the run ended while the case was in work",
+            code="interrupted",
+            subject=plan.subject,
+            hint="run the same command again",
+        )
+    )
 
 
 def crashed(plan: Plan, config: str, crash: Crash) -> CaseRow:

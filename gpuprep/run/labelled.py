@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from gpuprep.run.case import CaseOptions
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.plan import CasePlan, FailedPlan
 from gpuprep.run.sources import Sources
-from gpuprep.writers.atomic import make_folder
+from gpuprep.writers.atomic import make_folder, remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,52 @@ def count_unlabelled(sources: Sources, plans: Sequence[CasePlan | FailedPlan], m
     return sum(s.modality == modality and s.series_instance_uid not in used for s in sources.series)
 
 
-def forget_vanished_failures(ledger: Ledger, plans: Sequence[CasePlan | FailedPlan]) -> None:
-    """Remove the rows of failed cases that are not planned any more."""
+def split_vanished(
+    rows: Mapping[str, CaseRow], plans: Sequence[CasePlan | FailedPlan], root: Path
+) -> tuple[dict[str, CaseRow], list[CaseRow]]:
+    """Return the rows that stay, by case, and those of cases that are no more.
+
+    Such a case is not planned now, and failed before, or somebody has deleted all its files.
+
+    Raises
+    ------
+    OutputError
+        ``outputs-missing``: some files of a finished case that is not planned are gone, and others are not.
+    """
     planned = {p.case for p in plans}
-    ledger.remove(c for c, row in ledger.rows().items() if row.status == "failed" and c not in planned)
+    kept: dict[str, CaseRow] = {}
+    vanished: list[CaseRow] = []
+    for case, row in rows.items():
+        there = [o.path for o in row.outputs if (root / o.path).exists()]
+        if case not in planned and (row.status == "failed" or (row.outputs and not there)):
+            vanished.append(row)
+            continue
+        if case not in planned and len(there) < len(row.outputs):
+            raise OutputError(
+                f"some files of {case} are gone, and its sources are not given now",
+                code="outputs-missing",
+                subject=str(root),
+                hint=f"give its sources too; or, to drop the case, delete its other files, such as {there[0]}",
+            )
+        kept[case] = row
+    return kept, vanished
+
+
+def forget(ledger: Ledger, vanished: Sequence[CaseRow], root: Path, discard: Callable[[str], None]) -> None:
+    """Remove rows, and what a killed run left of their cases.
+
+    Parameters
+    ----------
+    root : Path
+        What paths are relative to.
+    discard : callable
+        Removes what was written of a case.
+    """
+    for row in vanished:
+        for output in row.outputs:
+            remove(root / output.path)
+        discard(row.case)
+        ledger.remove([row.case])
 
 
 def refuse_mixed_options(ledger: Ledger, plans: Sequence[CasePlan | FailedPlan], config: str) -> None:
@@ -61,10 +103,10 @@ def refuse_mixed_options(ledger: Ledger, plans: Sequence[CasePlan | FailedPlan],
     others = [c for c, r in ledger.rows().items() if r.status == "done" and c not in planned and r.config != config]
     if others:
         raise OutputError(
-            f"the data set holds {len(others)} cases made with other options from sources not given now, "
+            f"the data set holds {len(others)} cases made with other options that are no cases now, "
             f"for example {others[0]}",
             code="options-changed",
-            hint="give those sources too, or write into another folder or --dataset-name",
+            hint="give their sources too, or write into another folder or --dataset-name",
         )
 
 
@@ -78,8 +120,10 @@ def move_outputs(ledger: Ledger, root: Path, path_of: Callable[[str, str], str])
     path_of : callable
         Returns where a file belongs, from its case and its path.
     """
-    for case, row in ledger.rows().items():
-        moved = tuple(replace(o, path=path_of(case, o.path)) for o in row.outputs)
+    for row in ledger.rows().values():
+        if row.status == "failed":
+            continue
+        moved = tuple(replace(o, path=path_of(row.case, o.path)) for o in row.outputs)
         if moved == row.outputs:
             continue
         for old, new in zip(row.outputs, moved, strict=True):

@@ -84,7 +84,8 @@ class Ledger:
     Raises
     ------
     OutputError
-        ``ledger-unreadable``: the file is no ledger of this version; ``output-locked``: another run is using it.
+        ``ledger-unreadable``: the file is no ledger of this version; ``output-locked``: another run is using it;
+        ``disk-full``; ``not-writable``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -102,13 +103,7 @@ class Ledger:
                 self._db.execute("CREATE TABLE IF NOT EXISTS files (path PRIMARY KEY, code, detail)")
                 self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         except (OSError, sqlite3.Error) as error:
-            locked = "locked" in str(error)
-            raise OutputError(
-                f"cannot open the ledger: {error}",
-                code="output-locked" if locked else "ledger-unreadable",
-                subject=str(path),
-                hint="another gpuprep run writes there; wait for it" if locked else "choose another output folder",
-            ) from error
+            raise self._refusal("open", error, "ledger-unreadable", "choose another output folder") from error
         if version not in (0, SCHEMA_VERSION):
             raise OutputError(
                 f"the ledger has version {version}, this gpuprep writes version {SCHEMA_VERSION}",
@@ -133,26 +128,19 @@ class Ledger:
         Raises
         ------
         OutputError
-            ``ledger-not-written``.
+            ``disk-full``, ``not-writable``, ``ledger-not-written``.
         """
         values = [json.dumps(v, sort_keys=True) if c in _JSON_COLUMNS else v for c, v in asdict(row).items()]
-        try:
+        with self._writing():
             self._db.execute(f"INSERT OR REPLACE INTO cases VALUES ({', '.join('?' * len(values))})", values)
-        except sqlite3.Error as error:
-            raise OutputError(
-                f"cannot write the ledger: {error}",
-                code="ledger-not-written",
-                subject=str(self.path),
-                hint="make room and run again: finished cases are kept",
-            ) from error
 
     def remove(self, cases: Iterable[str]) -> None:
-        """Forget cases."""
+        """Forget cases; errors as `put`."""
         with self._transaction():
             self._db.executemany(f"DELETE FROM cases WHERE {_quoted('case')} = ?", [(c,) for c in cases])
 
     def set_file_problems(self, problems: Iterable[FileProblem]) -> None:
-        """Replace the list of unusable input files."""
+        """Replace the list of unusable input files; errors as `put`."""
         with self._transaction():
             self._db.execute("DELETE FROM files")
             self._db.executemany(
@@ -165,13 +153,34 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN")
+        with self._writing():
+            self._db.execute("BEGIN")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # SQLite has rolled back by itself when the disk is full
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            hint = "look after the disk, and run again: finished cases are kept"
+            raise self._refusal("write", error, "ledger-not-written", hint) from error
+
+    def _refusal(self, verb: str, error: Exception, code: str, hint: str) -> OutputError:
+        """Return what stands for an error of SQLite: the code and hint of its kind, else those given."""
+        kinds = {
+            "locked": ("output-locked", "another gpuprep run writes there; wait for it"),
+            "full": ("disk-full", "make room and run again: finished cases are kept"),
+            "readonly": ("not-writable", "choose another output folder"),
+            "unable to open": ("not-writable", "choose another output folder"),
+        }
+        code, hint = next((kinds[word] for word in kinds if word in str(error)), (code, hint))
+        return OutputError(f"cannot {verb} the ledger: {error}", code=code, subject=str(self.path), hint=hint)
 
 
 def _quoted(column: str) -> str:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
 from typing import Any, Generic, Literal, TypeVar
 
 from gpuprep.errors import JobError
@@ -71,10 +72,11 @@ def map_isolated(
     slots: int = 1,
     environments: Sequence[Mapping[str, str]] = ({},),
     start_by: Literal["fork", "spawn"] = "fork" if sys.platform == "linux" else "spawn",
+    on_send: Callable[[Task], None] | None = None,
 ) -> Generator[tuple[Task, Any | Crash], None, None]:
     """Run `work` over `tasks` in processes; yield (task, result or `Crash`) as they finish.
 
-    Closing the generator (Ctrl-C, an error in the caller) ends the workers at once.
+    Closing the generator (Ctrl-C, an error in the caller) ends the workers at once, and so does the driver's own end.
 
     Parameters
     ----------
@@ -91,6 +93,8 @@ def map_isolated(
     start_by : {"fork", "spawn"}
         To fork is cheap, and safe as long as the driver has no threads and has not touched CUDA. What is spawned gets
         `work` and tasks pickled.
+    on_send : callable, optional
+        Told each task before a worker gets it.
     """
     context: Any = multiprocessing.get_context(start_by)
     waiting = deque(enumerate(tasks))
@@ -122,6 +126,8 @@ def map_isolated(
             worker.process.join(_GRACE_S)
 
     def send(worker: _Worker[Task], number: int, task: Task) -> None:
+        if on_send is not None:
+            on_send(task)
         worker.tasks[number] = task
         with suppress(BrokenPipeError, ConnectionResetError):  # it has died: the next read from its pipe tells
             worker.pipe.send((number, task))
@@ -176,29 +182,32 @@ def _serve(
     os.environ.update(environment)
     _keep_freed_memory()
     sending = threading.Lock()
+    inbox: SimpleQueue[tuple[int, Any]] = SimpleQueue()
+
+    def receive() -> None:
+        try:
+            while True:
+                inbox.put(pipe.recv())
+        except (EOFError, ConnectionResetError):
+            os._exit(0)  # the driver has all results, or is gone: then what is in work belongs to the next run
+        except Exception:  # a task that this process cannot make out
+            traceback.print_exc()
+            os._exit(1)
 
     def do(number: int, task: Any) -> None:
         outcome = _outcome(work, task)
         with sending:
             pipe.send((number, outcome))
 
+    threading.Thread(target=receive, daemon=True).start()
     if slots == 1:
-        while (received := _receive(pipe)) is not None:
-            do(*received)
-        return
+        while True:
+            do(*inbox.get())
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(slots, thread_name_prefix="slot") as threads:
-        while (received := _receive(pipe)) is not None:
-            threads.submit(do, *received)
-
-
-def _receive(pipe: Connection) -> tuple[int, Any] | None:
-    try:
-        received: tuple[int, Any] = pipe.recv()
-    except EOFError:
-        return None
-    return received
+        while True:
+            threads.submit(do, *inbox.get())
 
 
 def _outcome(work: Callable[[Any], Any], task: Any) -> Any:

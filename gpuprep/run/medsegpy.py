@@ -14,10 +14,11 @@ from gpuprep.run.job import Execution, run_cases
 from gpuprep.run.labelled import (
     JobResult,
     count_unlabelled,
-    forget_vanished_failures,
+    forget,
     labels_of,
     move_outputs,
     refuse_mixed_options,
+    split_vanished,
 )
 from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
@@ -121,12 +122,13 @@ def convert_to_medsegpy(
     ledger = Ledger(root / "gpuprep" / "ledger.sqlite")
     try:
         ledger.set_file_problems(sources.problems)
-        forget_vanished_failures(ledger, plans)
         numbering = _number(root / "gpuprep" / "subjects.json", plans)
-        splits = _assign(plans, ledger.rows(), options)
-        move_outputs(ledger, root, lambda case, path: f"{splits[case]}/{path.split('/')[1]}")
+        known, vanished = split_vanished(ledger.rows(), plans, root)
+        splits = _assign(plans, known, options)
         placement = place(execution.resources, len(plans))
         writer = MedsegpyWriter(root, options.layout, numbering.scan_ids(), splits, placement.threads)
+        forget(ledger, vanished, root, writer.discard)
+        move_outputs(ledger, root, lambda case, path: f"{splits[case]}/{path.split('/')[1]}")
         refuse_mixed_options(ledger, plans, digest(case_options, writer.config))
         for split in SPLITS:
             make_folder(root / split)

@@ -12,10 +12,11 @@ from gpuprep.run.job import Execution, ending_clean, files_present, run_cases
 from gpuprep.run.labelled import (
     JobResult,
     count_unlabelled,
-    forget_vanished_failures,
+    forget,
     labels_of,
     move_outputs,
     refuse_mixed_options,
+    split_vanished,
 )
 from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.local import Crash, map_isolated
@@ -113,11 +114,12 @@ def convert_to_nnunet(
     ledger = Ledger(folder.sidecars / "ledger.sqlite")
     try:
         ledger.set_file_problems(sources.problems)
-        forget_vanished_failures(ledger, plans)
-        splits = _assign(plans, ledger.rows(), options)
-        move_outputs(ledger, folder.root, lambda case, path: _in_split(path, splits[case]))
+        known, vanished = split_vanished(ledger.rows(), plans, folder.root)
+        splits = _assign(plans, known, options)
         placement = place(execution.resources, len(plans))
-        writer = NnunetWriter(folder, splits, options.strategy, placement.threads)
+        writer = NnunetWriter(folder, splits, options.strategy, options.images, placement.threads)
+        forget(ledger, vanished, folder.root, writer.discard)
+        move_outputs(ledger, folder.root, lambda case, path: _in_split(path, splits[case]))
         refuse_mixed_options(ledger, plans, digest(case_options, writer.config))
         run_cases(
             plans,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from gpuprep.dicom.index import Index, Series, build_index, read_index, write_in
 from gpuprep.dicom.link import LinkResult, link
 from gpuprep.errors import ConfigError, InputNotFoundError
 from gpuprep.run.ledger import FileProblem
+
+#: End of the name of an index.
+INDEX_SUFFIX = ".parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +26,12 @@ class Sources:
 
 
 def open_sources(
-    paths: Sequence[Path], *, index_path: Path | None, workers: int, on_progress: Callable[[int], None] | None = None
+    paths: Sequence[Path],
+    *,
+    index_path: Path | None,
+    workers: int,
+    output: Path | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> Sources:
     """Crawl folders, with the help of an earlier index if one is given, and link what they hold.
 
@@ -34,6 +43,8 @@ def open_sources(
         Index to start from and to bring up to date: only new and changed files are read.
     workers : int
         Threads for reading headers.
+    output : Path, optional
+        Where the job writes; what lies there is no input, also when that is inside a source.
     on_progress : callable, optional
         Told the number of files read so far.
 
@@ -42,9 +53,11 @@ def open_sources(
     InputNotFoundError
         ``path-missing``; ``no-dicom-found``: no file below the sources is DICOM.
     ConfigError
-        ``index-unreadable`` and the like, from `read_index`.
+        ``output-is-source``; ``index-unreadable`` and the like, from `read_index`.
     """
     index = load_index(paths, index_path=index_path, workers=workers, on_progress=on_progress)
+    if output is not None:
+        index = _leave_out(index, paths, output)
     series = index.series()
     if not series:
         files = len(index.instances)
@@ -58,11 +71,29 @@ def open_sources(
     return Sources(tuple(series), link(series), tuple(problems))
 
 
+def _leave_out(index: Index, paths: Sequence[Path], output: Path) -> Index:
+    """Return the index without what lies in the output folder."""
+    own = output.resolve()
+    sources = [path.resolve() for path in paths]
+    if own in sources:
+        raise ConfigError(
+            "the output folder is a source, and sources are not written to",
+            code="output-is-source",
+            subject=str(output),
+            hint="choose another one; a folder inside the source is left out when it is read",
+        )
+    if not own.is_dir() or not any(own.is_relative_to(s) or s.suffix == INDEX_SUFFIX for s in sources):
+        return index
+    folders = {row.path.rpartition(os.sep)[0] for row in index.instances}
+    left_out = {folder for folder in folders if Path(folder).resolve().is_relative_to(own)}
+    return Index(tuple(row for row in index.instances if row.path.rpartition(os.sep)[0] not in left_out))
+
+
 def load_index(
     paths: Sequence[Path], *, index_path: Path | None, workers: int, on_progress: Callable[[int], None] | None = None
 ) -> Index:
     """Read the index that `paths` names, or build one and keep it at `index_path`."""
-    if len(paths) == 1 and paths[0].suffix == ".parquet" and paths[0].is_file():
+    if len(paths) == 1 and paths[0].suffix == INDEX_SUFFIX and paths[0].is_file():
         if index_path is not None:
             raise ConfigError(
                 "the source is an index already", code="two-indices", subject=str(paths[0]), hint="leave out --index"

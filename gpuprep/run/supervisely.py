@@ -15,9 +15,10 @@ from gpuprep.run.job import Execution, run_cases
 from gpuprep.run.labelled import (
     JobResult,
     count_unlabelled,
-    forget_vanished_failures,
+    forget,
     labels_of,
     refuse_mixed_options,
+    split_vanished,
 )
 from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
@@ -153,9 +154,10 @@ def convert_to_supervisely(
     ledger = Ledger(root / "gpuprep" / "ledger.sqlite")
     try:
         ledger.set_file_problems(sources.problems)
-        forget_vanished_failures(ledger, plans)
         placement = place(execution.resources, len(plans))
         writer = _make_writer(root, options, targets, placement.threads)
+        _, vanished = split_vanished(ledger.rows(), plans, root)
+        forget(ledger, vanished, root, writer.discard)
         refuse_mixed_options(ledger, plans, digest(case_options, writer.config))
         make_folder(root / IMPORT_FOLDER)
         run_cases(

@@ -51,7 +51,7 @@ def replacing(path: Path) -> Iterator[Path]:
             for left in (part, old):
                 remove(left)
     except OSError as error:
-        raise WriteError(_message(error), code=_code(error), subject=str(path)) from error
+        raise WriteError(_message(error), code=_code(error), subject=str(path), hint=_HINT) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -71,7 +71,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         with replacing(path) as part:
             part.write_bytes(content)
     except WriteError as error:
-        raise OutputError(error.message, code=error.code, subject=error.subject, hint=_HINT) from error
+        raise OutputError(error.message, code=error.code, subject=error.subject, hint=error.hint) from error
 
 
 def remove_file(path: Path) -> None:
@@ -85,7 +85,7 @@ def remove_file(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise WriteError(_message(error), code=_code(error), subject=str(path)) from error
+        raise WriteError(_message(error), code=_code(error), subject=str(path), hint=_HINT) from error
 
 
 def make_folder(path: Path) -> None:
@@ -103,7 +103,7 @@ def make_folder(path: Path) -> None:
 
 
 def _message(error: OSError) -> str:
-    return f"cannot write: {error.strerror or error}"
+    return f"cannot write: {os.strerror(error.errno) if error.errno else error}"
 
 
 def _code(error: OSError) -> str:

@@ -6,12 +6,34 @@ HDF5 itself, and handed over as they are; every HDF5 reads them without a plug-i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gpuprep.extras import load_extra
+
+
+@contextmanager
+def open_hdf5(path: Path, mode: str, *, extra: str) -> Iterator[Any]:
+    """Open an ``h5py.File``, for which `extra` is needed.
+
+    Where the system refuses to write, which may show as late as on closing, an `OSError` says why.
+    """
+    try:
+        with load_extra("h5py", extra).File(path, mode) as file:
+            yield file
+    except (OSError, RuntimeError) as error:
+        found = re.search(r"errno = (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def write_slices(

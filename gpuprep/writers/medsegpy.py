@@ -18,14 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuprep.errors import ConfigError, OutputError, WriteError
-from gpuprep.extras import load_extra
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import RoiMask, apply_rows
 from gpuprep.volume import Volume
 from gpuprep.writers.atomic import PART_SUFFIX, remove_file, replacing, write_text
 from gpuprep.writers.base import Output
 from gpuprep.writers.colours import choose_colours
-from gpuprep.writers.hdf5 import write_slices
+from gpuprep.writers.hdf5 import open_hdf5, write_slices
 from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL
 from gpuprep.writers.sidecar import count_combinations, describe_labels, describe_sources, parse_grid, write_json
 from gpuprep.writers.splits import draw_order
@@ -106,7 +105,8 @@ class MedsegpyWriter:
                     hint="use --format 3d, crop, or a coarser spacing along the slices",
                 )
             return [self._write_slice(case, n, ".seg", channels(n), LABEL_LEVEL, attributes) for n in range(depth)]
-        with replacing(self._waiting(case)) as part, load_extra("h5py", "medsegpy").File(part, "w") as file:
+        waiting = self._waiting(self.scan_ids[case], self.splits[case])
+        with replacing(waiting) as part, open_hdf5(part, "w", extra="medsegpy") as file:
             write_slices(file, "seg", channels, depth, level=LABEL_LEVEL, threads=self.threads, attributes=attributes)
         return ()
 
@@ -128,8 +128,8 @@ class MedsegpyWriter:
             ]
         path = self._volume(case)
         with replacing(path) as part:
-            self._waiting(case).replace(part)
-            with load_extra("h5py", "medsegpy").File(part, "r+") as file:
+            self._waiting(self.scan_ids[case], self.splits[case]).replace(part)
+            with open_hdf5(part, "r+", extra="medsegpy") as file:
                 write_slices(
                     file,
                     "volume",
@@ -146,8 +146,8 @@ class MedsegpyWriter:
         scan = self.scan_ids.get(case)
         if scan is None:
             return
-        remove_file(self._waiting(case))
         for split in SPLITS:
+            remove_file(self._waiting(scan, split))
             remove_file(self.root / split / f"{scan}.h5")
             stem = self.root / split / f"{scan}-Aug00_"
             for path in [p for suffix in (".im", ".seg") for p in reversed(list(_numbered(stem, suffix)))]:
@@ -156,15 +156,15 @@ class MedsegpyWriter:
     def _volume(self, case: str) -> Path:
         return self.root / self.splits[case] / f"{self.scan_ids[case]}.h5"
 
-    def _waiting(self, case: str) -> Path:
-        """Where the masks of a 3-D case wait for its image."""
-        return self.root / self.splits[case] / f".{self.scan_ids[case]}.seg{PART_SUFFIX}"
+    def _waiting(self, scan: str, split: Split) -> Path:
+        """Where the masks of a scan in 3-D wait for its image."""
+        return self.root / split / f".{scan}.seg{PART_SUFFIX}"
 
     def _write_slice(
         self, case: str, number: int, suffix: str, array: NDArray[Any], level: int, attributes: Mapping[str, Any]
     ) -> Output:
         path = self.root / self.splits[case] / f"{self.scan_ids[case]}-Aug00_{number + 1:03d}{suffix}"
-        with replacing(path) as part, load_extra("h5py", "medsegpy").File(part, "w") as file:
+        with replacing(path) as part, open_hdf5(part, "w", extra="medsegpy") as file:
             write_slices(file, "data", lambda _: array, 1, level=level, threads=1, attributes=attributes)
         return self._output(path)
 

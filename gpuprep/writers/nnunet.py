@@ -32,7 +32,7 @@ from gpuprep.masks import (
     unpack_bits,
 )
 from gpuprep.volume import Volume
-from gpuprep.writers.atomic import make_folder, replacing, write_text
+from gpuprep.writers.atomic import make_folder, remove_file, replacing, write_text
 from gpuprep.writers.base import Output
 from gpuprep.writers.names import safe_name
 from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, gzip_crc32, write_nifti
@@ -45,6 +45,8 @@ RegionCodes = Literal["compact", "bitmask"]
 MAX_LABEL = 32767
 #: Most ROIs whose 2^n - 1 combinations stay within `MAX_LABEL`.
 MAX_BITMASK_LABELS = 15
+#: The label of voxels that nnU-Net leaves out of its loss.
+IGNORE_LABEL = "ignore"
 #: Folds of nnU-Net's cross-validation.
 FOLDS = 5
 
@@ -247,6 +249,8 @@ class NnunetWriter:
     splits : dict
         Case → split.
     strategy : MaskStrategy
+    channels : tuple of str
+        Modality of channel 0, 1, …
     threads : int
         Compression threads.
     """
@@ -254,12 +258,13 @@ class NnunetWriter:
     folder: DatasetFolder
     splits: dict[str, Split]
     strategy: MaskStrategy
+    channels: tuple[str, ...]
     threads: int = 1
 
     @property
     def config(self) -> str:
-        """The mask strategy."""
-        return self.strategy.value
+        """The mask strategy and the channels, which are the same in all cases of a data set."""
+        return f"{self.strategy} {','.join(self.channels)}"
 
     def write_image(self, case: str, channel: int, volume: Volume) -> tuple[Output]:
         """Write ``images??/case_000N.nii.gz``."""
@@ -292,10 +297,10 @@ class NnunetWriter:
     def discard(self, case: str) -> None:
         """Remove the files of a case, whatever its split."""
         for split in get_args(Split):
-            self.folder.label(case, split).unlink(missing_ok=True)
+            remove_file(self.folder.label(case, split))
             for image in (self.folder.raw / f"images{split}").glob(f"{case}_[0-9][0-9][0-9][0-9].nii.gz"):
-                image.unlink(missing_ok=True)
-        self.folder.palette(case).unlink(missing_ok=True)
+                remove_file(image)
+        remove_file(self.folder.palette(case))
 
     def _write(self, path: Path, array: NDArray[Any], geometry: VolumeGeometry, level: int) -> Output:
         return write_nifti(path, array, geometry, level=level, threads=self.threads, root=self.folder.root)
@@ -417,10 +422,19 @@ def check_strategy(strategy: MaskStrategy, labels: Sequence[LabelPatterns], codi
 
     Raises
     ------
+    ConfigError
+        ``ignore-label``: nnU-Net does not train on the label of this name, and wants it to be the last integer.
     OutputError
         ``too-many-regions``: bitmask coding with too many labels; ``too-many-labels``: beyond int16.
     """
+    names = [label.name for label in labels]
+    if IGNORE_LABEL in names and (strategy is MaskStrategy.REGION_MASK or names[-1] != IGNORE_LABEL):
+        raise ConfigError(
+            f"the label {IGNORE_LABEL!r}, on which nnU-Net does not train, has to be its last one, and no region",
+            code="ignore-label",
+            hint="put it last in the ROI map, without region_mask; or give it another name",
+        )
     if len(labels) > MAX_LABEL:
         raise OutputError(f"{len(labels)} labels do not fit into nnU-Net's int16", code="too-many-labels")
     if strategy is MaskStrategy.REGION_MASK and coding == "bitmask":
-        make_region_table([label.name for label in labels], (), coding)
+        make_region_table(names, (), coding)

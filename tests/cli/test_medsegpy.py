@@ -101,7 +101,6 @@ def test_a_killed_run_resumes_to_the_same_bytes(gpuprep, studies, converted, tmp
     time.sleep(0.5)
     process.kill()
     process.wait()
-    time.sleep(0.3)  # a worker that has lost its driver ends after its case
     assert gpuprep("medsegpy", *arguments).status == ExitStatus.DONE
     for split in ("train", "val", "test"):
         names = sorted(p.name for p in (tmp_path / split).iterdir())

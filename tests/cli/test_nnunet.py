@@ -140,7 +140,6 @@ def test_a_killed_run_resumes_to_the_same_bytes(gpuprep, studies, tmp_path, dela
     for path in broken.rglob("*.nii.gz"):
         if not path.name.startswith("."):
             nibabel.load(path).get_fdata()
-    time.sleep(0.3)  # a worker that has lost its driver ends after its case
     assert convert(gpuprep, source, broken).status == ExitStatus.DONE
     assert digests(broken / "nnUNet_raw") == digests(whole / "nnUNet_raw")
     assert not [p for p in broken.rglob(".*") if p.is_file()]

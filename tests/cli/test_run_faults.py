@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -279,11 +280,22 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFIN
 os.execv(sys.executable, [sys.executable, "-m", "gpuprep", *sys.argv[2:]])
 """
 MOST_FILE_BYTES = 256 << 10
+#: Ends of files that are about all cases.
+TABLES = (".json", ".csv", ".sqlite", ".py", ".sh")
 #: Noise of this shape needs more than that, even compressed.
 NOISE_SHAPE = (12, 160, 160)
 
 
-def test_an_image_that_cannot_be_written_costs_its_case(tmp_path):
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("nnunet",),
+        ("supervisely",),
+        ("medsegpy", "--format", "3d"),
+        ("medsegpy", "--format", "2d", "--spacing", "0.2,0.2,0"),
+    ],
+)
+def test_an_image_that_cannot_be_written_costs_its_case(tmp_path, command):
     noise = np.random.default_rng(0).integers(-1000, 1000, NOISE_SHAPE)
     geometry = axial_geometry(NOISE_SHAPE, spacing_xyz_mm=(1, 1, 1))
     for patient, values_hu in (("blank", np.zeros(NOISE_SHAPE)), ("noise", noise)):
@@ -291,13 +303,16 @@ def test_an_image_that_cannot_be_written_costs_its_case(tmp_path):
         write_structures(tmp_path / "in" / patient / "rs", series, [RoiSpec(1, "gtv", contours_of(GTV_BOX, geometry))])
     rois = write_map(tmp_path / "rois.yaml", {"GTV": "gtv"})
     output = tmp_path / "out"
-    command = [sys.executable, "-c", WITH_SMALL_FILES, MOST_FILE_BYTES, "nnunet", "-m", "CT,RTSTRUCT", "-ryaml", rois]
+    limited = [sys.executable, "-c", WITH_SMALL_FILES, MOST_FILE_BYTES, *command, "-m", "CT,RTSTRUCT", "-ryaml", rois]
     result = subprocess.run(
-        [*map(str, command), tmp_path / "in", output], capture_output=True, text=True, check=False, timeout=PATIENCE_S
+        [*map(str, limited), tmp_path / "in", output], capture_output=True, text=True, check=False, timeout=PATIENCE_S
     )
-    assert result.returncode == ExitStatus.CASES_FAILED
-    converted = Converted(output, result)
-    assert converted.row("blank")["status"] == "done"
-    assert converted.row("noise")["code"] == "write-failed"
-    assert not list(output.rglob("noise*"))
+    assert result.returncode == ExitStatus.CASES_FAILED, result.stderr
+    (report,) = output.rglob("report.json")
+    rows = {row["patient"]: row for row in json.loads(report.read_text())["cases"]}
+    assert rows["blank"]["status"] == "done"
+    assert (rows["noise"]["code"], rows["noise"]["message"]) == ("write-failed", "cannot write: File too large")
+    files = {path.relative_to(output).as_posix() for path in output.rglob("*.*") if path.suffix not in TABLES}
+    kept = {path for path in files if "/masks/" in path}  # of region masks
+    assert files - kept == {written["path"] for written in rows["blank"]["outputs"]} - kept
     assert not hidden_files(output)

@@ -259,7 +259,6 @@ def test_a_killed_run_resumes_to_the_same_bytes(gpuprep, studies, converted, tmp
     time.sleep(0.5)
     process.kill()
     process.wait()
-    time.sleep(0.3)  # a worker that has lost its driver ends after its case
     assert gpuprep("supervisely", *arguments).status == ExitStatus.DONE
     bytes_of = lambda root: {p: content for p, (content, _) in snapshot(root / "import").items()}  # noqa: E731
     assert bytes_of(tmp_path) == bytes_of(converted / "volume")

@@ -136,7 +136,7 @@ def test_a_whole_job_in_slots_writes_the_files_of_the_cpu(sources, device, tmp_p
                 DatasetFolder(root, 1, "Slots"),
                 dict.fromkeys((p.case for p in plans), "Tr"),
                 MaskStrategy.REGION_MASK,
-                1,
+                ("CT",),
             ),
             root=root,
             own_folders=(),

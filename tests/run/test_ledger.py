@@ -1,4 +1,5 @@
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
@@ -50,3 +51,21 @@ def test_a_foreign_file_is_refused(tmp_path, kind):
     with pytest.raises(OutputError) as caught:
         Ledger(path)
     assert caught.value.code == "ledger-unreadable"
+
+
+def test_a_full_disk_has_its_code_whatever_is_written(tmp_path):
+    ledger = Ledger(tmp_path / "l.sqlite")
+    ledger.put(DONE)
+    (pages,) = ledger._db.execute("PRAGMA page_count").fetchone()
+    ledger._db.execute(f"PRAGMA max_page_count = {pages}")  # as much as there is, and no more
+    long = "x" * 100_000
+    for write in (
+        lambda: ledger.put(replace(DONE, case="b", message=long)),
+        lambda: ledger.set_file_problems([FileProblem("f", "not-dicom", long)]),
+    ):
+        with pytest.raises(OutputError) as caught:
+            write()
+        assert caught.value.code == "disk-full"
+        assert caught.value.hint
+    assert ledger.rows() == {"a": DONE}
+    ledger.close()

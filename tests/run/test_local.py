@@ -1,6 +1,8 @@
 import faulthandler
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -76,6 +78,30 @@ def test_closing_early_ends_the_workers():
     start = time.monotonic()
     running.close()
     assert time.monotonic() - start < 10
+
+
+#: Two tasks of a minute, each of which says that it has begun.
+DRIVER = """
+import sys, time
+from gpuprep.run.local import map_isolated
+
+def work(task):
+    print(task, flush=True)
+    time.sleep(60)
+
+list(map_isolated(work, ["one", "two"], workers=2, slots=int(sys.argv[1]), start_by="fork"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+@pytest.mark.parametrize("slots", [1, 2])
+def test_workers_end_with_their_driver(slots):
+    with subprocess.Popen([sys.executable, "-c", DRIVER, str(slots)], stdout=subprocess.PIPE, text=True) as driver:
+        assert {driver.stdout.readline() for _ in range(2)} == {"one\n", "two\n"}
+        driver.kill()
+        start = time.monotonic()
+        driver.stdout.read()  # until all that hold the other end are gone
+        assert time.monotonic() - start < 20
 
 
 @pytest.mark.parametrize("slots", [1, 3])

@@ -56,11 +56,11 @@ class TestMedsegpyVolumes(WriterContract):
 
 class TestNnunetRegions(WriterContract):
     def make_writer(self, root):
-        return NnunetWriter(DatasetFolder(root, 1, "x"), {"one": "Tr", "two": "Ts"}, MaskStrategy.REGION_MASK)
+        return NnunetWriter(DatasetFolder(root, 1, "x"), {"one": "Tr", "two": "Ts"}, MaskStrategy.REGION_MASK, ("CT",))
 
 
 class TestNnunetLabels(WriterContract):
     keeps_overlap = False
 
     def make_writer(self, root):
-        return NnunetWriter(DatasetFolder(root, 1, "x"), {"one": "Tr", "two": "Ts"}, MaskStrategy.LABEL_IMAGE)
+        return NnunetWriter(DatasetFolder(root, 1, "x"), {"one": "Tr", "two": "Ts"}, MaskStrategy.LABEL_IMAGE, ("CT",))

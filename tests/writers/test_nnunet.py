@@ -80,6 +80,24 @@ def test_too_many_labels_for_bitmask_codes_are_refused_before_work_starts():
     check_strategy(MaskStrategy.REGION_MASK, labels, "compact")
 
 
+@pytest.mark.parametrize(
+    ("names", "strategy", "is_refused"),
+    [
+        (["GTV", "ignore"], MaskStrategy.SPARSE_MASK, False),
+        (["GTV", "ignore"], MaskStrategy.REGION_MASK, True),
+        (["ignore", "GTV"], MaskStrategy.LABEL_IMAGE, True),
+    ],
+)
+def test_nnunets_ignore_label_has_its_place(names, strategy, is_refused):
+    labels = [LabelPatterns(name, ("x",)) for name in names]
+    if not is_refused:
+        check_strategy(strategy, labels, "compact")
+        return
+    with pytest.raises(ConfigError) as caught:
+        check_strategy(strategy, labels, "compact")
+    assert caught.value.code == "ignore-label"
+
+
 def test_a_rerun_finds_its_data_set_and_others_get_a_free_id(tmp_path):
     for name in ("Dataset001_A", "Dataset003_B"):
         (tmp_path / "nnUNet_raw" / name).mkdir(parents=True)

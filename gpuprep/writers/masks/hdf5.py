@@ -9,6 +9,7 @@ import numpy as np
 from gpuprep.extras import load_extra
 from gpuprep.masks import RoiMask
 from gpuprep.writers.atomic import replacing
+from gpuprep.writers.hdf5 import open_hdf5
 from gpuprep.writers.masks.description import KEY, describe, parse_geometry, parse_rois, reading
 from gpuprep.writers.masks.zarr import chunk_shape
 
@@ -26,8 +27,7 @@ def write(mask: RoiMask, path: Path) -> None:
     WriteError
         As `replacing`.
     """
-    h5py = load_extra("h5py", "masks")
-    with replacing(path) as part, h5py.File(part, "w") as file:
+    with replacing(path) as part, open_hdf5(part, "w", extra="masks") as file:
         file.create_dataset(
             "codes", data=mask.codes, chunks=chunk_shape(mask.codes.shape), compression="gzip",
             compression_opts=_LEVEL, shuffle=mask.codes.itemsize > 1, fletcher32=True,
