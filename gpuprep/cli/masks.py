@@ -26,6 +26,7 @@ def _source_options(command: options.Command) -> options.Command:
                      help="Of a case of Supervisely's import by plane, where planes differ."),
         click.option("--merge-names", is_flag=True,
                      help="Make ROIs of one name one, such as the objects of a class in Supervisely's import."),
+        options.stacking_options,
     )(command)  # fmt: skip
 
 
@@ -63,11 +64,11 @@ def masks() -> None:
 @masks.command(short_help="Print the ROIs of a mask and their overlaps.")
 @click.argument("source", type=options.PATH)
 @_source_options
-def info(source: Path, image: Path | None, plane: str | None, merge_names: bool) -> int:
+def info(source: Path, **how: Any) -> int:
     """Print grid, ROIs and overlaps of SOURCE."""
     from gpuprep.report.masks import format_mask
 
-    opened = _open(source, image, plane, merge_names)
+    opened = _open(source, **how)
     click.echo(format_mask(opened.mask))
     return _finish(opened)
 
@@ -77,10 +78,13 @@ def info(source: Path, image: Path | None, plane: str | None, merge_names: bool)
 @click.argument("output", type=options.PATH)
 @_source_options
 @_output_options
-def convert(source: Path, output: Path, image: Path | None, plane: str | None, merge_names: bool, **how: Any) -> int:
+def convert(
+    source: Path, output: Path, container: str | None, on_overlap: str, seg_kind: str, deflated: bool, ome_labels: bool,
+    **how: Any,
+) -> int:  # fmt: skip
     """Write the mask SOURCE as OUTPUT, with all its ROIs, names, codes and geometry."""
-    opened = _open(source, image, plane, merge_names)
-    _write(opened, opened.mask, output, **how)
+    opened = _open(source, **how)
+    _write(opened, opened.mask, output, container, on_overlap, seg_kind, deflated, ome_labels)
     return _finish(opened)
 
 
@@ -92,32 +96,29 @@ def convert(source: Path, output: Path, image: Path | None, plane: str | None, m
 @_source_options
 @_output_options
 def extract(
-    source: Path,
-    output: Path,
-    patterns: tuple[str, ...],
-    image: Path | None,
-    plane: str | None,
-    merge_names: bool,
-    **how: Any,
-) -> int:
+    source: Path, output: Path, patterns: tuple[str, ...], container: str | None, on_overlap: str, seg_kind: str,
+    deflated: bool, ome_labels: bool, **how: Any,
+) -> int:  # fmt: skip
     """Write the ROIs of SOURCE that a NAME fits as OUTPUT, in the order of the names given."""
     from gpuprep.masks import select_rois
 
-    opened = _open(source, image, plane, merge_names)
-    _write(opened, select_rois(opened.mask, patterns), output, **how)
+    opened = _open(source, **how)
+    _write(opened, select_rois(opened.mask, patterns), output, container, on_overlap, seg_kind, deflated, ome_labels)
     return _finish(opened)
 
 
-def _open(source: Path, image: Path | None, plane: str | None, merge_names: bool) -> OpenedMask:
+def _open(
+    source: Path, *, image: Path | None, plane: str | None, merge_names: bool, on_irregular: str,
+    spacing_tolerance: float,
+) -> OpenedMask:  # fmt: skip
     from gpuprep.backends import select
-    from gpuprep.config import Stacking
     from gpuprep.masks import merge_same_names
     from gpuprep.run.masks import open_mask
 
     opened = open_mask(
         source,
         image=image,
-        stacking=Stacking(),
+        stacking=options.parse_stacking(on_irregular, spacing_tolerance),
         backend=select("cpu"),
         plane=plane,  # type: ignore[arg-type]
     )
@@ -125,12 +126,19 @@ def _open(source: Path, image: Path | None, plane: str | None, merge_names: bool
 
 
 def _write(
-    opened: OpenedMask, mask: RoiMask, output: Path, *, container: str | None, on_overlap: str, seg_kind: str,
+    opened: OpenedMask, mask: RoiMask, output: Path, container: str | None, on_overlap: str, seg_kind: str,
     deflated: bool, ome_labels: bool,
 ) -> None:  # fmt: skip
     from gpuprep.masks import let_last_win
 
     container = container or container_of(output)
+    for option, is_given, of in (
+        ("--seg-kind", seg_kind != "auto", "dicomseg"),
+        ("--deflated", deflated, "dicomseg"),
+        ("--ome-labels", ome_labels, "zarr"),
+    ):
+        if is_given and container != of:
+            raise ConfigError(f"{option} is of {of} alone, not of {container}", code="option-without-use")
     if on_overlap == "last-wins":
         mask, lost = let_last_win(mask)
         for roi, voxels in zip(mask.rois, lost.tolist(), strict=True):

@@ -95,6 +95,13 @@ def transform_options(command: Command) -> Command:
                      help="PET as SUV by body weight, from the header; or in the units of its series."),
         click.option("--orientation", default="keep", metavar="keep|RAS|LPS|…", show_default=True,
                      help="Sides towards which columns, rows and slices grow in the output."),
+        stacking_options,
+    )(command)  # fmt: skip
+
+
+def stacking_options(command: Command) -> Command:
+    """Add the options of `Stacking`."""
+    return apply(
         click.option("--on-irregular", type=click.Choice(["error", "resample"]), default="error", show_default=True,
                      help="Missing slices, uneven spacing, gantry tilt: refuse the case, or put its slices on the "
                           "regular grid they imply."),

@@ -40,6 +40,33 @@ def test_info_escapes_what_would_break_its_lines(gpuprep, tmp_path):
     assert "\na\\nb\\x1b[2J " in done.stdout and "\n\\ud800 肝臓 " in done.stdout
 
 
+def test_a_folder_of_something_else_is_refused(gpuprep, tmp_path):
+    (tmp_path / "ct").mkdir()
+    (tmp_path / "ct" / "1.dcm").write_bytes(b"")
+    done = gpuprep("masks", "info", tmp_path / "ct")
+    assert done.status == 4 and "holds neither NIfTI files" in done.stderr and "[mask-unreadable]" in done.stderr
+
+
+@pytest.mark.parametrize("option", [("--deflated",), ("--seg-kind", "binary"), ("--ome-labels",)])
+def test_options_of_another_container_are_refused(source, gpuprep, tmp_path, option):
+    done = gpuprep("masks", "convert", source[1], tmp_path / "m.npz", *option)
+    assert done.status == 2 and "[option-without-use]" in done.stderr and option[0] in done.stderr
+    assert not (tmp_path / "m.npz").exists()
+
+
+def test_a_missing_slice_is_bridged_on_request(gpuprep, tmp_path):
+    series = conversions.write_images(tmp_path / "in", "P")
+    structures = conversions.write_structures(
+        tmp_path / "in" / "rs.dcm", series, conversions.two_rois(conversions.GRID)
+    )
+    sorted(p for p in (tmp_path / "in").rglob("*.dcm") if p != structures)[6].unlink()  # beyond the contours
+    arguments = ("masks", "convert", structures, tmp_path / "m.npz", "--image", tmp_path / "in")
+    refused = gpuprep(*arguments)
+    assert refused.status == 4 and "[missing-slice]" in refused.stderr and "--on-irregular resample" in refused.stderr
+    assert gpuprep(*arguments, "--on-irregular", "resample").status == 0
+    assert read_mask(tmp_path / "m.npz").geometry.same_grid(series.geometry)
+
+
 def test_a_file_that_only_claims_to_be_dicom_is_refused(gpuprep, tmp_path):
     (tmp_path / "m.dcm").write_bytes(bytes(200))
     done = gpuprep("masks", "info", tmp_path / "m.dcm")

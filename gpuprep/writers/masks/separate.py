@@ -68,7 +68,7 @@ def read(path: Path) -> RoiMask:
         else:
             files = sorted(p.name for p in path.iterdir() if p.name.endswith((".nii.gz", ".nii")))
             if not files:
-                raise FileNotFoundError(path)
+                raise ValueError("the folder holds neither NIfTI files nor a list of them")
             rois = tuple(Roi(n, name.split(".nii")[0]) for n, name in enumerate(files, 1))
             geometry, _, _ = read_filled_slices(path / files[0])
         return from_boxes((_read_box(path / name, geometry) for name in files), rois, geometry)
