@@ -21,7 +21,7 @@ from gpuprep.run.plan import CasePlan, Channel
 from gpuprep.run.sources import open_sources
 from gpuprep.writers.masks import read_mask, supervisely
 from gpuprep.writers.masks.description import parse_geometry, parse_rois
-from gpuprep.writers.masks.dicomseg import segment_label
+from gpuprep.writers.masks.dicomseg import segment_of
 from gpuprep.writers.supervisely import Plane
 
 #: Where "DICM" stands in a DICOM file (PS3.10 7.1).
@@ -149,7 +149,9 @@ def _read_seg(segmentation: Segmentation, stack: Stack | None, backend: Backend)
     mask, problems = embed_segmentation(segmentation, decode_segmentation_frames(segmentation), grid, backend=backend)
     if text:
         described = parse_rois(text)
-        labels = [segment_label(n, roi) for n, roi in enumerate(described, 1)]
-        if labels == [roi.name for roi in mask.rois]:  # else another program has changed the segments
-            mask = replace(mask, rois=described)
+        rois = list(mask.rois)
+        for n, (roi, segment) in enumerate(zip(described, mask.rois, strict=False)):
+            if segment_of(n + 1, roi) == segment:  # else another program has changed the segments
+                rois[n] = roi
+        mask = replace(mask, rois=tuple(rois))
     return mask, tuple(map(str, problems))

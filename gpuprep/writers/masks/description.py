@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gpuprep.errors import GpuprepError, HeaderError
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.masks import Code, Roi, RoiMask
+from gpuprep.masks import PLANE_BITS, Code, Roi, RoiMask
 
 #: Name under which containers keep the description.
 KEY = "gpuprep_mask"
@@ -68,6 +71,27 @@ def parse_rois(text: str) -> tuple[Roi, ...]:
     if content["version"] != VERSION:
         raise HeaderError(f"description of version {content['version']}, not {VERSION}", code="mask-version")
     return tuple(_parse_roi(entry) for entry in content["rois"])
+
+
+def restore(codes: NDArray[Any], table: NDArray[Any], text: str) -> RoiMask:
+    """Return the mask of a palette and its description, which were read from one file.
+
+    Raises
+    ------
+    ValueError
+        They are no palette, or one of other ROIs.
+    GeometryError
+        ``shape-mismatch``: of another grid; ``code-unknown``: there are codes beyond the table.
+    HeaderError
+        As `parse_rois`.
+    """
+    rois = parse_rois(text)
+    words = max(1, -(-len(rois) // PLANE_BITS))
+    if codes.dtype not in (np.uint8, np.uint16, np.uint32) or table.dtype != np.uint32 or table.shape[1:] != (words,):
+        raise ValueError(f"codes of {codes.dtype} with a table {table.shape} of {table.dtype}, for {len(rois)} ROIs")
+    mask = RoiMask(codes, table, rois, parse_geometry(text))
+    _ = mask.code_counts  # refuses codes beyond the table
+    return mask
 
 
 def parse_boxes(text: str) -> list[tuple[Sequence[int], Sequence[int]]]:

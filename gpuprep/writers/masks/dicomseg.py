@@ -10,6 +10,7 @@ import re
 import warnings
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -169,41 +170,55 @@ def _build(
     return data
 
 
-def segment_label(number: int, roi: Roi) -> str:
-    """Return the Segment Label of a ROI: its name, cut to what fits."""
-    return _plain(roi.name)[:_LABEL_LENGTH].strip() or f"ROI {number}"
+def segment_of(number: int, roi: Roi) -> Roi:
+    """Return what the Segment Sequence says of a ROI that is segment `number`: its name cut to what fits, and so on."""
+
+    def fit(code: Code) -> Code:
+        return replace(code, meaning=code.meaning[:_LABEL_LENGTH])
+
+    return replace(
+        roi,
+        number=number,
+        name=_plain(roi.name)[:_LABEL_LENGTH].strip() or "unnamed",
+        category=fit(roi.category or TISSUE),
+        type=fit(roi.type or TISSUE),
+        type_modifiers=tuple(map(fit, roi.type_modifiers)),
+        region=fit(roi.region) if roi.region else None,
+        region_modifiers=tuple(map(fit, roi.region_modifiers)) if roi.region else (),
+        algorithm=roi.algorithm if roi.algorithm in _NAMED_ALGORITHMS else "MANUAL",
+    )
 
 
 def _describe_segment(number: int, roi: Roi) -> Any:
     import highdicom as hd
 
-    label = segment_label(number, roi)
+    said = segment_of(number, roi)
     segment = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=label,
-        segmented_property_category=_concept(roi.category or TISSUE),
-        segmented_property_type=_concept(roi.type or TISSUE),
+        segment_label=said.name,
+        segmented_property_category=_concept(said.category or TISSUE),
+        segmented_property_type=_concept(said.type or TISSUE),
         algorithm_type="MANUAL",
-        tracking_uid=roi.tracking_uid or None,
-        tracking_id=label if roi.tracking_uid else None,
-        anatomic_regions=[_concept(roi.region)] if roi.region else None,
-        display_color=hd.color.CIELabColor.from_rgb(*roi.rgb) if roi.rgb else None,
+        tracking_uid=said.tracking_uid or None,
+        tracking_id=said.name if said.tracking_uid else None,
+        anatomic_regions=[_concept(said.region)] if said.region else None,
+        display_color=hd.color.CIELabColor.from_rgb(*said.rgb) if said.rgb else None,
     )
     if len(full := _plain(roi.name)) > _LABEL_LENGTH:
         segment.SegmentDescription = full[:_DESCRIPTION_LENGTH]
-    if roi.type_modifiers:
+    if said.type_modifiers:
         coded = segment.SegmentedPropertyTypeCodeSequence[0]
-        coded.SegmentedPropertyTypeModifierCodeSequence = [_concept(code) for code in roi.type_modifiers]
-    if roi.region and roi.region_modifiers:
+        coded.SegmentedPropertyTypeModifierCodeSequence = [_concept(code) for code in said.type_modifiers]
+    if said.region_modifiers:
         coded = segment.AnatomicRegionSequence[0]
-        coded.AnatomicRegionModifierSequence = [_concept(code) for code in roi.region_modifiers]
+        coded.AnatomicRegionModifierSequence = [_concept(code) for code in said.region_modifiers]
     return segment
 
 
 def _concept(code: Code) -> Any:
     import highdicom as hd
 
-    return hd.sr.CodedConcept(code.value, code.scheme, code.meaning[:_LABEL_LENGTH])
+    return hd.sr.CodedConcept(code.value, code.scheme, code.meaning)
 
 
 def _plain(text: str) -> str:

@@ -10,7 +10,7 @@ from gpuprep.extras import load_extra
 from gpuprep.masks import RoiMask
 from gpuprep.writers.atomic import replacing
 from gpuprep.writers.hdf5 import open_hdf5
-from gpuprep.writers.masks.description import KEY, describe, parse_geometry, parse_rois, reading
+from gpuprep.writers.masks.description import KEY, describe, reading, restore
 from gpuprep.writers.masks.zarr import chunk_shape
 
 #: gzip level; every HDF5 library reads gzip, and codes compress as well at 4 as at 9.
@@ -48,5 +48,4 @@ def read(path: Path) -> RoiMask:
     """
     h5py = load_extra("h5py", "masks")
     with reading(path), h5py.File(path, "r") as file:
-        text = file[KEY][()].decode()
-        return RoiMask(np.asarray(file["codes"]), np.asarray(file["table"]), parse_rois(text), parse_geometry(text))
+        return restore(np.asarray(file["codes"]), np.asarray(file["table"]), file[KEY][()].decode())

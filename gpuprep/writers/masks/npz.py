@@ -8,7 +8,7 @@ import numpy as np
 
 from gpuprep.masks import RoiMask
 from gpuprep.writers.atomic import replacing
-from gpuprep.writers.masks.description import KEY, describe, parse_geometry, parse_rois, reading
+from gpuprep.writers.masks.description import KEY, describe, reading, restore
 
 
 def write(mask: RoiMask, path: Path) -> None:
@@ -33,5 +33,4 @@ def read(path: Path) -> RoiMask:
         As `reading`.
     """
     with reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        text = str(archive[KEY])
-        return RoiMask(archive["codes"], archive["table"], parse_rois(text), parse_geometry(text))
+        return restore(archive["codes"], archive["table"], str(archive[KEY]))

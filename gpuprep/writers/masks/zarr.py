@@ -24,6 +24,7 @@ from gpuprep.writers.masks.description import (
     parse_geometry,
     parse_rois,
     reading,
+    restore,
 )
 
 #: Voxels (d, h, w) of a chunk, which is read and decompressed as a whole.
@@ -79,7 +80,7 @@ def read(path: Path) -> RoiMask:
     """
     with reading(path):
         group, text = _open(path)
-        return RoiMask(group["codes"][...], group["table"][...], parse_rois(text), parse_geometry(text))
+        return restore(group["codes"][...], group["table"][...], text)
 
 
 def read_patch(path: Path, start_dhw: Sequence[int], shape: Sequence[int]) -> RoiMask:

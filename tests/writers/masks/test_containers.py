@@ -163,6 +163,26 @@ def test_a_description_of_another_version_is_refused():
     assert caught.value.code == "mask-version"
 
 
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda mask: {"codes": mask.codes.astype(np.int64)}, "mask-unreadable"),
+        (lambda mask: {"codes": mask.codes + np.uint8(200)}, "code-unknown"),
+        (lambda mask: {"codes": mask.codes[1:]}, "shape-mismatch"),
+        (lambda mask: {"table": mask.table[:, 0]}, "mask-unreadable"),
+        (lambda mask: {"table": np.repeat(mask.table, 2, axis=1)}, "mask-unreadable"),
+        (lambda mask: {"table": mask.table.astype(np.int8)}, "mask-unreadable"),
+    ],
+)
+def test_a_palette_that_is_none_is_refused(change, code, tmp_path):
+    mask = random_mask(9)
+    parts = {"codes": mask.codes, "table": mask.table, description.KEY: description.describe(mask)} | change(mask)
+    np.savez(tmp_path / "m.npz", **parts)
+    with pytest.raises(CaseError) as caught:
+        read_mask(tmp_path / "m.npz")
+    assert caught.value.code == code and caught.value.subject == str(tmp_path / "m.npz")
+
+
 def test_a_folder_of_masks_without_our_list(tmp_path):
     """What TotalSegmentator writes: a file a ROI, named as it."""
     mask = random_mask(3, rois=[Roi(1, "aorta"), Roi(2, "liver"), Roi(3, "spleen")])

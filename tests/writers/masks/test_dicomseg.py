@@ -16,7 +16,7 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mask_sets import COUNTS, check_same, coded_roi, random_mask
+from mask_sets import AWKWARD_NAMES, COUNTS, check_same, coded_roi, random_mask
 
 from gpuprep.backends import select
 from gpuprep.config import Stacking
@@ -24,7 +24,7 @@ from gpuprep.dicom.header import read_headers
 from gpuprep.dicom.synth import axial_geometry, write_ct_series
 from gpuprep.errors import ConfigError, OverlapError, WriteError
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.masks import Roi, from_planes, let_last_win
+from gpuprep.masks import Code, Roi, from_planes, let_last_win
 from gpuprep.run.masks import open_mask
 from gpuprep.writers.masks import dicomseg
 
@@ -197,13 +197,29 @@ def test_equal_masks_get_equal_uids(images, grid, tmp_path):
     assert uids[0] == uids[1] != uids[2]
 
 
-def test_segments_that_another_program_renamed_keep_the_new_names(images, grid, tmp_path):
-    mask, _ = let_last_win(random_mask(3, geometry=grid))
+def test_segments_that_another_program_changed_are_what_it_says(images, grid, tmp_path):
+    rois = [dataclasses.replace(coded_roi(n + 5, f"roi {n}"), tracking_uid="") for n in range(4)]
+    mask, _ = let_last_win(random_mask(4, geometry=grid, rois=rois))
     dicomseg.write(mask, tmp_path / "m.dcm", sources=images)
     data = pydicom.dcmread(tmp_path / "m.dcm")
-    data.SegmentSequence[-2].SegmentLabel = "tumour"
+    _, renamed, recoloured, recoded = data.SegmentSequence[-4:]
+    renamed.SegmentLabel = "tumour"
+    recoloured.RecommendedDisplayCIELabValue = list(highdicom.color.CIELabColor.from_rgb(255, 0, 0).value)
+    recoded.AnatomicRegionSequence[0].CodeValue, recoded.AnatomicRegionSequence[0].CodeMeaning = "80891009", "Heart"
     data.save_as(tmp_path / "m.dcm")
-    assert [(r.number, r.name) for r in read(tmp_path / "m.dcm").rois] == [(1, "roi 0"), (2, "tumour"), (3, "roi 2")]
+    kept, *changed = read(tmp_path / "m.dcm").rois
+    assert kept == rois[0]
+    assert [(r.number, r.name) for r in changed] == [(2, "tumour"), (3, "roi 2"), (4, "roi 3")]
+    assert changed[1].rgb == (255, 0, 0) and changed[2].region.meaning == "Heart"
+
+
+def test_awkward_words_come_back(images, grid, tmp_path):
+    rois = [Roi(n, name) for n, name in enumerate(AWKWARD_NAMES)]
+    long = Code("99LONG", "c" * 40, "m" * 100)
+    rois += [dataclasses.replace(coded_roi(77, "x"), category=long, type=long, region=long, region_modifiers=(long,))]
+    mask = random_mask(len(rois), density=0.2, geometry=grid, rois=rois)
+    dicomseg.write(mask, tmp_path / "m.dcm", sources=images)
+    check_same(mask, read(tmp_path / "m.dcm"))
 
 
 @pytest.mark.parametrize(
