@@ -142,12 +142,14 @@ def _display(header: InstanceHeader, dataset: Any) -> Display:
     order, ordered_by = _order(groups, shared)
     measures = _item((groups[0], shared), "PixelMeasuresSequence")
     spacing = header.pixel_spacing_mm or header.imager_pixel_spacing_mm or _numbers(measures.get("PixelSpacing"))
+    modality_lut = _table(dataset, "ModalityLUTSequence", is_signed=header.pixel_representation == 1)
+    may_be_negative = header.pixel_representation == 1 or (header.rescale_intercept or 0) < 0
     return Display(
         frames=tuple(_frame(header, dataset, group, shared) for group in groups),
         order=order,
         ordered_by=ordered_by,
-        modality_lut=_table(dataset, "ModalityLUTSequence", is_signed=header.pixel_representation == 1),
-        voi_lut=_table(dataset, "VOILUTSequence", is_signed=_may_be_negative(header, dataset)),
+        modality_lut=modality_lut,
+        voi_lut=_table(dataset, "VOILUTSequence", is_signed=modality_lut is None and may_be_negative),
         padding=_padding(header),
         pixel_spacing_yx_mm=(spacing[0], spacing[1]) if len(spacing) == 2 and all(map(_is_spacing, spacing)) else None,
         slice_spacing_mm=_slice_spacing(header, dataset, groups, shared, order),
@@ -242,15 +244,11 @@ def _padding(header: InstanceHeader) -> tuple[int, int] | None:
     return min(value, other), max(value, other)
 
 
-def _may_be_negative(header: InstanceHeader, dataset: Any) -> bool:
-    if dataset.get("ModalityLUTSequence"):
-        return False
-    return header.pixel_representation == 1 or (header.rescale_intercept or 0) < 0
-
-
 def _table(dataset: Any, sequence: str, *, is_signed: bool) -> Lut | None:
     items = dataset.get(sequence)
     if not items:
+        return None
+    if items[0].get("LUTDescriptor") is None and items[0].get("LUTData") is None:  # a template that nobody filled in
         return None
     entries, first, bits = (int(v) for v in items[0].LUTDescriptor)
     entries = (entries & 0xFFFF) or 1 << 16

@@ -1,0 +1,146 @@
+"""What a file says of how it is shown: tables in every form that PS3.3 C.11 allows, and where a spacing may stand."""
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.uid import ExplicitVRBigEndian
+from tiff_images import write_image
+
+from gpuprep.dicom.display import read_display
+from gpuprep.dicom.header import read_headers
+from gpuprep.errors import HeaderError
+
+ALL_12_BITS = {0: np.arange(4096, dtype=np.uint16), 1: np.arange(-2048, 2048, dtype=np.int16)}
+
+
+def item(**elements):
+    ds = Dataset()
+    for name, value in elements.items():
+        setattr(ds, name, value)
+    return ds
+
+
+def table(first, entries, *, bits=12, data=None, vr="US"):
+    ds = Dataset()
+    ds.add_new("LUTDescriptor", vr, [len(entries) & 0xFFFF, first, bits])
+    ds.add_new("LUTData", "US" if data is None else "OW", [int(v) for v in entries] if data is None else data)
+    return ds
+
+
+def part(**elements):
+    """An item with elements whose VR depends on others that may be missing."""
+    ds = Dataset()
+    for name, value in elements.items():
+        ds.add_new(name, "US" if name == "LUTDescriptor" else "OW", value)
+    return ds
+
+
+def display_of(path):
+    (header,) = read_headers([str(path)])
+    return read_display(header)
+
+
+@pytest.fixture(params=[0, 1], ids=["unsigned", "signed"])
+def pixels(request):
+    return ALL_12_BITS[request.param].reshape(1, 64, 64)
+
+
+def test_voi_luts_are_those_of_pydicom(tmp_path, pixels):
+    first = int(pixels.min()) + 300
+    entries = np.linspace(0, 4095, 700).astype(int)
+    lut = table(first, entries, vr="SS" if first < 0 else "US")
+    path = write_image(tmp_path / "a", pixels, VOILUTSequence=[lut], WindowCenter=1, WindowWidth=2)
+    found = display_of(path).voi_lut.apply(pixels.astype(float))
+    np.testing.assert_array_equal(found, apply_voi_lut(pixels, pydicom.dcmread(path)))
+
+
+def test_modality_luts_are_those_of_pydicom(tmp_path, pixels):
+    first = int(pixels.min())
+    entries = np.arange(4096)[::-1]
+    lut = table(first, entries, bits=16, vr="SS" if first < 0 else "US")
+    lut.ModalityLUTType = "US"
+    path = write_image(tmp_path / "a", pixels, ModalityLUTSequence=[lut])
+    found = display_of(path).modality_lut.apply(pixels.astype(float))
+    np.testing.assert_array_equal(found, apply_modality_lut(pixels, pydicom.dcmread(path)))
+
+
+def test_a_voi_lut_after_a_rescale_to_negative_values_begins_below_zero(tmp_path):
+    lut = table(0xFC18, [0, 1, 2], vr="US")  # -1000 as 16 bits
+    path = write_image(tmp_path / "a", ALL_12_BITS[0].reshape(1, 64, 64), VOILUTSequence=[lut], RescaleIntercept=-1024)
+    assert display_of(path).voi_lut.first == -1000
+    path = write_image(tmp_path / "b", ALL_12_BITS[0].reshape(1, 64, 64), VOILUTSequence=[lut])
+    assert display_of(path).voi_lut.first == 0xFC18
+
+
+@pytest.mark.parametrize("data", [bytes([0, 10, 20, 30]), bytes([0, 0, 10, 0, 20, 0, 30, 0])], ids=["bytes", "words"])
+def test_entries_of_8_bits_may_be_bytes_or_words(tmp_path, data):
+    lut = table(5, range(4), bits=8, data=data)
+    found = display_of(write_image(tmp_path / "a", ALL_12_BITS[0].reshape(1, 64, 64), VOILUTSequence=[lut])).voi_lut
+    assert (found.first, found.data, found.bits) == (5, (0, 10, 20, 30), 8)
+    assert found.apply(np.array([-9.0, 5, 6.9, 7, 99])).tolist() == [0, 0, 10, 20, 30]  # clamped, the lower of two
+
+
+def test_tables_of_big_endian_files(tmp_path):
+    ds = Dataset()
+    ds.update(pydicom.dcmread(write_image(tmp_path / "a", ALL_12_BITS[0].reshape(1, 64, 64))))
+    ds.file_meta = FileMetaDataset()
+    ds.VOILUTSequence = [table(7, range(3), bits=16, data=b"\x01\x02\x03\x04\x05\x06")]
+    ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    ds["PixelData"].VR = "OW"
+    ds.save_as(tmp_path / "b", enforce_file_format=True)
+    assert display_of(tmp_path / "b").voi_lut.data == (0x0102, 0x0304, 0x0506)
+
+
+def test_a_table_of_65536_entries_says_0(tmp_path):
+    entries = np.arange(65536)[::-1]
+    lut = table(0, entries, bits=16, data=entries.astype("<u2").tobytes())
+    found = display_of(write_image(tmp_path / "a", ALL_12_BITS[0].reshape(1, 64, 64), VOILUTSequence=[lut])).voi_lut
+    assert (len(found.data), found.data[-1]) == (65536, 0)
+
+
+def test_templates_of_tables_say_nothing(tmp_path):
+    empty = part(LUTDescriptor=None, LUTData=None)
+    path = write_image(
+        tmp_path / "a", ALL_12_BITS[1].reshape(1, 64, 64), VOILUTSequence=[empty], ModalityLUTSequence=[Dataset()]
+    )
+    found = display_of(path)
+    assert (found.voi_lut, found.modality_lut) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "lut",
+    [
+        part(LUTDescriptor=[4, 0, 16]),
+        part(LUTData=bytes(8)),
+        table(0, range(4), bits=17),
+        table(0, range(9), data=bytes(4)),
+    ],
+)
+@pytest.mark.parametrize("sequence", ["VOILUTSequence", "ModalityLUTSequence"])
+def test_half_a_table_is_refused(tmp_path, lut, sequence):
+    with pytest.raises(HeaderError) as caught:
+        display_of(write_image(tmp_path / "a", ALL_12_BITS[0].reshape(1, 64, 64), **{sequence: [lut]}))
+    assert caught.value.code == "attribute-invalid"
+
+
+@pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        ({"PixelSpacing": [0.2, 0.1], "ImagerPixelSpacing": [0.4, 0.3]}, (0.2, 0.1)),
+        ({"ImagerPixelSpacing": [0.4, 0.3]}, (0.4, 0.3)),
+        ({"PixelSpacing": [0, 0.1]}, None),
+        ({}, None),
+    ],
+)
+def test_spacing(tmp_path, elements, expected):
+    path = write_image(tmp_path / "a", ALL_12_BITS[0].reshape(1, 64, 64), **elements)
+    assert display_of(path).pixel_spacing_yx_mm == expected
+
+
+def test_spacing_of_functional_groups(tmp_path):
+    measures = item(PixelMeasuresSequence=[item(PixelSpacing=[0.5, 0.6], SliceThickness=3)])
+    path = write_image(tmp_path / "a", np.zeros((2, 4, 4), np.uint16), SharedFunctionalGroupsSequence=[measures])
+    found = display_of(path)
+    assert (found.pixel_spacing_yx_mm, found.slice_spacing_mm, found.ordered_by) == ((0.5, 0.6), 3, "stored")
