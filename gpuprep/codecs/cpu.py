@@ -21,6 +21,7 @@ from gpuprep.codecs.base import Decoder, Image, clean_bits, container_dtype, ima
 from gpuprep.codecs.codestream import Codestream, check_codestream, read_jpeg, read_jpeg2000
 from gpuprep.codecs.colour import check_photometric, convert_to_rgb, is_ybr
 from gpuprep.codecs.native import frame_bits, unpack_frame
+from gpuprep.dicom.datasets import quiet_pydicom
 from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import DecodeError
 
@@ -59,9 +60,9 @@ def decoders_for(transfer_syntax_uid: str) -> tuple[Decoder, ...]:
         hint = "install imagecodecs, or GDCM: pip install 'gpuprep[gdcm]'"
     else:
         hint = "convert the files to explicit VR little endian first, for example with gdcmconv --raw"
-    raise DecodeError(
-        f"no decoder for transfer syntax {UID(transfer_syntax_uid).name or '(none)'}", code="no-decoder", hint=hint
-    )
+    with quiet_pydicom():
+        name = UID(transfer_syntax_uid).name or "(none)"
+    raise DecodeError(f"no decoder for transfer syntax {name}", code="no-decoder", hint=hint)
 
 
 def choose_decoder(data: bytes, spec: FrameSpec, out: Image) -> Decoder:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import io
 import struct
-import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpuprep import hostlib
+from gpuprep.dicom.datasets import quiet_pydicom
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import DecodeError
@@ -60,8 +60,7 @@ def read_frames(header: InstanceHeader, spec: FrameSpec) -> list[bytes]:
     from pydicom.encaps import generate_frames
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # irregular files; what matters is checked here
+        with quiet_pydicom():
             data = Path(header.path).read_bytes()
             value, offsets = _find_by_host(data) or _find_by_pydicom(data)
             if value is None:

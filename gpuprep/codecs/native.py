@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +15,7 @@ import numpy as np
 from gpuprep import hostlib
 from gpuprep.codecs.base import Image, clean_bits, container_dtype, empty_images, image_shape, unstored_bits
 from gpuprep.codecs.colour import check_photometric, convert_to_rgb, expand_422, is_ybr
-from gpuprep.dicom.datasets import EXPLICIT_BIG_UID
+from gpuprep.dicom.datasets import EXPLICIT_BIG_UID, quiet_pydicom
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import DecodeError
@@ -220,8 +220,7 @@ def read_by_pydicom(header: InstanceHeader, spec: FrameSpec) -> Image:
 
     check_photometric(spec)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # irregular headers; what matters is checked below
+        with quiet_pydicom():
             dataset = pydicom.dcmread(header.path, force=True)
             if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(dataset.dir("PixelData")):
                 raise DecodeError("there is no pixel data", code="pixel-data-missing", subject=header.path)
@@ -232,7 +231,7 @@ def read_by_pydicom(header: InstanceHeader, spec: FrameSpec) -> Image:
             )
     except OSError as error:
         raise DecodeError(f"cannot be read: {error}", code="unreadable", subject=header.path) from error
-    except (ValueError, TypeError, AttributeError, NotImplementedError, EOFError) as error:
+    except (ValueError, TypeError, AttributeError, NotImplementedError, EOFError, zlib.error) as error:
         raise DecodeError(
             f"not the {spec.number_of_frames} frames that the header announces: {error}",
             code="pixel-data-truncated",

@@ -9,7 +9,10 @@ from __future__ import annotations
 import io
 import re
 import struct
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, BinaryIO
@@ -59,6 +62,14 @@ def pydicom_errors() -> tuple[type[Exception], ...]:
         struct.error,
         zlib.error,
     )
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Keep pydicom's warnings of irregular values off the terminal: what matters is checked, and said in rows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuprep.dicom.datasets import pydicom_errors
+from gpuprep.dicom.datasets import pydicom_errors, quiet_pydicom
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.multiframe import read_dataset
 from gpuprep.errors import HeaderError
@@ -116,6 +116,7 @@ class Display:
     palette: NDArray[Any] | None
 
 
+@quiet_pydicom()
 def read_display(header: InstanceHeader) -> Display:
     """Read how the pixels of a file are shown.
 

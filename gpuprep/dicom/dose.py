@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuprep.dicom.datasets import parse_file, pydicom_errors, raw_text
+from gpuprep.dicom.datasets import parse_file, pydicom_errors, quiet_pydicom, raw_text
 from gpuprep.dicom.header import InstanceHeader, parse_float
 from gpuprep.dicom.planes import Plane, plane_of_classic
 from gpuprep.dicom.stack import DEFAULT_SPACING_TOLERANCE, UNKNOWN_SPACING_MM, FrameSpec
@@ -49,6 +49,7 @@ class DoseGrid:
     summation_type: str
 
 
+@quiet_pydicom()
 def read_dose_grid(header: InstanceHeader) -> DoseGrid:
     """Read the grid and the scaling of an RT Dose.
 

@@ -12,7 +12,6 @@ import errno
 import os
 import re
 import stat
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, lru_cache
@@ -32,6 +31,7 @@ from gpuprep.dicom.datasets import (
     begins_like_dicom,
     parse_file,
     pydicom_errors,
+    quiet_pydicom,
     raw_text,
 )
 
@@ -322,13 +322,12 @@ def decode_text(text: str, character_set: str) -> str:
     from pydicom.charset import convert_encodings, decode_bytes
     from pydicom.valuerep import TEXT_VR_DELIMS
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what cannot be decoded shows in the result
-        try:
+    try:
+        with quiet_pydicom():
             encodings = convert_encodings([part.strip() for part in character_set.split("\\")])
             return str(decode_bytes(text.encode("latin-1"), encodings, TEXT_VR_DELIMS))
-        except (LookupError, ValueError):  # a garbled character set
-            return text
+    except (LookupError, ValueError):  # a garbled character set
+        return text
 
 
 _TEXT_COLUMNS = tuple(i for i, f in enumerate(ELEMENT_COLUMNS) if f.metadata["kind"] == "text")
@@ -500,8 +499,7 @@ def _read_open_file(
         return _build_failure(path, *_FAILURES["not-dicom"], size, mtime_ns)
     texts, media_class, pixel_place, fault = [""] * len(ELEMENT_COLUMNS), "", (-1, -1), ("", "")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the row's error code says what matters
+        with quiet_pydicom():
             parsed = parse_file(stream, size)
             texts = _collect_texts(parsed)
             media_class = raw_text(parsed.meta.get_item(0x00020002), "UI")

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from gpuprep.dicom.datasets import quiet_pydicom
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.multiframe import read_dataset
 from gpuprep.dicom.planes import Plane, place, traits_of, usable_spacing
@@ -36,6 +37,7 @@ def is_mosaic(instance: InstanceHeader) -> bool:
     return "MOSAIC" in instance.image_type.split("\\")
 
 
+@quiet_pydicom()
 def planes_of_mosaic(instance: InstanceHeader) -> tuple[Plane, ...]:
     """Return the planes of the tiles, in the order of the tiles.
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from gpuprep.dicom.datasets import pydicom_errors, quiet_pydicom
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.planes import Plane, place, traits_of, usable_spacing
 from gpuprep.errors import GeometryError, HeaderError
@@ -25,6 +26,7 @@ _FRAME_TYPE_GROUPS = (
 )
 
 
+@quiet_pydicom()
 def planes_of_multiframe(instance: InstanceHeader) -> tuple[Plane, ...]:
     """Return the planes of an enhanced multi-frame file, in the order of its frames.
 
@@ -77,7 +79,7 @@ def read_dataset(instance: InstanceHeader, elements: tuple[str | int, ...]) -> D
 
     try:
         return pydicom.dcmread(instance.path, stop_before_pixels=True, specific_tags=_tags_of(elements), force=True)
-    except (OSError, EOFError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
+    except pydicom_errors() as error:
         raise HeaderError(f"cannot be read: {error}", code="unreadable", subject=instance.path) from error
 
 

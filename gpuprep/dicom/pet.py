@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from gpuprep.dicom.datasets import parse_file, pydicom_errors, raw_text
+from gpuprep.dicom.datasets import parse_file, pydicom_errors, quiet_pydicom, raw_text
 from gpuprep.dicom.header import InstanceHeader, parse_float
 from gpuprep.dicom.stack import Finding
 from gpuprep.errors import HeaderError
@@ -144,6 +144,7 @@ def read_suv_scale(instances: Sequence[InstanceHeader]) -> SuvScale:
     return compute_suv_scale(read_pet_header(instances))
 
 
+@quiet_pydicom()
 def read_pet_header(instances: Sequence[InstanceHeader]) -> PetHeader:
     """Read what SUV depends on: times from the headers of all instances, the rest from the first one's file.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import warnings
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuprep import hostlib
-from gpuprep.dicom.datasets import begins_like_dicom, parse_file, pydicom_errors, raw_text
+from gpuprep.dicom.datasets import begins_like_dicom, parse_file, pydicom_errors, quiet_pydicom, raw_text
 from gpuprep.dicom.header import RTSTRUCT_UID, decode_text, parse_int
 from gpuprep.errors import HeaderError, RoiError
 from gpuprep.masks import Code, Roi
@@ -325,8 +324,7 @@ def _tokenise(data: NDArray[np.uint8]) -> _Tokens | None:
 
 def _tokenise_by_pydicom(path: str) -> _Tokens:
     size = Path(path).stat().st_size
-    with Path(path).open("rb") as stream, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is wrong shows in the result
+    with Path(path).open("rb") as stream, quiet_pydicom():
         if not begins_like_dicom(stream.read(132), size):
             return _Tokens(np.empty(0, np.uint8))
         try:

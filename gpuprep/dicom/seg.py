@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
-import warnings
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +10,14 @@ from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 
-from gpuprep.dicom.datasets import EXPLICIT_BIG_UID, EXPLICIT_LITTLE_UID, IMPLICIT_LITTLE_UID, begins_like_dicom
+from gpuprep.dicom.datasets import (
+    EXPLICIT_BIG_UID,
+    EXPLICIT_LITTLE_UID,
+    IMPLICIT_LITTLE_UID,
+    begins_like_dicom,
+    pydicom_errors,
+    quiet_pydicom,
+)
 from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import HeaderError
 from gpuprep.geometry import DIRECTION_TOLERANCE
@@ -30,19 +34,6 @@ BACKGROUND = 0
 
 #: Where gpuprep keeps its own description of a mask in the segmentations that it writes: group, creator, element.
 PRIVATE_GROUP, PRIVATE_CREATOR, PRIVATE_OFFSET = 0x0063, "gpuprep", 0x01
-
-#: What pydicom raises on broken data sets; the first two where a sequence is none.
-UNREADABLE = (
-    AttributeError,
-    TypeError,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    OSError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 
 #: White point D65, and XYZ to linear sRGB (IEC 61966-2-1). DICOM names D50, but DCMTK, dcmqi and highdicom all write
 #: CIELab under D65, and this gives back the colours that they were given.
@@ -160,14 +151,13 @@ def read_segmentation(path: str | Path) -> Segmentation:
         file = Path(path).open("rb")  # noqa: SIM115 - closed below; an OSError of pydicom's means a broken data set
     except OSError as error:
         raise HeaderError(error.strerror or "cannot be read", code="unreadable", subject=str(path)) from error
-    with file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom warns of values that break their VR; those we need are checked here
+    with file, quiet_pydicom():
         try:
             if not begins_like_dicom(file.read(132), os.fstat(file.fileno()).st_size):
                 raise HeaderError("not a DICOM file", code="not-dicom", subject=str(path))
             file.seek(0)
             return _Reader(Path(path), pydicom.dcmread(file, stop_before_pixels=True, force=True)).read()
-        except UNREADABLE as error:
+        except pydicom_errors() as error:
             raise HeaderError(f"{error}", code="header-unreadable", subject=str(path)) from error
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from dicom_bytes import element, part10
 
 from gpuprep.codecs.batch import decode_instance
 from gpuprep.codecs.native import Extent, read_extents
+from gpuprep.dicom.datasets import DEFLATED_UID
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import DecodeError
@@ -151,6 +154,16 @@ def test_refuses_ybr_of_16_bits(tmp_path: Path) -> None:
         decode_instance(header, make_spec(16, samples_per_pixel=3, photometric_interpretation="YBR_FULL"))
     assert caught.value.code == "unsupported-pixels"
     assert caught.value.subject == header.path
+
+
+def test_a_deflated_file_that_ends_too_early_is_refused(tmp_path: Path) -> None:
+    deflated = zlib.compress(element(0x00280010, "US", b"\3\0") + element(0x7FE00010, "OW", bytes(30)), wbits=-15)
+    path = tmp_path / "deflated"
+    path.write_bytes(part10(deflated, DEFLATED_UID)[:-2])
+    header = InstanceHeader(path=str(path), size=path.stat().st_size, transfer_syntax_uid=DEFLATED_UID)
+    with pytest.raises(DecodeError) as caught:
+        decode_instance(header, make_spec(16, transfer_syntax_uid=DEFLATED_UID))
+    assert caught.value.code == "pixel-data-truncated"
 
 
 @pytest.mark.parametrize("frames", [2, 1_000_000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from dicom_bytes import part10
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from gpuprep.dicom.datasets import DEFLATED_UID
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.multiframe import planes_of_multiframe
 from gpuprep.dicom.stack import build_stacks
-from gpuprep.errors import CaseError
+from gpuprep.errors import CaseError, HeaderError
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
@@ -151,6 +154,15 @@ def test_garbled_numbers_are_refused(tmp_path: Path):
     with pytest.raises(CaseError) as caught:
         planes_of_multiframe(instance)
     assert caught.value.code == "attribute-invalid"
+
+
+def test_a_deflated_file_that_ends_too_early_is_refused(tmp_path: Path):
+    instance = enhanced(tmp_path, [frame(1), frame(2)])
+    deflated = zlib.compress(Path(instance.path).read_bytes(), wbits=-15)
+    Path(instance.path).write_bytes(part10(deflated, DEFLATED_UID)[:-2])
+    with pytest.raises(HeaderError) as caught:
+        planes_of_multiframe(instance)
+    assert caught.value.code == "unreadable"
 
 
 def test_legacy_converted_equals_the_classic_series(tmp_path: Path):
