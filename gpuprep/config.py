@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from enum import Enum, StrEnum
@@ -145,7 +146,7 @@ class Crop:
             value = float(margin) if margin else 0.0
         except ValueError:
             raise bad from None
-        if value < 0 or value != value:
+        if not 0 <= value < math.inf:
             raise bad
         match kind:
             case "none" if not margin:
@@ -212,9 +213,17 @@ class Transforms:
                 hint="leave out --antialias, or use --interpolation linear",
             )
         if (self.window_level is None) != (self.window_width is None):
-            raise ConfigError("a window needs its level and its width", code="bad-window")
+            raise ConfigError(
+                "a window needs its level and its width",
+                code="bad-window",
+                hint="give both, as in --window-level 40 --window-width 400",
+            )
         if self.window_width is not None and not self.window_width > 0:
-            raise ConfigError(f"window width {self.window_width} is not positive", code="bad-window")
+            raise ConfigError(
+                f"window width {self.window_width} is not positive",
+                code="bad-window",
+                hint="a window reaches from level - width / 2 to level + width / 2",
+            )
         if self.rescale_intensity is not None and (
             self.window_level is None or not self.rescale_intensity[0] < self.rescale_intensity[1]
         ):
@@ -279,7 +288,9 @@ class RoiOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.fractional_threshold < 1:
             raise ConfigError(
-                f"fractional threshold {self.fractional_threshold} is not in [0, 1)", code="bad-threshold"
+                f"fractional threshold {self.fractional_threshold} is not in [0, 1)",
+                code="bad-threshold",
+                hint="it is a fraction of the segment's maximum, as in --fractional-threshold 0.5",
             )
         if not self.labels and self.strategy is not RoiStrategy.SEPARATE:
             raise ConfigError(

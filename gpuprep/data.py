@@ -87,7 +87,12 @@ def list_scans(root: Path | str, split: str | None = None) -> tuple[ScanEntry, .
             hint="give the folder that holds dataset.json",
         ) from error
     if split is not None and split not in content["splits"]:
-        raise ConfigError(f"there is no split {split!r}", code="unknown-split", subject=str(folder))
+        raise ConfigError(
+            f"there is no split {split!r}",
+            code="unknown-split",
+            subject=str(folder),
+            hint=f"splits are {', '.join(content['splits'])}",
+        )
     return tuple(
         ScanEntry(
             name,

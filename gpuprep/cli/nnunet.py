@@ -109,7 +109,13 @@ def nnunet(
 
 def _read_list(path: Path) -> frozenset[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"cannot read: {error.strerror}", code="bad-test-set", subject=str(path)) from error
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise ConfigError(
+            f"cannot read: {reason}",
+            code="bad-test-set",
+            subject=str(path),
+            hint="--test-cases takes a text file with one case name or patient ID a line",
+        ) from error
     return frozenset(line.strip() for line in lines if line.strip())

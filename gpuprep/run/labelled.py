@@ -33,7 +33,9 @@ def labels_of(case_options: CaseOptions) -> tuple[LabelPatterns, ...]:
         ``roi-map-missing``.
     """
     if case_options.rois is None:
-        raise ConfigError("a labelled data set needs a ROI map", code="roi-map-missing")
+        raise ConfigError(
+            "a labelled data set needs a ROI map", code="roi-map-missing", hint="add --roi-match-yaml FILE"
+        )
     return case_options.rois.labels
 
 

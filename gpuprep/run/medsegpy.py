@@ -64,7 +64,7 @@ class MedsegpyOptions:
     Raises
     ------
     ConfigError
-        ``bad-modalities``.
+        ``bad-modalities``; ``bad-collation``: two collated classes of one name.
     """
 
     name: str
@@ -82,6 +82,13 @@ class MedsegpyOptions:
                 "MedSegPy's images have one channel",
                 code="bad-modalities",
                 hint="name one image modality, as in --modalities CT,RTSTRUCT",
+            )
+        names = [collation.name for collation in self.collations]
+        if len(set(names)) < len(names):
+            raise ConfigError(
+                f"collated classes {', '.join(names)} have no names of their own",
+                code="bad-collation",
+                hint="give each --collate another NAME",
             )
 
 

@@ -192,7 +192,9 @@ def _refuse_unknown_cases(cases: Iterable[str], plans: Sequence[CasePlan | Faile
     unknown = set(cases) - {name for plan in plans for name in (plan.case, plan.patient)}
     if unknown:
         raise ConfigError(
-            f"there are {what} {', '.join(sorted(unknown)[:5])}, which the sources do not hold", code=code
+            f"there are {what} {list_some(sorted(unknown))}, which the sources do not hold",
+            code=code,
+            hint="write case names, as in the report, or patient IDs; or leave out these rows",
         )
 
 
@@ -218,7 +220,11 @@ def _targets_by_case(
         )
     for case, of in found.items():
         if len({t.plane for t in of}) < len(of):
-            raise ConfigError(f"two volumes are given for one plane of {case}", code="bad-volumes")
+            raise ConfigError(
+                f"two volumes are given for one plane of {case}",
+                code="bad-volumes",
+                hint="name each plane of a case once, by the case's name or the patient ID",
+            )
     counts = Counter(target.id for of in found.values() for target in of)
     shared = sorted(id for id, cases in counts.items() if cases > 1)
     if shared:

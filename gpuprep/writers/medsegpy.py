@@ -238,7 +238,11 @@ def extend_numbering(known: Numbering, cases: Iterable[tuple[str, str, str]]) ->
         scans[case] = patient, next_time_point.get(patient, 0)
         next_time_point[patient] = scans[case][1] + 1
     if next_subject > MAX_SUBJECT + 1 or max(next_time_point.values(), default=0) > MAX_TIME_POINT + 1:
-        raise OutputError("MedSegPy's names hold 7 digits of subjects and 2 of time points", code="too-many-scans")
+        raise OutputError(
+            "MedSegPy's names hold 7 digits of subjects and 2 of time points",
+            code="too-many-scans",
+            hint="convert some of the patients, or studies, into another output folder",
+        )
     return Numbering(subjects, scans)
 
 

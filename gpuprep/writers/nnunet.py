@@ -435,6 +435,10 @@ def check_strategy(strategy: MaskStrategy, labels: Sequence[LabelPatterns], codi
             hint="put it last in the ROI map, without region_mask; or give it another name",
         )
     if len(labels) > MAX_LABEL:
-        raise OutputError(f"{len(labels)} labels do not fit into nnU-Net's int16", code="too-many-labels")
+        raise OutputError(
+            f"{len(labels)} labels do not fit into nnU-Net's int16",
+            code="too-many-labels",
+            hint=f"name at most {MAX_LABEL} labels in the ROI map",
+        )
     if strategy is MaskStrategy.REGION_MASK and coding == "bitmask":
         make_region_table(names, (), coding)

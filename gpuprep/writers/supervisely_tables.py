@@ -71,7 +71,9 @@ def read_scores(path: Path, labels: Sequence[str]) -> tuple[Score, ...]:
         if not scores:
             raise ValueError
     except OSError as error:
-        raise ConfigError(f"cannot read: {error.strerror}", code="bad-scores", subject=str(path)) from error
+        raise ConfigError(
+            f"cannot read: {error.strerror}", code="bad-scores", subject=str(path), hint="check the path of --scores"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"line {line} does not say a score, or says one again",
@@ -111,7 +113,9 @@ def write_scores(
         layers = sorted({layer for layer, _ in cells})
         if layers and layers[-1] > layers_of[plane]:
             raise ConfigError(
-                f"{case} has {layers_of[plane]} layers along {plane}, not {layers[-1]}", code="bad-scores"
+                f"{case} has {layers_of[plane]} layers along {plane}, not {layers[-1]}",
+                code="bad-scores",
+                hint="layers count from 1 along the plane's axis of the volume that is written; then run again",
             )
         columns = [label for label in labels if layers and (layers[0], label) in cells]
         lines = [["Layer", *(f"Label-{labels.index(label) + 1}" for label in columns)]]
@@ -174,7 +178,9 @@ def read_targets(path: Path) -> tuple[TargetVolume, ...]:
         if not targets:
             raise ValueError
     except OSError as error:
-        raise ConfigError(f"cannot read: {error.strerror}", code="bad-volumes", subject=str(path)) from error
+        raise ConfigError(
+            f"cannot read: {error.strerror}", code="bad-volumes", subject=str(path), hint="check the path of --volumes"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"line {line} does not say a volume, or says one again",

@@ -223,6 +223,7 @@ def test_a_real_structure_set(gpuprep, data_dir, tmp_path):
     [
         (["--splits", "train=2"], "bad-splits"),
         (["--collate", "x=GTV"], "bad-collation"),
+        (["--collate", "x=GTV,CTV", "--collate", "x=GTV,Ring"], "bad-collation"),
         (["-m", "CT,PT,RTSTRUCT"], "bad-modalities"),
         (["--format", "4d"], ""),
     ],

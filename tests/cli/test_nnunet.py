@@ -158,14 +158,15 @@ def test_the_test_set_takes_whole_patients_and_moves_with_the_ratio(gpuprep, stu
 
 def test_test_cases_by_list(gpuprep, studies, tmp_path):
     chosen = tmp_path / "test.txt"
-    chosen.write_text("SYNTH-002\n")
+    chosen.write_text("SYNTH-002\r\n", encoding="utf-8-sig")  # as Windows writes it
     convert(gpuprep, studies[0], tmp_path / "out", "--test-cases", chosen)
     (label,) = (tmp_path / "out").rglob("labelsTs/*.nii.gz")
     assert label.name.startswith("SYNTH-002_")
-    chosen.write_text("nobody\n")
-    result = convert(gpuprep, studies[0], tmp_path / "out2", "--test-cases", chosen)
-    assert result.status == ExitStatus.CONFIG
-    assert "[bad-test-set]" in result.stderr
+    for content in (b"nobody\n", b"\xff\xfeS\x00"):
+        chosen.write_bytes(content)
+        result = convert(gpuprep, studies[0], tmp_path / "out2", "--test-cases", chosen)
+        assert result.status == ExitStatus.CONFIG
+        assert "[bad-test-set]" in result.stderr
 
 
 def test_new_studies_join_the_data_set_and_shift_the_codes_of_all(gpuprep, tmp_path):
@@ -188,6 +189,7 @@ def test_new_studies_join_the_data_set_and_shift_the_codes_of_all(gpuprep, tmp_p
         (["--spacing", "1,1,-1"], ExitStatus.CONFIG, "bad-spacing"),
         (["--window-level", "40"], ExitStatus.CONFIG, "bad-window"),
         (["--crop", "moon"], ExitStatus.CONFIG, "bad-crop"),
+        (["--crop", "roi:inf"], ExitStatus.CONFIG, "bad-crop"),
         (["--orientation", "RAR"], ExitStatus.CONFIG, "bad-orientation"),
         (["--test-set-ratio", "2"], ExitStatus.CONFIG, "bad-test-set"),
         (["--fractional-threshold", "1.5"], ExitStatus.CONFIG, "bad-threshold"),
