@@ -18,6 +18,7 @@ from gpuprep.dicom.datasets import (
     pydicom_errors,
     quiet_pydicom,
 )
+from gpuprep.dicom.header import LABELMAP_SEG_UID, SEG_UID
 from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import HeaderError
 from gpuprep.geometry import DIRECTION_TOLERANCE
@@ -27,8 +28,6 @@ SegmentationKind = Literal["BINARY", "FRACTIONAL", "LABELMAP"]
 Point = tuple[float, float, float]
 Number = TypeVar("Number", int, float)
 
-SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
-LABELMAP_SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 #: Segment number and stored value of "no segment" in a label map (PS3.3 C.8.20.2).
 BACKGROUND = 0
 
@@ -193,7 +192,7 @@ class _Reader:
     def read(self) -> Segmentation:
         data = self.data
         sop_class = str(data.get("SOPClassUID", ""))
-        if sop_class not in (SEG_STORAGE, LABELMAP_SEG_STORAGE):
+        if sop_class not in (SEG_UID, LABELMAP_SEG_UID):
             raise HeaderError(
                 f"SOP class {sop_class or 'missing'} is no segmentation", code="not-seg", subject=str(self.path)
             )
