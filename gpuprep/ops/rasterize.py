@@ -29,9 +29,9 @@ Int = NDArray[np.int64]
 
 #: How far the points of one contour may spread along the normal of the slices, in mm.
 PLANAR_TOLERANCE_MM = 0.5
-#: Contours of one ROI at most this far apart along the normal, in mm, were drawn on one plane; coordinates are written
-#: with one decimal at least.
-SAME_HEIGHT_TOLERANCE_MM = 0.1
+#: Contours of one ROI at most this far apart along the normal, in mm, were drawn on one plane, which may be a little
+#: askew; nor may they be further apart than half of how far a contour may be from its slice.
+SAME_HEIGHT_TOLERANCE_MM = 0.25
 #: Vertices farther than this from the first voxel do not fit the kernels' 64-bit products, in pixels.
 VERTEX_LIMIT_PX = 16384
 #: One pixel in Q16 fixed point.
@@ -281,7 +281,8 @@ def _place_contours(
             refused.setdefault((roi_of[i], code), []).append((contour_of[i], float(amount[i])))
         is_left &= ~is_bad
     roi = np.array(roi_of, np.int64)
-    for i in _find_superseded(np.flatnonzero(is_left), roi, plane, middle, off):
+    same_mm = np.minimum(SAME_HEIGHT_TOLERANCE_MM, planes.reach_mm[plane] / 2)
+    for i in _find_superseded(np.flatnonzero(is_left), roi, plane, middle, off, same_mm):
         refused.setdefault((roi_of[i], "contour-superseded"), []).append((contour_of[i], float(off[i])))
         is_left[i] = False
 
@@ -306,14 +307,14 @@ def _place_contours(
     return placed, tuple(_problem(rois[r].roi, code, found) for (r, code), found in refused.items())
 
 
-def _find_superseded(among: Int, roi: Int, plane: Int, middle_mm: Float, off_mm: Float) -> Int:
+def _find_superseded(among: Int, roi: Int, plane: Int, middle_mm: Float, off_mm: Float, same_mm: Float) -> Int:
     """Return which of the contours `among` lie higher or lower than the one of their ROI nearest to their plane."""
     nearness = np.rint(off_mm[among] / SAME_GRID_TOLERANCE_MM)
     order = among[np.lexsort((middle_mm[among], nearness, plane[among], roi[among]))]
     begins = np.diff(roi[order], prepend=-1) != 0
     begins |= np.diff(plane[order], prepend=-1) != 0
     nearest = order[begins][np.cumsum(begins) - 1]
-    return np.sort(order[np.abs(middle_mm[order] - middle_mm[nearest]) > SAME_HEIGHT_TOLERANCE_MM])
+    return np.sort(order[np.abs(middle_mm[order] - middle_mm[nearest]) > same_mm[order]])
 
 
 _Extremes = tuple[Float, Float, NDArray[np.bool_]]

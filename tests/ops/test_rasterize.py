@@ -313,8 +313,8 @@ def test_contours_between_slices_go_to_the_nearest():
         ((1.6, 2, 2.4), [1]),
         ((1.8, 2.3), [0]),
         ((2.25, 1.75), [1]),  # equally near: the lower one
-        ((2, 2.03), [0, 1]),  # 0.075 mm apart: one plane
-        ((2.4, 2.42, 2.3, 3.1), [2, 3]),
+        ((2, 2.08), [0, 1]),  # 0.2 mm apart: one plane
+        ((2.4, 2.42, 2.2, 3.1), [2, 3]),
     ],
 )
 def test_contours_finer_than_the_slices_do_not_cancel(heights, nearest, overlap, backend):
