@@ -206,7 +206,7 @@ def parse_tiff_options(
     Raises
     ------
     ConfigError
-        ``bad-crop``, ``bad-border``, ``bad-size``, ``bad-spacing``, ``bad-window``, ``bad-frames``.
+        ``bad-crop``, ``bad-border``, ``bad-size``, ``bad-spacing``, ``bad-window``, ``bad-frames``, ``bad-predictor``.
     """
     from gpuprep.ops.region import CropOptions
     from gpuprep.run.tiff_options import TiffOptions
@@ -215,6 +215,10 @@ def parse_tiff_options(
     is_compat = compat is not None
     if no_components and crop_mode == "components":
         raise ConfigError("--no-components and --crop-mode components exclude each other", code="bad-crop")
+    if predictor and compressor not in PREDICTED:
+        raise ConfigError(
+            f"{compressor} has no predictor", code="bad-predictor", hint=f"choose one of: {', '.join(PREDICTED)}"
+        )
     mode = "box" if no_components else crop_mode or ("components" if is_compat else "box")
     crop_options = CropOptions(mode, crop_max, border_frac, empty_frame_keeps_all=is_compat)  # type: ignore[arg-type]
     return TiffOptions(
@@ -228,7 +232,7 @@ def parse_tiff_options(
         window=_window(window),  # type: ignore[arg-type]
         style=TiffStyle(
             compressor=compressor,  # type: ignore[arg-type]
-            predictor=(not is_compat if predictor is None else predictor) and compressor in PREDICTED,
+            predictor=compressor in PREDICTED and not is_compat if predictor is None else predictor,
             is_compat=is_compat,
         ),
         layout=layout or ("study/series/sop" if is_compat else "study/sop"),  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ _NAMED = 3
 @click.argument("traces", type=options.PATH)
 @click.argument("output", type=options.PATH)
 def traces(source: Path, traces: Path, output: Path) -> int:
-    """Map the boxes in TRACES to the TIFFs below SOURCE and write them to OUTPUT.
+    """Map the boxes in TRACES to the TIFFs below SOURCE, or to this one, and write them to OUTPUT.
 
     TRACES and OUTPUT are tables, .csv or .parquet, with the columns sop_instance_uid, x_min, x_max, y_min and y_max;
     others are carried along. Boxes are edges in continuous pixels: pixel (0, 0) covers 0 to 1. They are cut to the
@@ -28,7 +28,7 @@ def traces(source: Path, traces: Path, output: Path) -> int:
 
     counts = map_traces(source, traces, output)
     click.echo(str(output))
-    click.echo(f"{counts.mapped} boxes mapped, {counts.outside} outside the picture dropped", err=True)
+    click.echo(f"{counts.mapped} boxes mapped, {counts.outside} empty or outside the picture dropped", err=True)
     if counts.missing:
         named = ", ".join(counts.missing[:_NAMED])
         click.echo(f"boxes of {len(counts.missing)} images without a TIFF dropped, e.g. of {named}", err=True)

@@ -46,7 +46,7 @@ class CropOptions:
     Raises
     ------
     ConfigError
-        ``bad-border``: `border_fraction` is not from 0 to 0.5.
+        ``bad-border``: `border_fraction` is not from 0 to less than 0.5.
     """
 
     mode: CropMode = "box"
@@ -57,7 +57,7 @@ class CropOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.border_fraction < 0.5:
             raise ConfigError(
-                f"border fraction {self.border_fraction} is not from 0 to 0.5",
+                f"border fraction {self.border_fraction} is not from 0 to less than 0.5",
                 code="bad-border",
                 hint="0.05 leaves out a twentieth of the image at each border",
             )

@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuprep.coordinates import TIFF_ERRORS
-from gpuprep.dicom.crawl import FoundFile, crawl
-from gpuprep.errors import ConfigError, InputNotFoundError
+from gpuprep.errors import ConfigError
+from gpuprep.run.tiff_files import find_tiffs
 from gpuprep.writers.tiff import (
     COMPRESSORS,
     PREDICTED,
-    TIFF_SUFFIXES,
     TiffStyle,
     name_compression,
     write_pages,
@@ -126,7 +125,7 @@ def measure_reads(
     import tifffile
 
     generator = random.Random(seed)
-    found = sorted(_find_tiffs(folder), key=lambda file: file.inode if order == "inode" else file.path)
+    found = sorted(find_tiffs(folder), key=lambda file: file.inode if order == "inode" else file.path)
     if order == "random":
         generator.shuffle(found)
     paths = [file.path for file in found[:files]]
@@ -145,15 +144,6 @@ def measure_reads(
     frames = (tifffile.imread(read.path, key=read.frame) for read in reads[:compare])
     compared = [coded for frame in frames for coded in _recode(frame)]
     return ReadBenchmark(order, is_cold, tuple(reads), tuple(failed), tuple(compared))
-
-
-def _find_tiffs(folder: Path) -> list[FoundFile]:
-    found = [f for f in crawl([folder]) if isinstance(f, FoundFile) and f.path.lower().endswith(TIFF_SUFFIXES)]
-    if not found:
-        raise InputNotFoundError(
-            "there is no TIFF", code="no-tiff-found", subject=str(folder), hint="gpuprep tiff makes them of DICOM"
-        )
-    return found
 
 
 def _forget(paths: Sequence[str]) -> None:

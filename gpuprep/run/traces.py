@@ -10,8 +10,8 @@ import numpy as np
 
 from gpuprep.coordinates import CoordinateMap
 from gpuprep.errors import ConfigError, InputNotFoundError
+from gpuprep.run.tiff_files import find_tiffs
 from gpuprep.writers.atomic import replacing
-from gpuprep.writers.tiff import TIFF_SUFFIXES
 
 #: Columns of a table of boxes; others are carried along.
 UID_COLUMN = "sop_instance_uid"
@@ -20,22 +20,23 @@ BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
 
 @dataclass(frozen=True, slots=True)
 class TraceCounts:
-    """What became of the boxes: how many were mapped, how many lie outside the crop, and UIDs without a TIFF."""
+    """What became of the boxes: how many were mapped, how many are empty in the crop, and UIDs without a TIFF."""
 
     mapped: int
     outside: int
     missing: tuple[str, ...]
 
 
-def map_traces(folder: Path, table_path: Path, output: Path) -> TraceCounts:
-    """Map the boxes of a table to the TIFFs below a folder, which are named by SOP Instance UID.
+def map_traces(source: Path, table_path: Path, output: Path) -> TraceCounts:
+    """Map the boxes of a table to TIFFs, which are named by SOP Instance UID.
 
     Boxes are edges in continuous pixels, as `CoordinateMap` has them. They are cut to the picture, without padding;
     what is left of none is dropped, and so are boxes of images without a TIFF.
 
     Parameters
     ----------
-    folder : Path
+    source : Path
+        A folder of TIFFs, or one.
     table_path, output : Path
         Tables in CSV or Parquet, by suffix, with the columns `UID_COLUMN` and `BOX_COLUMNS`.
 
@@ -44,7 +45,7 @@ def map_traces(folder: Path, table_path: Path, output: Path) -> TraceCounts:
     InputNotFoundError
         ``path-missing``, ``no-tiff-found``.
     ConfigError
-        ``bad-table``: another suffix, or columns missing or not numeric; ``no-coordinate-map``.
+        ``bad-table``: another suffix, or columns missing, repeated or not numeric; ``no-coordinate-map``.
     WriteError
         As `replacing`.
     """
@@ -52,9 +53,7 @@ def map_traces(folder: Path, table_path: Path, output: Path) -> TraceCounts:
 
     _check_suffix(output)
     table = _read_table(table_path)
-    tiffs = {path.stem: path for path in sorted(folder.rglob("*")) if path.suffix.lower() in TIFF_SUFFIXES}
-    if not tiffs:
-        raise InputNotFoundError("there is no TIFF", code="no-tiff-found", subject=str(folder))
+    tiffs = {Path(file.path).stem: file.path for file in find_tiffs(source)}
     uids = [str(uid) for uid in table.column(UID_COLUMN).to_pylist()]
     boxes = np.stack([_numbers(table, name, table_path) for name in BOX_COLUMNS], axis=1)
     mapped = np.full(boxes.shape, np.nan)
@@ -104,9 +103,10 @@ def _read_table(path: Path) -> Any:
         raise InputNotFoundError("there is no such file", code="path-missing", subject=str(path)) from error
     except (pa.ArrowInvalid, OSError) as error:
         raise ConfigError(f"cannot be read as a table: {error}", code="bad-table", subject=str(path)) from error
-    lacking = [name for name in (UID_COLUMN, *BOX_COLUMNS) if name not in table.column_names]
-    if lacking:
-        raise ConfigError(f"columns are missing: {', '.join(lacking)}", code="bad-table", subject=str(path))
+    for problem, counts in (("missing", (0,)), ("repeated", range(2, len(table.column_names) + 1))):
+        names = [name for name in (UID_COLUMN, *BOX_COLUMNS) if table.column_names.count(name) in counts]
+        if names:
+            raise ConfigError(f"columns are {problem}: {', '.join(names)}", code="bad-table", subject=str(path))
     return table
 
 

@@ -322,6 +322,7 @@ def test_sources_without_dicom_are_refused(tmp_path):
         ({"window": "soft"}, "bad-window"), ({"target_frames": 0}, "bad-frames"),
         ({"filter_name": "sinc"}, "unknown-filter"), ({"border_frac": float("nan")}, "bad-border"),
         ({"crop_mode": "components", "no_components": True}, "bad-crop"),
+        ({"predictor": True, "compressor": "packbits"}, "bad-predictor"),
     ],
 )  # fmt: skip
 def test_options_that_make_no_sense_are_refused(chosen, code):

@@ -41,13 +41,19 @@ def test_boxes_are_turned_cut_and_kept_in_order(gpuprep, tiffs, suffix):
     csv.write_csv(TABLE, source) if suffix == "csv" else parquet.write_table(TABLE, source)
     result = gpuprep("traces", tiffs, source, output)
     assert result.status == ExitStatus.CASES_FAILED
-    assert "2 boxes mapped, 1 outside" in result.stderr
+    assert "2 boxes mapped, 1 empty or outside" in result.stderr
     assert "e.g. of 9.9" in result.stderr
     rows = (csv.read_csv(output) if suffix == "csv" else parquet.read_table(output)).to_pylist()
     assert [row["trace_hash"] for row in rows] == ["a", "b"]
     # x 12…20 is 80…88 turned, 10…18 in the crop, 20…36 doubled, 25…41 padded; y 42…50 is 30…38, 10…18, 20…36, 27…43
     assert [rows[0][n] for n in ("x_min", "y_min", "x_max", "y_max")] == [25, 27, 41, 43]
     assert [rows[1][n] for n in ("x_min", "y_min", "x_max", "y_max")] == [35, 7, 45, 47]  # cut to the picture
+
+
+def test_boxes_of_a_single_tiff(tiffs):
+    csv.write_csv(TABLE, tiffs / "boxes.csv")
+    counts = map_traces(tiffs / "1.2" / "1.2.3.tiff", tiffs / "boxes.csv", tiffs / "out.csv")
+    assert (counts.mapped, counts.outside, counts.missing) == (2, 1, ("9.9",))
 
 
 def test_random_boxes_come_back():
@@ -67,6 +73,10 @@ def test_refusals(tiffs):
         with pytest.raises(ConfigError) as caught:
             map_traces(tiffs, tiffs / name, tiffs / "out.csv")
         assert caught.value.code == code
+    (tiffs / "d.csv").write_text("sop_instance_uid,x_min,x_max,y_min,y_max,y_max\n1.2.3,1,2,3,4,5\n")
+    with pytest.raises(ConfigError, match="columns are repeated: y_max") as caught:
+        map_traces(tiffs, tiffs / "d.csv", tiffs / "out.csv")
+    assert caught.value.code == "bad-table"
     (tiffs / "c.parquet").write_text("no table")
     for source, target in (("c.parquet", "out.csv"), ("boxes.xlsx", "out.csv"), ("a.csv", "out.xlsx")):
         with pytest.raises(ConfigError) as caught:
@@ -77,7 +87,8 @@ def test_refusals(tiffs):
     assert missing.value.code == "path-missing"
     csv.write_csv(TABLE, tiffs / "boxes.csv")
     (tiffs / "empty").mkdir()
-    with pytest.raises(InputNotFoundError) as missing:
-        map_traces(tiffs / "empty", tiffs / "boxes.csv", tiffs / "out.csv")
-    assert missing.value.code == "no-tiff-found"
+    for source, code in (("empty", "no-tiff-found"), ("boxes.csv", "no-tiff-found"), ("nowhere", "path-missing")):
+        with pytest.raises(InputNotFoundError) as missing:
+            map_traces(tiffs / source, tiffs / "boxes.csv", tiffs / "out.csv")
+        assert missing.value.code == code
     assert not (tiffs / "out.csv").exists()
