@@ -25,7 +25,7 @@ from timing import Call, Report
 
 from gpuprep.backends import select
 from gpuprep.dicom.header import read_headers
-from gpuprep.dicom.synth import axial_geometry, write_ct_series
+from gpuprep.dicom.synth import write_ct_series
 from gpuprep.masks import RoiMask, merge_to_labels
 from gpuprep.ops.palette import palette_of_planes
 from gpuprep.writers.masks import MASK_READERS, MASK_WRITERS, npz, zarr
@@ -125,10 +125,8 @@ def bench_organs(masks: Masks) -> None:
     masks.time("label, 104 organs, write", partial(MASK_WRITERS.load("label"), organs, path))
     masks.time("label, 104 organs, read", partial(MASK_READERS.load("label"), path))
     masks.size("label, 104 organs", path)
-    write_ct_series(
-        masks.folder / "ct", axial_geometry((1, 8, 8), spacing_xyz_mm=(1, 1, 1)), np.zeros((1, 8, 8), np.int16),
-        patient_id="P", seed=0,
-    )  # fmt: skip
+    corner = organs.geometry.crop((0, 0, 0), (1, 8, 8))
+    write_ct_series(masks.folder / "ct", corner, np.zeros(corner.shape, np.int16), patient_id="P", seed=0)
     sources = read_headers([str(p) for p in (masks.folder / "ct").iterdir()])
     frame_of_reference = sources[0].frame_of_reference_uid
     organs = dataclasses.replace(

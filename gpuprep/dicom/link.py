@@ -10,7 +10,6 @@ import numpy as np
 
 from gpuprep.dicom.header import RTSTRUCT_UID, InstanceHeader
 from gpuprep.dicom.index import Series, is_image, is_segmentation, list_some
-from gpuprep.dicom.planes import Plane
 from gpuprep.dicom.rtstruct import read_structure_set
 from gpuprep.dicom.stack import UNKNOWN_SPACING_MM, Finding, planes_of
 from gpuprep.errors import GeometryError, HeaderError, LinkError
@@ -241,22 +240,13 @@ def _read_outlines(segmentation: InstanceHeader) -> list[Float]:
         if segmentation.sop_class_uid == RTSTRUCT_UID:
             rois = read_structure_set(segmentation.path).rois
             return [c.points_lps_mm for roi in rois for c in roi.contours if len(c.points_lps_mm)]
-        return [_corners(plane) for plane in planes_of(segmentation)]
+        return [plane.corners_lps_mm for plane in planes_of(segmentation)]
     except (HeaderError, GeometryError) as error:
         raise LinkError(
             f"nothing that it references is there, and its planes cannot be read: {error.message}",
             code="segmentation-unreadable",
             subject=segmentation.path,
         ) from error
-
-
-def _corners(plane: Plane) -> Float:
-    """Return the centres of a frame's four outermost pixels, shape (4, 3), LPS mm."""
-    between_rows, between_columns = plane.pixel_spacing_mm
-    along_row = np.array(plane.orientation[:3]) * between_columns * (plane.columns - 1)
-    along_column = np.array(plane.orientation[3:]) * between_rows * (plane.rows - 1)
-    first = np.array(plane.position_lps_mm)
-    return np.array([first, first + along_row, first + along_column, first + along_row + along_column])
 
 
 def _measure_misfit(outlines: Sequence[Float], image: Series) -> float | None:

@@ -11,8 +11,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.errors import GeometryError
+from gpuprep.geometry import Float
 
 Vector = tuple[float, float, float]
 
@@ -61,6 +64,15 @@ class Plane:
     intercept: float = 0.0
     traits: Mapping[str, Any] = field(default_factory=dict)
     tiles_a_row: int = 0
+
+    @property
+    def corners_lps_mm(self) -> Float:
+        """Centres of its four outermost pixels, shape (4, 3), LPS mm."""
+        between_rows, between_columns = self.pixel_spacing_mm
+        along_row = np.array(self.orientation[:3]) * between_columns * (self.columns - 1)
+        along_column = np.array(self.orientation[3:]) * between_rows * (self.rows - 1)
+        first = np.array(self.position_lps_mm)
+        return np.array([first, first + along_row, first + along_column, first + along_row + along_column])
 
 
 def place(

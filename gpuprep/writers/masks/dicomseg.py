@@ -21,8 +21,10 @@ from gpuprep._version import __version__
 from gpuprep.codecs.rle import encode_rle
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.seg import PRIVATE_CREATOR, PRIVATE_GROUP, PRIVATE_OFFSET
+from gpuprep.dicom.stack import planes_of
 from gpuprep.errors import ConfigError, WriteError
 from gpuprep.extras import load_extra
+from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import TISSUE, Code, Roi, RoiMask, apply_lut, assign_layers, is_exclusive, to_label_image
 from gpuprep.writers.atomic import replacing
 from gpuprep.writers.masks.description import describe
@@ -66,8 +68,10 @@ def write(
     OverlapError
         ``labels-overlap``: a label map was asked for.
     WriteError
-        ``no-rois``, ``too-many-rois``; ``not-orthogonal``: a sheared grid; ``source-refused``: highdicom refuses the
-        source images; and what `replacing` raises.
+        ``no-rois``, ``too-many-rois``; ``not-orthogonal``: a sheared grid; ``images-elsewhere``: the source images lie
+        beyond the grid; ``source-refused``: highdicom refuses them; and what `replacing` raises.
+    GeometryError
+        What `planes_of` raises: the source images do not say where they lie.
     """
     if not sources:
         raise ConfigError("a DICOM SEG refers to the images it was made on", code="no-sources", subject=str(path))
@@ -77,6 +81,13 @@ def write(
         raise WriteError(f"{len(mask.rois)} ROIs, over {_LABELMAP_LIMIT}", code="too-many-rois", subject=str(path))
     if not mask.geometry.is_orthogonal():
         raise WriteError("a sheared grid does not fit into a DICOM SEG", code="not-orthogonal", subject=str(path))
+    if not _meets(mask.geometry, sources):
+        raise WriteError(
+            "the mask lies beyond its images",
+            code="images-elsewhere",
+            subject=str(path),
+            hint="are they the images that it was made on? gpuprep masks info tells where it lies",
+        )
     load_extra("highdicom", "masks")
     import pydicom
 
@@ -94,6 +105,13 @@ def write(
         block.add_new(PRIVATE_OFFSET, "UT", describe(mask))
         with replacing(path) as part:
             data.save_as(part)
+
+
+def _meets(geometry: VolumeGeometry, images: Sequence[InstanceHeader]) -> bool:
+    """Whether the box around the images, along the axes of a grid, and the grid have something in common."""
+    corners_mm = np.concatenate([plane.corners_lps_mm for image in images for plane in planes_of(image)])
+    index = geometry.to_index(corners_mm)
+    return bool((index.max(axis=0) > -0.5).all() and (index.min(axis=0) < np.array(geometry.shape) - 0.5).all())
 
 
 def _build_labelmap(mask: RoiMask, images: Sequence[Any], deflated: bool) -> Any:

@@ -225,7 +225,8 @@ def test_awkward_words_come_back(images, grid, tmp_path):
 @pytest.mark.parametrize(
     ("case", "kind", "code"),
     [("no sources", ConfigError, "no-sources"), ("no rois", WriteError, "no-rois"),
-     ("sheared", WriteError, "not-orthogonal"), ("other frame of reference", WriteError, "source-refused")],
+     ("sheared", WriteError, "not-orthogonal"), ("beside", WriteError, "images-elsewhere"),
+     ("other frame of reference", WriteError, "source-refused")],
 )  # fmt: skip
 def test_what_cannot_be_a_seg_is_refused(case, kind, code, images, grid, tmp_path):
     sources = () if case == "no sources" else images
@@ -234,6 +235,8 @@ def test_what_cannot_be_a_seg_is_refused(case, kind, code, images, grid, tmp_pat
         affine = grid.index_to_lps.copy()
         affine[0, 0] += 1
         geometry = dataclasses.replace(grid, index_to_lps=affine)
+    if case == "beside":
+        geometry = grid.crop((0, SHAPE[1], 0), SHAPE)
     if case == "other frame of reference":
         geometry = dataclasses.replace(grid, frame_of_reference_uid="1.2.3")
     mask = random_mask(0 if case == "no rois" else 2, geometry=geometry)
