@@ -64,6 +64,7 @@ CHOICES = [
     {"crop": True, "crop_max": True, "border_frac": 0.05, "filter_name": "catmull-rom"},
     {"crop": True, "crop_mode": "components", "padding": "bottom-right", "filter_name": "box"},
     {"crop": True, "window": "none"},
+    {"crop": True, "crop_max": True, "crop_mode": "components", "window": "none"},
     {"crop": True, "window": "minmax"},
     {"size": "47,61"},
     {"crop": True, "size": "400,300"},

@@ -17,6 +17,7 @@ CHOICES = {
     "least to greatest": {"window": "minmax"},
     "modality values": {"window": "none"},
     "cropped": {"crop": True},
+    "cropped modality values": {"window": "none", "crop": True, "crop_max": True, "size": "40,64"},
     "largest component": {"crop": True, "crop_mode": "components"},
     "maximum is background": {"crop": True, "crop_max": True, "border_frac": 0.05},
     "fitted": {"size": "40,64"},

@@ -76,6 +76,15 @@ def test_colour(tmp_path, dtype):
         np.testing.assert_array_equal(file.pages[2].asarray(), frames[2])
 
 
+def test_published_packbits(tmp_path):
+    row = np.frombuffer(b"This st" + b"r" * 48 + b"ing hangs.", np.uint8)
+    write_tiff(tmp_path / "a.tiff", row[None, None], ORIGIN, TiffStyle(is_compat=True), root=tmp_path)
+    with tifffile.TiffFile(tmp_path / "a.tiff") as file:
+        (start,), (length,) = file.pages[0].dataoffsets, file.pages[0].databytecounts
+    stored = (tmp_path / "a.tiff").read_bytes()[start : start + length]
+    assert stored == b"\x06This st\xd1r\x09ing hangs."
+
+
 @pytest.mark.parametrize("compat", [False, True])
 def test_an_absurd_resolution_is_no_crash(tmp_path, compat):
     origin = TiffOrigin(MAP, None, False, False, False, (1e300, 1e-300), {})
