@@ -22,6 +22,7 @@ from gpuprep.codecs.base import (
     container_dtype,
     empty_images,
     image_shape,
+    unstored_bits,
 )
 from gpuprep.codecs.cpu import choose_decoder, decoders_for
 from gpuprep.dicom.header import InstanceHeader
@@ -240,7 +241,7 @@ def decode_sources(
 
     Native frames keep their bits above the stored ones, unless `clean_as` is given: the layout to clean them by.
     """
-    if all(_lies_like(source, array) for source in sources):
+    if all(_lies_like(source, array, layout) for source in sources):
         extents = [
             native.frame_extent(s.header, s.spec, s.index, destination=s.slot * array[0].nbytes) for s in sources
         ]
@@ -267,13 +268,14 @@ def _shifted_down(layout: FrameSpec) -> FrameSpec:
     return replace(layout, high_bit=layout.bits_stored - 1)
 
 
-def _lies_like(source: Source, array: Image) -> bool:
-    """Whether the bytes of a source lie in its file as they shall lie in `array`."""
+def _lies_like(source: Source, array: Image, layout: FrameSpec) -> bool:
+    """Whether the bytes of a source lie in its file as they shall lie in `array`, its stored bits where `layout` says."""
     return (
         source.header.is_native
         and native.is_plain(source.spec)
         and not source.tiles
         and container_dtype(source.spec) == array.dtype
+        and unstored_bits(source.spec) == unstored_bits(layout)
     )
 
 

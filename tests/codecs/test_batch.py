@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count, cycle
 from pathlib import Path
@@ -300,6 +300,29 @@ def test_slices_of_unlike_signs_share_a_type_that_holds_both(tmp_path: Path) -> 
     decoded = decode_stack(only_stack(paths), workers=2)
     np.testing.assert_array_equal(decoded.array, stored)
     assert (decoded.array.dtype, decoded.spec.is_signed, decoded.spec.bits_stored) == (np.int16, True, 16)
+    assert decoded.bits_are_clean
+
+
+@pytest.mark.parametrize(
+    ("stored_bits", "high_bit", "lay"),
+    [
+        (13, 12, lambda words: words & 0x1FFF),  # negative values without their sign in the upper bits
+        (13, 12, lambda words: words & 0x1FFF | 0xA000),
+        (13, 15, lambda words: words << 3 | 5),
+    ],
+)
+def test_slices_of_unlike_stored_bits_are_cleaned_each_in_its_way(
+    stored_bits: int, high_bit: int, lay: Callable[[Image], Image], tmp_path: Path
+) -> None:
+    paths, stored = write_slices(tmp_path)
+    for number in (1, 4):
+        stored[number] -= 2000
+        dataset = pydicom.dcmread(paths[number])
+        dataset.BitsStored, dataset.HighBit = stored_bits, high_bit
+        dataset.PixelData = lay(stored[number].view(np.uint16)).astype(np.uint16).tobytes()
+        dataset.save_as(paths[number])
+    decoded = decode_stack(only_stack(paths), workers=2)
+    np.testing.assert_array_equal(decoded.array, stored)
     assert decoded.bits_are_clean
 
 
