@@ -269,7 +269,7 @@ def _shifted_down(layout: FrameSpec) -> FrameSpec:
 
 
 def _lies_like(source: Source, array: Image, layout: FrameSpec) -> bool:
-    """Whether the bytes of a source lie in its file as they shall lie in `array`, its stored bits where `layout` says."""
+    """Whether the bytes of a source lie in its file as they shall lie in `array`, with the stored bits of `layout`."""
     return (
         source.header.is_native
         and native.is_plain(source.spec)
