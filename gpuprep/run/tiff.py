@@ -167,7 +167,7 @@ def read_sources(source: Path, *, workers: int) -> Index:
     lost = [path for path in paths if not path.exists()] if is_list else []
     index = build_index([path for path in paths if path not in set(lost)], workers=workers)
     index = Index((*index.instances, *read_headers([str(path) for path in lost])))
-    if not any(_is_usable(row) for row in index.instances):
+    if all(row.error_code in _NO_DICOM for row in index.instances):
         raise InputNotFoundError(
             f"none of {len(index.instances)} files is DICOM", code="no-dicom-found", subject=str(source)
         )
@@ -188,15 +188,29 @@ def _is_usable(row: InstanceHeader) -> bool:
     return row.error_code in ("", "no-series-uid")
 
 
+def _broken(index: Index) -> list[InstanceHeader]:
+    """Return the files that cannot be read, or whose DICOM header is broken."""
+    return [row for row in index.problems if not _is_usable(row) and row.error_code not in _NO_DICOM]
+
+
+def _header_error(row: InstanceHeader) -> HeaderError:
+    return HeaderError(row.error_detail, code=row.error_code, subject=row.path)
+
+
 def only_image(index: Index, output: Path) -> InstanceHeader:
     """Return the one image of an index, to become a single TIFF.
 
     Raises
     ------
     ConfigError
-        ``bad-output``: there are several.
+        ``bad-output``: there are several, or none.
+    HeaderError
+        There is none, but a broken file: what is wrong with it.
     """
     images = [row for row in index.instances if _is_usable(row) and row.rows]
+    broken = _broken(index)
+    if not images and broken:
+        raise _header_error(broken[0])
     if len(images) != 1:
         raise ConfigError(
             f"{len(images)} images cannot become one TIFF",
@@ -216,8 +230,7 @@ def plan_images(index: Index, layout: Layout) -> tuple[list[ImagePlan | FailedPl
     copies = {copy.path for series in index.series() for copy in series.copies}
     rows = [row for row in index.instances if _is_usable(row) and row.path not in copies]
     images = [row for row in rows if row.rows]
-    useless = [row for row in index.problems if not _is_usable(row)]
-    problems = [FileProblem(r.path, r.error_code, r.error_detail) for r in useless if r.error_code in _NO_DICOM]
+    problems = [FileProblem(r.path, r.error_code, r.error_detail) for r in index.problems if r.error_code in _NO_DICOM]
     problems += [FileProblem(path, "duplicate-instance", "a further copy of an instance") for path in sorted(copies)]
     problems += [
         FileProblem(row.path, "not-an-image", f"modality {row.modality or 'unknown'} without rows and columns")
@@ -225,11 +238,7 @@ def plan_images(index: Index, layout: Layout) -> tuple[list[ImagePlan | FailedPl
         if not row.rows
     ]
     same = Counter(row.sop_instance_uid for row in images if row.sop_instance_uid)
-    plans: list[ImagePlan | FailedPlan] = [
-        _unnamed(row, HeaderError(row.error_detail, code=row.error_code, subject=row.path))
-        for row in useless
-        if row.error_code not in _NO_DICOM
-    ]
+    plans: list[ImagePlan | FailedPlan] = [_unnamed(row, _header_error(row)) for row in _broken(index)]
     for row in images:
         try:
             name = name_output(row, layout)

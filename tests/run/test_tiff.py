@@ -16,7 +16,7 @@ from gpuprep.dicom.header import read_headers
 from gpuprep.dicom.index import build_index
 from gpuprep.errors import CaseError, ConfigError, InputNotFoundError
 from gpuprep.run.plan import FailedPlan
-from gpuprep.run.tiff import ImagePlan, name_output, plan_images, read_sources
+from gpuprep.run.tiff import ImagePlan, name_output, only_image, plan_images, read_sources
 from gpuprep.run.tiff_image import make_image
 from gpuprep.writers.tiff import write_tiff
 
@@ -292,6 +292,17 @@ def test_broken_files_are_failures_and_others_are_no_images(tmp_path):
     assert (failed.error.code, failed.error.subject) == ("header-truncated", str(tmp_path / "cut.dcm"))
     assert failed.case.startswith("unnamed/cut_dcm_")
     assert sorted(problem.code for problem in problems) == ["empty-file", "not-dicom"]
+
+
+def test_a_source_of_broken_files_alone_says_what_is_wrong(tmp_path):
+    path = tmp_path / "cut.dcm"
+    path.write_bytes(write_image(tmp_path / "a.dcm", ramp(1)).read_bytes()[:400])
+    index = read_sources(path, workers=1)
+    (failed,), _ = plan_images(index, "study/sop")
+    assert failed.error.code == "header-truncated"
+    with pytest.raises(CaseError) as caught:
+        only_image(index, tmp_path / "b.tiff")
+    assert (caught.value.code, caught.value.subject) == ("header-truncated", str(path))
 
 
 def test_a_list_may_come_from_windows_but_must_be_text(tmp_path):
