@@ -466,10 +466,18 @@ def join_masks(masks: Sequence[RoiMask]) -> RoiMask:
     return joined
 
 
-def to_label_image(mask: RoiMask) -> NDArray[np.unsignedinteger]:
+def to_label_image(
+    mask: RoiMask, *, hint: str = "write what keeps overlaps, or let the last ROI win"
+) -> NDArray[np.unsignedinteger]:
     """Return an image (D, H, W) whose value is 1 + the index of the ROI that covers a voxel, 0 where none does.
 
     The dtype is the smallest unsigned one that holds the number of ROIs.
+
+    Parameters
+    ----------
+    mask : RoiMask
+    hint : str
+        What to do about overlaps, for the error.
 
     Raises
     ------
@@ -485,7 +493,7 @@ def to_label_image(mask: RoiMask) -> NDArray[np.unsignedinteger]:
             f"ROIs overlap: {listed}"
             + (f" and {len(pairs) - len(worst)} pairs more" if len(pairs) > len(worst) else ""),
             code="labels-overlap",
-            hint="a region mask keeps overlaps, a sparse mask lets the last ROI win",
+            hint=hint,
         )
     return to_sparse(mask)[0]
 

@@ -54,7 +54,7 @@ def cli() -> None:
 
     \b
     Exit status: 0 all done, 1 a bug in gpuprep, 2 wrong option or configuration, 3 no input,
-    4 some cases failed (see the report), 5 no backend, 6 output not writable.
+    4 some cases failed (see the report), 5 no backend, 6 output not writable, 130 interrupted.
     """
 
 

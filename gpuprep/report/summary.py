@@ -34,7 +34,8 @@ def format_summary(rows: Sequence[CaseRow], problems: Sequence[FileProblem], unl
             lines.append(f"{'':15s}hint: {example.hint}")
     warned = [row for row in rows if row.status == "done" and row.details.get("warnings")]
     if warned:
-        lines.append(f"  warnings in {len(warned)} cases, e.g. {warned[0].case}: {warned[0].details['warnings'][0]}")
+        cases = "1 case" if len(warned) == 1 else f"{len(warned)} cases"
+        lines.append(f"  warnings in {cases}, e.g. {warned[0].case}: {warned[0].details['warnings'][0]}")
     if unlabelled:
         lines.append(f"{unlabelled} image series without a segmentation were left out")
     for code, count in sorted(Counter(p.code for p in problems).items()):

@@ -38,9 +38,9 @@ from gpuprep.writers.supervisely import (
     PlaneMasks,
     PlaneWriter,
     VolumeWriter,
+    case_name,
     check_output,
     class_names,
-    escape_stem,
     uuid_prefix,
     write_dataset_json,
 )
@@ -179,7 +179,7 @@ def convert_to_supervisely(
 
 
 def _refuse_collisions(plans: Sequence[CasePlan | FailedPlan], classes: Sequence[str]) -> None:
-    taken = {IMPORT_FOLDER, *(escape_stem(plan.case) for plan in plans)} & set(classes)
+    taken = {IMPORT_FOLDER, *(case_name(plan.case, "volume") for plan in plans)} & set(classes)
     if taken:
         raise OutputError(
             f"{', '.join(sorted(taken))} would name a class and a volume or folder, and the import mixes them up",

@@ -47,6 +47,7 @@ MAX_LABEL = 32767
 MAX_BITMASK_LABELS = 15
 #: The label of voxels that nnU-Net leaves out of its loss.
 IGNORE_LABEL = "ignore"
+_OVERLAP_HINT = "--mask-saving-strategy region_mask keeps overlaps, sparse_mask lets the last label win"
 #: Folds of nnU-Net's cross-validation.
 FOLDS = 5
 
@@ -282,7 +283,7 @@ class NnunetWriter:
             case MaskStrategy.REGION_MASK:
                 return (write_palette(self.folder.palette(case), mask, self.folder.root),)
             case MaskStrategy.LABEL_IMAGE:
-                labels = to_label_image(mask)
+                labels = to_label_image(mask, hint=_OVERLAP_HINT)
             case MaskStrategy.SPARSE_MASK:
                 labels, lost = to_sparse(mask)
                 record["lost_voxels"] = dict(zip(names, lost.tolist(), strict=True))

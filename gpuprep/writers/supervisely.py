@@ -71,6 +71,12 @@ def escape_stem(name: str) -> str:
     return escaped.replace("_", "-") if has_plane and has_kind else escaped
 
 
+def case_name(case: str, layout: Layout) -> str:
+    """Return the name of a case's folder, and by volume name of its volume, which the importer does not skip."""
+    name = escape_stem(case) if layout == "volume" else case
+    return name.replace(_SKIPPED, _SKIPPED.capitalize())
+
+
 def class_names(labels: Sequence[str], layout: Layout) -> tuple[str, ...]:
     """Return the class of each label in the import: one safe word, unique, and where it is a stem without a plane."""
     names = map(safe_name, labels)
@@ -172,7 +178,7 @@ class VolumeWriter:
         """
         self.discard(case)
         mask, objects = _take_labels(mask, self.instances, record)
-        folder = self.root / IMPORT_FOLDER / escape_stem(case)
+        folder = self.root / IMPORT_FOLDER / case_name(case, "volume")
         names = [roi.name for roi in mask.rois]
         record["objects"] = {}
         outputs = []
@@ -185,7 +191,7 @@ class VolumeWriter:
 
     def write_image(self, case: str, channel: int, volume: Volume) -> list[Output]:
         """Write the volume."""
-        return [_write_image(self.root / IMPORT_FOLDER / f"{escape_stem(case)}.nii.gz", volume, self)]
+        return [_write_image(self.root / IMPORT_FOLDER / f"{case_name(case, 'volume')}.nii.gz", volume, self)]
 
     def discard(self, case: str) -> None:
         """Remove the files of a case, whatever their layout."""
@@ -266,7 +272,7 @@ class PlaneWriter:
         _discard(self.root, case)
 
     def _path(self, case: str, plane: Plane, kind: str, number: int = 0) -> Path:
-        folder = (self.root / IMPORT_FOLDER / case).joinpath(*map(str, range(2, number + 1)))
+        folder = (self.root / IMPORT_FOLDER / case_name(case, "plane")).joinpath(*map(str, range(2, number + 1)))
         has_uuids = self.has_scores or self.masks == "instance"
         return folder / (uuid_prefix(case) * has_uuids + plane_name(plane, kind, number))
 
@@ -367,7 +373,12 @@ def _annotate(
     """
     if writer.masks == "semantic":
         if writer.overlap == "error":
-            yield 0, to_label_image(mask)
+            yield (
+                0,
+                to_label_image(
+                    mask, hint="--plane-masks instance keeps overlaps, --overlap last lets the last label win"
+                ),
+            )
         else:
             labels, lost = to_sparse(mask)
             record["lost_voxels"] = dict(zip((roi.name for roi in mask.rois), lost.tolist(), strict=True))
@@ -459,8 +470,9 @@ def _copies(paths: Sequence[Path], written: Output, root: Path) -> list[Output]:
 
 
 def _discard(root: Path, case: str) -> None:
-    remove_file(root / IMPORT_FOLDER / f"{escape_stem(case)}.nii.gz")
-    for folder in {root / IMPORT_FOLDER / escape_stem(case), root / IMPORT_FOLDER / case}:
+    by_volume, by_plane = (case_name(case, layout) for layout in ("volume", "plane"))
+    remove_file(root / IMPORT_FOLDER / f"{by_volume}.nii.gz")
+    for folder in {root / IMPORT_FOLDER / by_volume, root / IMPORT_FOLDER / by_plane}:
         for path in [*folder.rglob("*.nii.gz"), *folder.glob(f"*{SCORES}")]:
             remove_file(path)
         inner = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
@@ -499,7 +511,7 @@ def write_dataset_json(
 def _describe_case(case: str, details: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
     grid = parse_grid(details["grid"])
     return {
-        "volume": escape_stem(case) if layout == "volume" else case,
+        "volume": case_name(case, layout),
         "shape_dhw": list(grid.shape),
         "index_dhw_to_lps_mm": grid.index_to_lps.tolist(),
         **describe_sources(details),

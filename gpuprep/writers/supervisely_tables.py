@@ -21,6 +21,7 @@ from gpuprep.writers.supervisely import (
     SCORES,
     VOLUME_WORD,
     Plane,
+    case_name,
     uuid_prefix,
 )
 
@@ -121,7 +122,7 @@ def write_scores(
         lines = [["Layer", *(f"Label-{labels.index(label) + 1}" for label in columns)]]
         lines += [[str(layer), *(repr(cells[layer, label]) for label in columns)] for layer in layers]
         text = "".join(",".join(line) + "\n" for line in lines)
-        write_text(root / IMPORT_FOLDER / case / f"{uuid_prefix(case)}{plane}{SCORES}", text)
+        write_text(root / IMPORT_FOLDER / case_name(case, "plane") / f"{uuid_prefix(case)}{plane}{SCORES}", text)
 
 
 def write_colour_map(root: Path, names: Sequence[str], colours: Sequence[Rgb]) -> None:

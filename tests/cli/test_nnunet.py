@@ -79,7 +79,7 @@ def test_label_image_refuses_overlap_and_names_it(gpuprep, studies, tmp_path):
     assert result.status == ExitStatus.CASES_FAILED
     rows = list(csv.DictReader((tmp_path / "gpuprep" / "Dataset001_Synth" / "report.csv").read_text().splitlines()))
     assert {r["code"] for r in rows} == {"labels-overlap"}
-    assert all("GTV" in r["message"] and "CTV" in r["message"] for r in rows)
+    assert all("GTV" in r["message"] and "CTV" in r["message"] and "region_mask" in r["hint"] for r in rows)
     assert not list((tmp_path / "nnUNet_raw").rglob("*.nii.gz"))
 
 

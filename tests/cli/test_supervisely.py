@@ -147,7 +147,7 @@ def test_objects_come_back_as_rois_of_one_name_or_merged(gpuprep, tmp_path, inst
 def test_labels_that_share_voxels_fail_a_label_map(gpuprep, studies, tmp_path):
     result = convert(gpuprep, studies[0], tmp_path, "--layout", "plane")
     assert result.status == ExitStatus.CASES_FAILED
-    assert "[labels-overlap]" in result.stderr
+    assert "[labels-overlap]" in result.stderr and "--overlap last" in result.stderr
     assert not list(tmp_path.rglob("*.nii.gz"))
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from conversions import write_map
+from conversions import GTV_BOX, RAMP_HU, contours_of, write_images, write_map, write_structures
 
-from gpuprep.dicom.synth import write_study
+from gpuprep.dicom.synth import RoiSpec, write_study
 from gpuprep.errors import ExitStatus
 
 SUPERVISELY_VARIABLE = "GPUPREP_SUPERVISELY_PYTHON"
@@ -106,6 +106,16 @@ def test_names_that_would_be_taken_for_files_by_plane(gpuprep, importer, studies
     found = importer(tmp_path / "out" / "import")
     assert found["format"] == "nii"
     check(found, dataset, items_a_case=1)
+
+
+@pytest.mark.parametrize("options", [[], ["--layout", "plane", "--overlap", "last", "--planes", "axl"]])
+def test_patients_whose_names_would_be_skipped_or_taken_for_planes(gpuprep, importer, tmp_path, options):
+    for patient in ("converted", "cor axl_mask", "sag_anatomic", "liver", "import"):
+        series = write_images(tmp_path / "in" / patient, patient, values_hu=RAMP_HU)
+        write_structures(tmp_path / "in" / patient / "rs", series, [RoiSpec(1, "gtv", contours_of(GTV_BOX))])
+    dataset = convert(gpuprep, tmp_path / "out", *options, tmp_path / "in", labels={"liver": "gtv"})
+    assert len(dataset["cases"]) == 5
+    check(importer(tmp_path / "out" / "import"), dataset, items_a_case=1)
 
 
 def test_by_plane(gpuprep, importer, studies, tmp_path):

@@ -15,6 +15,7 @@ from gpuprep.writers.supervisely import (
     AnnotationWriter,
     PlaneWriter,
     VolumeWriter,
+    case_name,
     check_output,
     class_names,
     escape_stem,
@@ -349,6 +350,18 @@ def test_a_case_in_the_other_layout_replaces_its_files(tmp_path):
 )
 def test_stems_hold_no_plane(name, stem):
     assert escape_stem(name) == stem
+
+
+@pytest.mark.parametrize("case", ["converted_1", "unconverted_cor_2"])
+@pytest.mark.parametrize("layout", ["volume", "plane"])
+def test_no_case_lies_where_the_importer_does_not_look(tmp_path, case, layout):
+    writers = {"volume": VolumeWriter(tmp_path, "label"), "plane": PlaneWriter(tmp_path, ("axl",), "semantic", "last")}
+    paths, _ = write_case(writers[layout], case)
+    assert files(tmp_path) == paths
+    assert all("Converted" in path and "converted" not in path for path in paths)
+    assert case_name(case, layout) in {path.split("/")[1] for path in paths}
+    writers[layout].discard(case)
+    assert not files(tmp_path)
 
 
 def test_class_names_are_unique_words_whatever_labels_say():

@@ -115,7 +115,7 @@ def _meets(geometry: VolumeGeometry, images: Sequence[InstanceHeader]) -> bool:
 
 
 def _build_labelmap(mask: RoiMask, images: Sequence[Any], deflated: bool) -> Any:
-    labels = to_label_image(mask)
+    labels = to_label_image(mask, hint="binary segments keep overlaps: --seg-kind binary")
     data = _build(labels, mask, mask.rois, images, "LABELMAP")
     if not deflated:
         from pydicom.encaps import encapsulate

@@ -39,7 +39,7 @@ def write(mask: RoiMask, path: Path) -> None:
     WriteError
         As `gpuprep.writers.nifti.write_nifti`.
     """
-    labels = to_label_image(mask)
+    labels = to_label_image(mask, hint="other containers keep overlaps, --on-overlap last-wins lets the last ROI win")
     extensions = name_labels(mask)
     write_nifti(path, labels, mask.geometry, level=LABEL_LEVEL, threads=1, root=path.parent, extensions=extensions)
 
