@@ -20,7 +20,7 @@ def test_the_summary_counts_by_code_and_gives_an_example_and_a_hint():
         "1 of 3 cases done",
         "  failed     2  missing-slice            e.g. b: 1 slice missing",
         "               hint: find it",
-        "  warnings in 1 cases, e.g. a: no ROI for 'Cord'",
+        "  warnings in 1 case, e.g. a: no ROI for 'Cord'",
         "2 image series without a segmentation were left out",
         "  unusable files     2  not-dicom          e.g. x.txt",
     ]
