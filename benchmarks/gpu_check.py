@@ -21,10 +21,12 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -360,27 +362,36 @@ def check_decoders(run: Run) -> list[dict[str, Any]]:
 
 
 def check_end_to_end(run: Run) -> dict[str, Any]:
-    """Convert studies to 1 mm as a job does, on the device and on the CPU, and measure jobs and stages."""
+    """Convert studies to 1 mm as a job does, on the device and on the CPU, and measure jobs and stages.
+
+    In a process that has not touched CUDA, as that of a job: it forks.
+    """
     from gpuprep.config import OnMissing, Resources, RoiOptions, RoiStrategy, Stacking, Transforms
     from gpuprep.run.bench_convert import measure_conversions
     from gpuprep.run.case import CaseOptions
+    from gpuprep.run.job import ignore
     from gpuprep.run.plan import StudyModalities
 
     run.require()
     if find_spec("isal") is None:
         raise Skip("isal, which compresses, is not installed")
     rois = RoiOptions((), strategy=RoiStrategy.SEPARATE, on_missing=OnMissing.IGNORE)
-    with studies(run) as folder, tempfile.TemporaryDirectory() as work:
-        benchmark = measure_conversions(
+    with (
+        studies(run) as folder,
+        tempfile.TemporaryDirectory() as work,
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process,
+    ):
+        benchmark = process.submit(
+            measure_conversions,
             [folder],
             wanted=StudyModalities(("CT", "MR", "PT"), ("RTSTRUCT", "SEG")),
             case_options=CaseOptions(Transforms((1, 1, 1)), Stacking(), rois),
             resources=Resources("auto" if run.on_gpu else "cpu"),
             stage_cases=4,
             work=Path(work),
-            on_step=lambda step: None,
+            on_step=ignore,
             kernel_shape=SMALL_CT,
-        )
+        ).result()
     failed = [message for one in benchmark.backends for message in one.job.failed]
     if failed:
         raise AssertionError("; ".join(failed[:5]))

@@ -48,7 +48,7 @@ _RESAMPLED = (np.uint8, np.int16, np.uint16, np.int32, np.float32)
 _RESIZED = (np.uint8, np.uint16, np.int16, np.float32)
 #: Words of pixels and how many of their bits are stored.
 _STORED = [(np.uint8, 8), (np.int8, 8), (np.uint16, 12), (np.int16, 12)]
-_AXES = ((2, 0, 1), (0, 2, 1))
+_AXES = ((2, 0, 1), (0, 2, 1), (1, 2, 0))
 _AXIAL = np.eye(3)[::-1]
 _SPACING_DHW_MM = (2.5, 0.8, 0.7)
 
@@ -169,7 +169,7 @@ def list_trials() -> list[Trial]:
     ]  # fmt: skip
 
 
-def _noise(rng: np.random.Generator, shape: Shape, dtype: Any) -> np.ndarray[Any, Any]:
+def _noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
     """Values over the whole range of a type; NaN and infinities among floats."""
     if np.dtype(dtype).kind == "f":
         values = rng.normal(0, 500, shape).astype(dtype)
@@ -248,9 +248,12 @@ def _move(dtype: Any) -> Callable[..., Arrays]:
 
 def _orient(dtype: Any, axes: Shape) -> Callable[..., Arrays]:
     def run(backend: Backend, rng: np.random.Generator, shape: Shape) -> Arrays:
-        source = backend.upload(_noise(rng, shape, dtype))
-        flips = (bool(rng.integers(2)), True, bool(rng.integers(2)))
-        return [backend.download(reorient_array(source, axes, flips, backend))]
+        results = []
+        for size in (shape, tuple(-(-n // 64) * 64 for n in shape)):  # as they come, and whole squares
+            source = backend.upload(_noise(rng, size, dtype))
+            flips = (bool(rng.integers(2)), True, bool(rng.integers(2)))
+            results.append(backend.download(reorient_array(source, axes, flips, backend)))
+        return results
 
     return run
 

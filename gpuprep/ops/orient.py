@@ -17,8 +17,8 @@ Flips = tuple[bool, bool, bool]
 #: Letter → (LPS axis, whether the coordinate grows that way).
 _LETTERS = {"R": (0, False), "L": (0, True), "A": (1, False), "P": (1, True), "I": (2, False), "S": (2, True)}
 
-#: Side of the square of voxels that a block transposes.
-_TILE = 32
+#: Threads a block, each with a square of voxels: along the rows of the old array, and along those of the new one.
+_BLOCK = (8, 32)
 
 
 def plan_orientation(geometry: VolumeGeometry, code: str) -> tuple[Axes, Flips]:
@@ -86,10 +86,17 @@ def reorient_array(array: Any, axes: Axes, flips: Flips, backend: Backend) -> An
     strides = [array.strides[old] // array.dtype.itemsize for old in axes]
     start = sum(stride * (n - 1) for stride, n, flip in zip(strides, shape, flips, strict=True) if flip)
     steps = [-stride if flip else stride for stride, flip in zip(strides, flips, strict=True)]
-    block = (_TILE, _TILE, 1) if axes[1] == 2 else (_TILE, 1, _TILE)
-    grid = [-(-n // threads) for n, threads in zip(reversed(shape), block, strict=True)]
-    arguments = (array.view(word), result.view(word), *map(np.int32, shape), *map(np.int64, (start, *steps)))
-    backend.launch(f"orient_{word.itemsize}", grid, block, arguments)
+    outer, run = (0, 1) if axes[1] == 2 else (1, 0)  # new axes; the old rows run along `run`
+    new = (shape[1] * shape[2], shape[2])
+    side = backend.lanes if word.itemsize == 1 else backend.lanes // 2  # Square in kernels/orient.cu
+    grid = (-(-shape[run] // (side * _BLOCK[0])), -(-shape[2] // (side * _BLOCK[1])), shape[outer])
+    arguments = (
+        array.view(word),
+        result.view(word),
+        *map(np.int32, (shape[outer], shape[run], shape[2])),
+        *map(np.int64, (start, steps[outer], steps[run], steps[2], new[outer], new[run])),
+    )
+    backend.launch(f"orient_{word.itemsize}", grid, _BLOCK, arguments)
     return result
 
 

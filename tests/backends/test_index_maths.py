@@ -109,6 +109,6 @@ def test_transpose():
     array = zeros((2, 2**15, 2**16 + 1))
     array[1, -1, -1] = 9
     result = np.empty((1, 1, 1), np.uint8)
-    strides = [np.int64(stride) for stride in array.strides]
-    CPU.launch("orient_1", (1,), (1,), (array, result, *[np.int32(1)] * 3, np.int64(array.size - 1), *strides))
+    steps = [np.int64(step) for step in (array.strides[0], 1, array.strides[1], 1, 1)]
+    CPU.launch("orient_1", (1,), (1,), (array, result, *[np.int32(1)] * 3, np.int64(array.size - 1), *steps))
     assert result.item() == 9

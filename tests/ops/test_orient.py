@@ -65,6 +65,16 @@ def test_kernel_equals_reference(dtype, axes):
         assert found.dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+@pytest.mark.parametrize("axes", [(0, 2, 1), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
+def test_whole_squares_equal_the_reference_too(dtype, axes):
+    for shape in ((64, 128, 64), (65, 64, 192)):  # multiples of a square's side, and a row of voxels more
+        array = np.random.default_rng(5).integers(0, 200, shape).astype(dtype)
+        for flips in itertools.product((False, True), repeat=3):
+            found = reorient_array(array, axes, flips, CPU)
+            np.testing.assert_array_equal(found, reorient_array(array, axes, flips, REFERENCE))
+
+
 @pytest.mark.parametrize("code", ["", "RA", "RRS", "ras", "RASL", "RLA", "XYZ"])
 def test_refuses_bad_codes(code):
     with pytest.raises(ConfigError) as error:
