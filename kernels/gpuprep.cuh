@@ -31,6 +31,14 @@ typedef double f64;
 #endif
 #endif
 
+// Column of element l of the LANES that a thread has of a row. Those of the threads of a block lie together: on a GPU
+// neighbouring threads take neighbouring columns, for each l; on the host a thread takes LANES in a row.
+#if defined(__CUDACC__)
+#define ROW_LANE(l) (((i32)blockIdx.x * LANES + (l)) * (i32)blockDim.x + (i32)threadIdx.x)
+#else
+#define ROW_LANE(l) ((i32)(blockIdx.x * blockDim.x + threadIdx.x) * LANES + (l))
+#endif
+
 // dst[l] = f(src[l]) for LANES elements, which may be the same memory if S and D are as wide. Addresses are multiples
 // of 16 bytes, so that a GPU moves 16 bytes at once.
 #if defined(__CUDACC__)

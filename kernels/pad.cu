@@ -5,19 +5,21 @@
 #define PAD(NAME, T)                                                                                             \
     KERNEL NAME(const T* __restrict__ src, T* __restrict__ dst, i32 nz, i32 ny, i32 nx, i32 oz, i32 oy, i32 ox,  \
                 i32 z0, i32 y0, i32 x0, T fill) {                                                                \
-        const i32 x = (i32)(blockIdx.x * blockDim.x + threadIdx.x) * LANES;                                      \
+        const i32 first = ROW_LANE(0), last = ROW_LANE(LANES - 1);                                               \
         const i32 y = (i32)(blockIdx.y * blockDim.y + threadIdx.y), sy = y + y0;                                 \
-        if (x >= ox || y >= oy) return;                                                                          \
+        if (first >= ox || y >= oy) return;                                                                      \
         for (i32 z = (i32)blockIdx.z; z < oz; z += (i32)gridDim.z) {                                             \
-            const i32 sz = z + z0, sx = x + x0;                                                                  \
+            const i32 sz = z + z0;                                                                               \
             const bool row_inside = sz >= 0 && sz < nz && sy >= 0 && sy < ny;                                    \
-            T* q = dst + ((i64)z * oy + y) * ox + x;                                                             \
-            const i64 p = ((i64)sz * ny + sy) * nx + sx;                                                         \
-            if (row_inside && sx >= 0 && sx + LANES <= nx && x + LANES <= ox)                                    \
-                for (int l = 0; l < LANES; ++l) q[l] = src[p + l];                                               \
+            T* q = dst + ((i64)z * oy + y) * ox;                                                                 \
+            const i64 p = ((i64)sz * ny + sy) * nx + x0;                                                         \
+            if (row_inside && first + x0 >= 0 && last + x0 < nx && last < ox)                                    \
+                for (int l = 0; l < LANES; ++l) q[ROW_LANE(l)] = src[p + ROW_LANE(l)];                           \
             else                                                                                                 \
-                for (i32 l = 0; l < LANES && x + l < ox; ++l)                                                    \
-                    q[l] = row_inside && sx + l >= 0 && sx + l < nx ? src[p + l] : fill;                         \
+                for (int l = 0; l < LANES; ++l) {                                                                \
+                    const i32 x = ROW_LANE(l), sx = x + x0;                                                      \
+                    if (x < ox) q[x] = row_inside && sx >= 0 && sx < nx ? src[p + x] : fill;                     \
+                }                                                                                                \
         }                                                                                                        \
     }
 PAD(pad_1, u8)

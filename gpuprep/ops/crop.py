@@ -22,8 +22,8 @@ WHOLE_VOXELS = 1e-9
 
 #: Threads of a GPU that share a row of voxels when the foreground is looked for; on the CPU one takes it all.
 _ROW_PARTS = 32
-#: Threads a block along x when copying, the rest along y.
-_PAD_BLOCK_X = 8
+#: Threads a block along x when copying, a warp; the rest along y.
+_PAD_BLOCK_X = 32
 _MOVE_BLOCK = (64, 4, 1)
 #: Most blocks that CUDA takes along z; the kernel strides over more slices.
 _MAX_GRID_Z = 65535

@@ -57,7 +57,7 @@ def test_one_pass_stores_what_two_do(monkeypatch, backend, dtype, name, interpol
         one = resample_and_window(volume, TARGET, window, backend=backend, **how)
         array = backend.download(one.array)
     assert (array.dtype, one.steps) == (two.array.dtype, two.steps)
-    assert array.tobytes() == two.array.tobytes()
+    np.testing.assert_array_equal(array, two.array)
     takes_it = interpolation != "nearest" and (dtype == "float32" or name != "clamp at halves")
     assert launched[-1].startswith(("resample_clamp", "resample_window")) == takes_it
 
