@@ -93,7 +93,8 @@ class RoiProblem:
         Their ROI.
     code : str
         ``point-contour``, ``open-contour``, ``contour-type-unknown``, ``degenerate-contour``, ``contour-not-finite``,
-        ``contour-not-planar``, ``contour-off-slices``, ``contour-out-of-range`` or ``contour-superseded``.
+        ``contour-not-planar``, ``contour-off-slices``, ``contour-out-of-range``, ``contour-repeated`` or
+        ``contour-superseded``.
     message : str
         What is wrong.
     contours : tuple of int
@@ -130,7 +131,7 @@ def rasterize(
     A contour belongs to the nearest acquired plane, within half a slice: half the distance to the nearer neighbour of
     that plane, and at most half the median distance, so that a contour of a missing slice does not spoil the next one.
     Where contours of a ROI were drawn at several heights within reach of a plane, those nearest to it count; the lower
-    ones of two that are equally near.
+    ones of two that are equally near. A contour that a ROI has twice is drawn once: it is no hole of itself.
     A slice of the output takes the contours of the nearest acquired plane; beyond the first and last one by more than
     half a slice it stays empty.
 
@@ -271,20 +272,25 @@ def _place_contours(
         corners = np.concatenate([low[:, 1:] + shifts, high[:, 1:] + shifts], axis=1)
         reaches = np.abs(corners).max(axis=1, initial=0)
     is_left = np.ones(len(arrays), np.bool_)
+
+    def refuse(code: str, found: Int, amount: Float) -> None:
+        for i in found.tolist():
+            refused.setdefault((roi_of[i], code), []).append((contour_of[i], float(amount[i])))
+        is_left[found] = False
+
     for code, is_bad, amount in (
         ("contour-not-finite", ~is_finite, spread),
         ("contour-not-planar", spread > PLANAR_TOLERANCE_MM, spread),
         ("contour-off-slices", off > planes.reach_mm[plane] + SAME_GRID_TOLERANCE_MM, off),
         ("contour-out-of-range", reaches > VERTEX_LIMIT_PX, reaches),
     ):
-        for i in np.flatnonzero(is_left & is_bad):
-            refused.setdefault((roi_of[i], code), []).append((contour_of[i], float(amount[i])))
-        is_left &= ~is_bad
+        refuse(code, np.flatnonzero(is_left & is_bad), amount)
     roi = np.array(roi_of, np.int64)
+    extremes = np.column_stack([low, high])
+    refuse("contour-repeated", _find_repeated(np.flatnonzero(is_left), roi, arrays, extremes), off)
     same_mm = np.minimum(SAME_HEIGHT_TOLERANCE_MM, planes.reach_mm[plane] / 2)
-    for i in _find_superseded(np.flatnonzero(is_left), roi, plane, middle, off, same_mm):
-        refused.setdefault((roi_of[i], "contour-superseded"), []).append((contour_of[i], float(off[i])))
-        is_left[i] = False
+    superseded = _find_superseded(np.flatnonzero(is_left), roi, plane, middle, off, same_mm)
+    refuse("contour-superseded", superseded, off)
 
     kept = np.flatnonzero(is_left & (planes.first_slice[plane] >= 0))
     kept = kept[np.argsort(plane[kept], kind="stable")]
@@ -305,6 +311,24 @@ def _place_contours(
         roi_of_layer=layers[0],
     )
     return placed, tuple(_problem(rois[r].roi, code, found) for (r, code), found in refused.items())
+
+
+def _find_repeated(among: Int, roi: Int, arrays: Sequence[Float], extremes: Float) -> Int:
+    """Return which of the contours `among` have the points of an earlier one of their ROI."""
+    keys = np.column_stack([roi, extremes])[among]
+    order = np.lexsort(keys.T)
+    is_like_next = (keys[order][1:] == keys[order][:-1]).all(axis=1)
+    is_candidate = np.zeros(len(order), np.bool_)
+    is_candidate[1:] = is_like_next
+    is_candidate[:-1] |= is_like_next
+    seen: set[tuple[int, bytes]] = set()
+    repeated = []
+    for i in np.sort(among[order[is_candidate]]).tolist():
+        key = (int(roi[i]), arrays[i].tobytes())
+        if key in seen:
+            repeated.append(i)
+        seen.add(key)
+    return np.array(repeated, np.int64)
 
 
 def _find_superseded(among: Int, roi: Int, plane: Int, middle_mm: Float, off_mm: Float, same_mm: Float) -> Int:
@@ -372,6 +396,7 @@ _MESSAGES: dict[str, Callable[[float], str]] = {
     "contour-not-finite": lambda _: "has coordinates that are not finite",
     "contour-not-planar": lambda mm: f"spreads over {mm:.3f} mm along the normal of the slices",
     "contour-off-slices": lambda mm: f"is {mm:.3f} mm away from the nearest slice",
+    "contour-repeated": lambda _: "is one of its ROI again",
     "contour-superseded": lambda mm: f"is {mm:.3f} mm away from the nearest slice, and others of its ROI are nearer",
     "contour-out-of-range": lambda px: f"reaches {px:.0f} pixels from the first voxel, over {VERTEX_LIMIT_PX}",
 }

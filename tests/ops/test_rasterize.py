@@ -306,6 +306,18 @@ def test_contours_between_slices_go_to_the_nearest():
 
 
 @pytest.mark.parametrize("backend", [CPU, REFERENCE], ids=lambda b: b.name)
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_contour_that_is_there_again_is_drawn_once(times, backend):
+    geometry = grid_of()
+    ring = [contour(geometry, 2, circle(20, 25, 12)), contour(geometry, 2, circle(20, 25, 6))]
+    result = draw([roi(1, *ring * times), roi(2, ring[0])], geometry, backend)
+    expected = draw([roi(1, *ring), roi(2, ring[0])], geometry, backend)
+    assert expected.problems == ()
+    check_equal(result.mask, expected.mask)
+    assert [(p.code, p.contours) for p in result.problems] == [("contour-repeated", tuple(range(2, 2 * times)))]
+
+
+@pytest.mark.parametrize("backend", [CPU, REFERENCE], ids=lambda b: b.name)
 @pytest.mark.parametrize("overlap", ["xor", "union"])
 @pytest.mark.parametrize(
     ("heights", "nearest"),
