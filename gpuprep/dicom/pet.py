@@ -170,6 +170,7 @@ def read_pet_header(instances: Sequence[InstanceHeader]) -> PetHeader:
     except pydicom_errors() as error:
         raise HeaderError(f"pydicom raised {type(error).__name__}", code="unreadable", subject=first.path) from error
     dose = items[0] if items else {}
+    zone = parse_zone(_text(data, 0x00080201))
     return PetHeader(
         subject=first.series_instance_uid,
         units=first.units,
@@ -180,11 +181,11 @@ def read_pet_header(instances: Sequence[InstanceHeader]) -> PetHeader:
         dose_bq=parse_float(_text(dose, 0x00181074)),
         half_life_s=parse_float(_text(dose, 0x00181075)),
         injections=len(items),
-        injected_at=parse_datetime(_text(dose, 0x00181078)),
+        injected_at=parse_datetime(_text(dose, 0x00181078), zone),
         injection_time=parse_time(_text(dose, 0x00181072)),
         series_at=_join(first.series_date, first.series_time),
-        first_acquired_at=min(_acquisitions(instances), default=None),
-        ge_scanned_at=parse_datetime(_private(data, _GE_CREATOR, _GE_SCAN_DATETIME)),
+        first_acquired_at=min(_acquisitions(instances, zone), default=None),
+        ge_scanned_at=parse_datetime(_private(data, _GE_CREATOR, _GE_SCAN_DATETIME), zone),
         philips_suv_factor=parse_float(_private(data, _PHILIPS_CREATOR, _PHILIPS_SUV)),
         philips_activity_factor=parse_float(_private(data, _PHILIPS_CREATOR, _PHILIPS_ACTIVITY)),
     )
@@ -303,13 +304,34 @@ def parse_time(text: str) -> timedelta | None:
     return timedelta(hours=hours, minutes=minutes, seconds=seconds + float(found[4] or 0))
 
 
-def parse_datetime(text: str) -> datetime | None:
+def parse_datetime(text: str, zone: timedelta | None = None) -> datetime | None:
     """Return what a DT value with at least a date and an hour states, or None.
 
-    An offset from UTC is dropped: the other times of the series are local, at the same place.
+    Parameters
+    ----------
+    text : str
+        With or without an offset from UTC.
+    zone : timedelta, optional
+        Offset from UTC of the times of the data set: what is stated with another one is brought to it. When it is not
+        known the offset is dropped, for the times are local, at the same place.
     """
-    text = _ZONE.sub("", text.strip())
-    return _join(text[:8], text[8:])
+    text = text.strip()
+    stated = parse_zone(text[-5:]) if _ZONE.search(text) else None
+    moment = _join(text[:8], _ZONE.sub("", text)[8:])
+    if moment is None or stated is None or zone is None:
+        return moment
+    try:
+        return moment + (zone - stated)
+    except OverflowError:
+        return None
+
+
+def parse_zone(text: str) -> timedelta | None:
+    """Return the offset from UTC that ``+0130`` states, or None."""
+    text = text.strip()
+    if not _ZONE.fullmatch(text):
+        return None
+    return timedelta(hours=int(text[1:3]), minutes=int(text[3:])) * (-1 if text[0] == "-" else 1)
 
 
 def _join(date: str, time: str) -> datetime | None:
@@ -318,7 +340,7 @@ def _join(date: str, time: str) -> datetime | None:
         return None
     try:
         return datetime(*map(int, found.groups())) + since_midnight  # type: ignore[arg-type]
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -328,9 +350,9 @@ def _since_midnight(moment: datetime | None) -> timedelta:
     return moment - moment.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def _acquisitions(instances: Iterable[InstanceHeader]) -> list[datetime]:
+def _acquisitions(instances: Iterable[InstanceHeader], zone: timedelta | None) -> list[datetime]:
     moments = (
-        _join(i.acquisition_date or i.series_date, i.acquisition_time) or parse_datetime(i.acquisition_datetime)
+        _join(i.acquisition_date or i.series_date, i.acquisition_time) or parse_datetime(i.acquisition_datetime, zone)
         for i in instances
     )
     return [moment for moment in moments if moment is not None]

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from gpuprep.dicom.header import read_headers
-from gpuprep.dicom.pet import PetHeader, compute_suv_scale, parse_datetime, parse_time, read_suv_scale
+from gpuprep.dicom.pet import PetHeader, compute_suv_scale, parse_datetime, parse_time, parse_zone, read_suv_scale
 from gpuprep.dicom.synth import axial_geometry, build_pet_slice, plan_series, write_dataset
 from gpuprep.errors import HeaderError
 
@@ -115,11 +115,33 @@ def test_times(text, seconds):
         ("20240102101112+0200", datetime(2024, 1, 2, 10, 11, 12)),
         ("20240102", None),
         ("20241302101112", None),
+        ("99991231235960", None),
         ("", None),
     ],
 )
 def test_dates_with_times(text, moment):
     assert parse_datetime(text) == moment
+
+
+@pytest.mark.parametrize(
+    ("text", "zone", "hour"),
+    [
+        ("20240102101112+0200", timedelta(hours=2), 10),
+        ("20240102101112+0000", timedelta(hours=2), 12),
+        ("20240102101112-0500", timedelta(hours=-6), 9),
+        ("20240102101112", timedelta(hours=2), 10),
+    ],
+)
+def test_dates_of_another_zone(text, zone, hour):
+    assert parse_datetime(text, zone) == datetime(2024, 1, 2, hour, 11, 12)
+    assert parse_datetime("00010101000000+0300", zone) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"), [("+0130", 90), ("-0500", -300), ("+0000", 0), ("", None), ("Z", None), ("0130", None)]
+)
+def test_zones(text, minutes):
+    assert parse_zone(text) == (None if minutes is None else timedelta(minutes=minutes))
 
 
 def headers_of(folder, change):
@@ -149,6 +171,18 @@ def test_the_earliest_acquisition_counts(tmp_path):
 
     scale = read_suv_scale(headers_of(tmp_path, change))
     assert scale.basis["scan_start"] == "2024-01-02T10:11:12"
+
+
+def test_an_injection_stated_in_another_zone(tmp_path):
+    def change(data, index):
+        data.TimezoneOffsetFromUTC = "+0200"
+        (dose,) = data.RadiopharmaceuticalInformationSequence
+        dose.RadiopharmaceuticalStartDateTime = "20240102073112.000000+0000"  # 09:31:12 local time
+
+    scale = read_suv_scale(headers_of(tmp_path, change))
+    assert scale.basis["scan_start"] == "2024-01-02T10:11:12"
+    assert scale.basis["decay_s"] == 2400
+    assert not scale.findings
 
 
 def test_private_factors_of_philips(tmp_path):
