@@ -13,14 +13,15 @@ from gpuprep.dicom.rtstruct import read_structure_set
 from gpuprep.dicom.seg import Segmentation, read_segmentation
 from gpuprep.dicom.stack import Stack
 from gpuprep.errors import ConfigError, InputNotFoundError, LinkError
-from gpuprep.masks import RoiMask
+from gpuprep.geometry import VolumeGeometry
+from gpuprep.masks import Roi, RoiMask
 from gpuprep.ops.rasterize import SliceGrid, rasterize
 from gpuprep.ops.segments import embed_segmentation, own_grid
 from gpuprep.run.case import choose_stack
 from gpuprep.run.plan import CasePlan, Channel
 from gpuprep.run.sources import open_sources
 from gpuprep.writers.masks import read_mask, supervisely
-from gpuprep.writers.masks.description import parse_geometry, parse_rois
+from gpuprep.writers.masks.description import parse_geometry, parse_rois, reading
 from gpuprep.writers.masks.dicomseg import segment_of
 from gpuprep.writers.supervisely import Plane
 
@@ -78,19 +79,21 @@ def open_mask(
     if not _is_dicom(path):
         return OpenedMask(read_mask(path), images=find_images(image) if image else ())
     (header,) = read_headers([str(path)])
-    stack = _stack_of(header, image, stacking) if image else None
-    images = tuple({frame.instance.path: frame.instance for frame in stack.frames}.values()) if stack else ()
     if header.modality != "RTSTRUCT":
-        mask, problems = _read_seg(read_segmentation(path), stack, backend)
-        return OpenedMask(mask, problems, images=images)
-    if stack is None:
+        segmentation = read_segmentation(path)
+        stack = _stack_of(header, image, stacking) if image else None
+        mask, problems = _read_seg(segmentation, stack, backend)
+        return OpenedMask(mask, problems, images=_instances_of(stack) if stack else ())
+    if image is None:
         raise ConfigError(
             "contours have to be drawn on images", code="image-needed", subject=str(path), hint="add --image FOLDER"
         )
-    structures = read_structure_set(str(path)).in_frame(stack.geometry.frame_of_reference_uid)
+    structures = read_structure_set(str(path))
+    stack = _stack_of(header, image, stacking)
+    structures = structures.in_frame(stack.geometry.frame_of_reference_uid)
     drawn = rasterize(structures.rois, _grid_of(stack), overlap="xor", backend=backend)
     found = [*structures.problems, *(p for roi in structures.rois for p in roi.problems), *drawn.problems]
-    return OpenedMask(drawn.mask, tuple(map(str, found)), images=images)
+    return OpenedMask(drawn.mask, tuple(map(str, found)), images=_instances_of(stack))
 
 
 def find_images(folder: Path) -> tuple[InstanceHeader, ...]:
@@ -127,11 +130,16 @@ def _stack_of(header: InstanceHeader, image: Path, stacking: Stacking) -> Stack:
     links = [link for link in sources.links.links if link.segmentation.sop_instance_uid == uid]
     if not links:
         paths = {i.path for s in sources.series for i in s.instances if i.sop_instance_uid == uid}
-        raise next(problem for problem in sources.links.problems if problem.subject in paths)
+        known = (problem for problem in sources.links.problems if problem.subject in paths)
+        raise next(known, LinkError("nothing links it to images", code="dangling-reference", subject=header.path))
     (series,) = (s for s in sources.series if s.series_instance_uid == links[0].image_series_uid)
     channel = Channel(series.modality, series.series_instance_uid, tuple(series.instances))
     plan = CasePlan("", "", (channel,), (header,), (links[0].detail,), (), "")
     return choose_stack(channel, plan, stacking)
+
+
+def _instances_of(stack: Stack) -> tuple[InstanceHeader, ...]:
+    return tuple({frame.instance.path: frame.instance for frame in stack.frames}.values())
 
 
 def _grid_of(stack: Stack) -> SliceGrid:
@@ -139,19 +147,20 @@ def _grid_of(stack: Stack) -> SliceGrid:
 
 
 def _read_seg(segmentation: Segmentation, stack: Stack | None, backend: Backend) -> tuple[RoiMask, tuple[str, ...]]:
-    text = segmentation.description
+    stated: VolumeGeometry | None = None
+    described: tuple[Roi, ...] = ()
+    if segmentation.description:
+        with reading(segmentation.path):
+            stated, described = parse_geometry(segmentation.description), parse_rois(segmentation.description)
     if stack is not None:
         grid = _grid_of(stack)
         frame = stack.geometry.frame_of_reference_uid  # linking has judged the segmentation's own
         segmentation = replace(segmentation, frame_of_reference_uid=frame)
     else:
-        grid = SliceGrid(parse_geometry(text) if text else own_grid(segmentation))
+        grid = SliceGrid(stated or own_grid(segmentation))
     mask, problems = embed_segmentation(segmentation, decode_segmentation_frames(segmentation), grid, backend=backend)
-    if text:
-        described = parse_rois(text)
-        rois = list(mask.rois)
-        for n, (roi, segment) in enumerate(zip(described, mask.rois, strict=False)):
-            if segment_of(n + 1, roi) == segment:  # else another program has changed the segments
-                rois[n] = roi
-        mask = replace(mask, rois=tuple(rois))
-    return mask, tuple(map(str, problems))
+    rois = list(mask.rois)
+    for n, (roi, segment) in enumerate(zip(described, mask.rois, strict=False)):
+        if segment_of(n + 1, roi) == segment:  # else another program has changed it
+            rois[n] = roi
+    return replace(mask, rois=tuple(rois)), tuple(map(str, problems))

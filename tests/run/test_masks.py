@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from mask_sets import check_same, random_mask
 
@@ -119,6 +120,31 @@ def test_a_structure_set_needs_its_images(data_dir):
     with pytest.raises(ConfigError) as caught:
         open_it(next(folder.iterdir()))
     assert caught.value.code == "image-needed"
+
+
+@pytest.mark.parametrize("image", [None, "ct-seg/dcmqi_segmentations/ct-3slice"])
+@pytest.mark.parametrize(("damage", "code"), [("zeros", "not-dicom"), ("cut", "not-dicom"), ("a CT", "not-seg")])
+def test_what_is_no_segmentation_is_refused(damage, code, image, data_dir, tmp_path):
+    folder = data_dir / "ct-seg" / "dcmqi_segmentations"
+    whole = (folder / "liver.dcm").read_bytes()
+    ct = next((folder / "ct-3slice").iterdir()).read_bytes()
+    (tmp_path / "m.dcm").write_bytes({"zeros": bytes(300), "cut": whole[:100], "a CT": ct}[damage])
+    with pytest.raises(HeaderError) as caught:
+        open_it(tmp_path / "m.dcm", image and data_dir / image)
+    assert caught.value.code == code
+
+
+def test_a_damaged_description_is_refused(data_dir, tmp_path):
+    images = find_images(data_dir / "ct-seg/dcmqi_segmentations/ct-3slice")
+    opened = open_it(data_dir / "ct-seg/dcmqi_segmentations/liver.dcm", Path(images[0].path).parent)
+    MASK_WRITERS.load("dicomseg")(opened.mask, tmp_path / "m.dcm", sources=images)
+    data = pydicom.dcmread(tmp_path / "m.dcm")
+    block = data.private_block(0x0063, "gpuprep")
+    block[0x01].value = block[0x01].value[:50]
+    data.save_as(tmp_path / "m.dcm")
+    with pytest.raises(HeaderError) as caught:
+        open_it(tmp_path / "m.dcm")
+    assert caught.value.code == "mask-unreadable"
 
 
 def test_images_of_another_study_are_refused(data_dir):
