@@ -92,6 +92,29 @@ def test_known_points(flip, size, crop, scale, pad, source, output):
     assert coordinates.to_source(output).tolist() == list(source)
 
 
+def test_files_of_dicom_preprocessing_are_read(tmp_path):
+    """Tags as that tool writes them, of its vector V14: Software is bytes, the origin the centre."""
+    software = b"dicom-preprocessing==0.1.2\0"
+    tags = [
+        (305, 1, len(software), software, False),
+        (50718, 11, 2, (0.26947367, 0.26947367), False),
+        (50719, 4, 2, (600, 1150), False),
+        (50720, 4, 2, (1200, 1900), False),
+        (50829, 4, 4, (61, 0, 0, 0), False),
+    ]
+    pixels = np.zeros((512, 384), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tiff", pixels, software=False, metadata=None, extratags=tags)
+    read = CoordinateMap.from_tiff(tmp_path / "a.tiff")
+    assert (read.crop, read.pad, read.flip) == ((0, 200, 1200, 1900), (61, 0, 0, 0), (False, False))
+    np.testing.assert_allclose(read.to_output([[0, 200], [1200, 2100]]), [[61, 0], [384, 512]], atol=0.5)
+
+    flip = (65000, 4, 4, (1914, 2294, 1, 1), False)
+    tifffile.imwrite(tmp_path / "b.tiff", pixels, software=False, metadata=None, extratags=[*tags, flip])
+    turned = CoordinateMap.from_tiff(tmp_path / "b.tiff")
+    assert turned.source_size == (1914, 2294)
+    np.testing.assert_allclose(turned.to_output([[1914, 2094], [714, 194]]), [[61, 0], [384, 512]], atol=0.5)
+
+
 WHOLE = {"source_size": [9, 9], "flip": [0, 0], "crop": [0, 0, 9, 9], "scale": [1, 1], "pad": [0, 0, 0, 0]}
 GARBLED = ['{"transform"', '{"transform": 5}', '{"transform": {}}'] + [
     json.dumps({"transform": WHOLE | change}) for change in ({"pad": [0, 0]}, {"scale": [1, 0]}, {"scale": ["x", 1]})

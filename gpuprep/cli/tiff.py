@@ -39,7 +39,7 @@ _CHOICES = {
     "-m",
     "--crop-max",
     is_flag=True,
-    help="Take pixels of the greatest value for background too, so that burnt-in marks do not hold up the crop.",
+    help="Take white for background too, the greatest value, so that burnt-in marks do not hold up the crop.",
 )
 @click.option(
     "--crop-mode",
