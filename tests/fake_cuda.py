@@ -81,6 +81,7 @@ class FakeDevice:
         self.log: list[tuple[str, Any]] = []
         self.launched: set[str] = set()
         self.pinned: dict[int, int] = {}  # address → length of pinned memory
+        self.pinned_memory: dict[int, weakref.ref[PinnedMemory]] = {}  # address → whose it is
         self.busy: dict[int, Stream] = {}  # address of pinned memory that a pending copy uses
         self.null_stream = Stream(self)
         self.local = threading.local()
@@ -110,6 +111,10 @@ class FakeDevice:
 
     def downloads(self, least_bytes: int = 0) -> list[int]:
         return [n for way, n in self.crossings if way == "down" and n >= least_bytes]
+
+
+class PinnedMemory(bytearray):
+    """Page-locked memory; nobody holds it but who has asked for it."""
 
 
 class Stream:
@@ -152,6 +157,10 @@ class Event:
             self.happened = True
 
         self.stream.add(happen)
+
+    @property
+    def done(self) -> bool:
+        return self.happened
 
     def synchronize(self) -> None:
         self.device.log.append(("wait", id(self.stream)))
@@ -225,14 +234,23 @@ class DeviceArray:
         assert stream is device.stream
         device.crossings.append(("up", source.nbytes))
         pinned = device.pinned_address(source)
-        values = source if pinned is not None else source.copy()
-        if pinned is not None:
+        values = None
+        if pinned is None:
+            values = source.copy()
+        else:
             assert pinned not in device.busy, "a pinned buffer is used before its event"
             device.busy[pinned] = stream
+            held, offset, nbytes = device.pinned_memory[pinned], source.ctypes.data - pinned, source.nbytes
 
         def copy() -> None:
-            self.values[...] = values
-            device.busy.pop(pinned, None)
+            if pinned is None:
+                self.values[...] = values
+                return
+            memory = held()
+            assert memory is not None, "pinned memory is given back before its copy is done"
+            there = np.frombuffer(memory, np.uint8, nbytes, offset)
+            self.values[...] = there.view(self.dtype).reshape(self.shape)
+            device.busy.pop(pinned)
 
         stream.add(copy)
 
@@ -245,7 +263,11 @@ class DeviceArray:
         device.crossings.append(("down", self.nbytes))
         if blocking:
             stream.synchronize()
-            return self.values.copy()
+            if out is None:
+                return self.values.copy()
+            assert (out.shape, out.dtype) == (self.shape, self.dtype)
+            out[...] = self.values
+            return out
         assert out is not None
         assert (out.shape, out.dtype) == (self.shape, self.dtype)
         assert self.flags.c_contiguous, "CuPy would copy it into an array that it frees before the copy is done"
@@ -417,12 +439,17 @@ def _make_cupy(device: FakeDevice) -> Any:
         assert "--fmad=false" in options
         return SimpleNamespace(get_function=get_function)
 
-    def alloc_pinned_memory(nbytes: int) -> bytearray:
+    def alloc_pinned_memory(nbytes: int) -> PinnedMemory:
         if not device.has_pinned_memory:
             raise CudaRuntimeError(OUT_OF_MEMORY)
-        memory = bytearray(b"\xa5" * nbytes)
-        device.pinned[np.frombuffer(memory, np.uint8).ctypes.data] = nbytes
+        memory = PinnedMemory(b"\xa5" * nbytes)
+        address = np.frombuffer(memory, np.uint8).ctypes.data
+        device.pinned[address], device.pinned_memory[address] = nbytes, weakref.ref(memory)
+        weakref.finalize(memory, device.pinned.pop, address)
         return memory
+
+    def is_memory_pinned(address: int) -> bool:
+        return any(start <= address < start + nbytes for start, nbytes in device.pinned.items())
 
     def set_limit(size: int | None = None, fraction: float | None = None) -> None:
         device.limit = int(device.memory_bytes * fraction) if fraction else size or 0
@@ -446,6 +473,7 @@ def _make_cupy(device: FakeDevice) -> Any:
             Event=lambda *, disable_timing: Event(device),
             get_current_stream=lambda: device.stream,
             alloc_pinned_memory=alloc_pinned_memory,
+            pinned_memory=SimpleNamespace(is_memory_pinned=is_memory_pinned),
             Device=lambda: SimpleNamespace(id=0),
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             compiler=SimpleNamespace(CompileException=CompileError),

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any, Literal, Protocol
 
+from numpy.typing import DTypeLike, NDArray
+
 BackendName = Literal["cpu", "cuda", "reference"]
 
 Dims = Sequence[int]
@@ -68,6 +70,12 @@ class Backend(Protocol):
         ------
         KernelError
             ``unknown-kernel`` or ``bad-argument``.
+        """
+
+    def host_array(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+        """Return an uninitialised NumPy array for what will be uploaded: it crosses without being copied on the host.
+
+        It may still be on its way when `upload` has returned: do not write to it any more.
         """
 
     def upload(self, array: Any) -> Any:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from gpuprep import hostlib
 from gpuprep.backends.base import ASKED_FOR, Backend, BackendName, Dims
@@ -95,6 +96,10 @@ class CpuBackend:
         if status != 0:
             code, why = _FAILURES[status]
             raise KernelError(f"{kernel} over {tuple(grid)} × {tuple(block)}: {why}", code=code)
+
+    def host_array(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+        """Return an uninitialised array."""
+        return np.empty(shape, dtype)
 
     def upload(self, array: Any) -> Any:
         """Return the array itself."""

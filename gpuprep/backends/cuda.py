@@ -12,12 +12,20 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from gpuprep import hostlib
 from gpuprep.backends.base import ASKED_FOR, Backend, BackendName, Dims
 from gpuprep.backends.cpu import CpuBackend
 from gpuprep.backends.signature import check_arguments, kernel_file, three
-from gpuprep.backends.staging import BUFFER_BYTES, PAGEABLE_BYTES, PinnedRing, download_by, upload_by
+from gpuprep.backends.staging import (
+    BUFFER_BYTES,
+    PAGEABLE_BYTES,
+    PinnedArrays,
+    PinnedRing,
+    download_by,
+    upload_by,
+)
 from gpuprep.errors import BackendUnavailableError, DeviceMemoryError, KernelError
 
 #: How kernels are compiled. No contraction: both backends give the same bits.
@@ -136,7 +144,7 @@ def kernel_source(path: Path) -> str:
 class CudaBackend:
     """Runs kernels on the current CUDA device on CuPy arrays: one slot of the device.
 
-    A slot has a stream that waits for no other, and pinned buffers for each direction. Several slots in threads of one
+    A slot has a stream that waits for no other, and pinned memory for each direction. Several slots in threads of one
     process share the device, so that one uploads or downloads while another one computes.
 
     Parameters
@@ -174,6 +182,7 @@ class CudaBackend:
         self.memory_bytes: int | None = self._pool.get_limit() // slots
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._to_device, self._to_host = PinnedRing(cupy, BUFFER_BYTES), PinnedRing(cupy, BUFFER_BYTES)
+        self._pinned = PinnedArrays(cupy)
         self._modules: dict[str, Any] = {}
         self._functions: dict[str, Any] = {}
 
@@ -234,25 +243,35 @@ class CudaBackend:
             self._functions[kernel] = self._modules[file].get_function(kernel)
         return self._functions[kernel]
 
+    def host_array(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+        """Return an uninitialised NumPy array, pinned unless it is large; see `Backend.host_array`."""
+        return self._pinned.make(shape, np.dtype(dtype))
+
     def upload(self, array: Any) -> Any:
-        """Return a copy of a NumPy array on the device, through pinned buffers, on the current stream."""
+        """Return a copy of a NumPy array on the device, from pinned memory, on the current stream."""
         array = np.ascontiguousarray(array)
         result = self.xp.empty(array.shape, array.dtype)
         stream = self.xp.cuda.get_current_stream()
-        if array.nbytes > PAGEABLE_BYTES:
+        if array.nbytes <= PAGEABLE_BYTES:
+            if array.size:
+                result.set(array, stream)
+        elif self._pinned.holds(array):
+            self._pinned.upload(array, result, stream)
+        else:
             upload_by(self._to_device, array, result, stream)
-        elif array.size:
-            result.set(array, stream)
         return result
 
     def download(self, array: Any) -> Any:
-        """Return a copy of an array of the device as a NumPy array, through pinned buffers."""
+        """Return a copy of an array of the device as a NumPy array, through or in pinned memory."""
         array = self.xp.ascontiguousarray(array)
         stream = self.xp.cuda.get_current_stream()
         if array.nbytes <= PAGEABLE_BYTES:
             return array.get(stream)
-        result = np.empty(array.shape, array.dtype)
-        download_by(self._to_host, array, result, stream)
+        result = self.host_array(array.shape, array.dtype)
+        if self._pinned.holds(result):
+            array.get(stream, out=result)
+        else:
+            download_by(self._to_host, array, result, stream)
         return result
 
     def synchronize(self) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from numpy.typing import DTypeLike, NDArray
+
 from gpuprep.backends.base import Backend, BackendName, Dims
 
 UPLOAD, DOWNLOAD = "upload", "download"
@@ -91,6 +93,10 @@ class MeteredBackend:
         seconds = time_call(self._backend, lambda: self._backend.launch(kernel, grid, block, args))
         nbytes = sum(arg.nbytes for arg in args if getattr(arg, "shape", ()))
         self.kernels.setdefault(kernel, Tally()).add(seconds, nbytes)
+
+    def host_array(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+        """Return an uninitialised NumPy array; see `Backend.host_array`."""
+        return self._backend.host_array(shape, dtype)
 
     def upload(self, array: Any) -> Any:
         """Return a NumPy array as an array of the backend; see `Backend.upload`."""

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from gpuprep.backends.base import ASKED_FOR, Backend, BackendName, Dims
 from gpuprep.errors import KernelError
@@ -46,6 +47,10 @@ class ReferenceBackend:
             ``no-kernels``, always.
         """
         raise KernelError(f"the reference backend runs no kernels, {kernel} was launched", code="no-kernels")
+
+    def host_array(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+        """Return an uninitialised array."""
+        return np.empty(shape, dtype)
 
     def upload(self, array: Any) -> Any:
         """Return the array itself."""

@@ -1,15 +1,16 @@
-"""Pinned host buffers between NumPy arrays and a device: a buffer is used again only after its event.
+"""Pinned host memory between NumPy arrays and a device: it is used again only after its event.
 
 Copies between pageable memory and a device are slow and stop the host; copies from and to pinned memory run beside it.
-So an array crosses in pieces: while one piece is on its way, the host copies the next one into, or the last one out of,
-another buffer of the ring.
+So arrays that are made for a device, and those it gives back, are pinned as a whole. Any other crosses in pieces: while
+one piece is on its way, the host copies the next one into, or the last one out of, another buffer of a ring.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,53 @@ BUFFERS = 2
 #: Arrays up to this size cross at once, from pageable memory; the driver takes such a copy before it returns.
 #: Source: CUDA Runtime API, API synchronization behavior.
 PAGEABLE_BYTES = 64 << 10
+#: Larger arrays are not pinned: it is memory that nobody else can have. CuPy rounds sizes up to powers of two.
+PINNED_BYTES = 256 << 20
+#: cudaErrorMemoryAllocation, driver_types.h
+_OUT_OF_MEMORY = 2
+
+
+class PinnedArrays:
+    """Arrays that lie in pinned memory, of one slot. CuPy keeps the memory of those that are gone for the next ones.
+
+    Parameters
+    ----------
+    xp : module
+        CuPy.
+    """
+
+    def __init__(self, xp: Any) -> None:
+        self._xp = xp
+        self._under_way: deque[tuple[Any, NDArray[Any]]] = deque()
+
+    def make(self, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return an array: pinned, unless it is small or large, or no more memory can be pinned."""
+        self._forget()
+        count = prod(shape)
+        if PAGEABLE_BYTES < count * dtype.itemsize <= PINNED_BYTES:
+            try:
+                memory = self._xp.cuda.alloc_pinned_memory(count * dtype.itemsize)
+                return np.frombuffer(memory, dtype, count).reshape(shape)
+            except self._xp.cuda.runtime.CUDARuntimeError as error:
+                if error.status != _OUT_OF_MEMORY:
+                    raise
+        return np.empty(shape, dtype)
+
+    def holds(self, array: NDArray[Any]) -> bool:
+        """Whether an array lies in pinned memory."""
+        return bool(self._xp.cuda.pinned_memory.is_memory_pinned(array.ctypes.data))
+
+    def upload(self, array: NDArray[Any], target: Any, stream: Any) -> None:
+        """Start a copy to an array of the device, and hold the array until it is done."""
+        self._forget()
+        target.set(array, stream)
+        event = self._xp.cuda.Event(disable_timing=True)
+        event.record(stream)
+        self._under_way.append((event, array))
+
+    def _forget(self) -> None:
+        while self._under_way and self._under_way[0][0].done:
+            self._under_way.popleft()
 
 
 @dataclass(slots=True, eq=False)

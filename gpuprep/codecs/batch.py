@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +76,9 @@ class Source:
     tiles: list[tuple[int, tuple[slice, slice]]] = field(default_factory=list)
 
 
-def decode_stack(stack: Stack, *, workers: int) -> Decoded:
+def decode_stack(
+    stack: Stack, *, workers: int, empty: Callable[[Sequence[int], np.dtype[Any]], Image] = np.empty
+) -> Decoded:
     """Decode the frames of a stack, in its order.
 
     Native frames are read into place by one call of the host library. Encapsulated ones are decoded into place in
@@ -88,6 +91,8 @@ def decode_stack(stack: Stack, *, workers: int) -> Decoded:
         Its frames.
     workers : int
         Most threads.
+    empty : callable
+        Makes an uninitialised array of a shape and a dtype.
 
     Raises
     ------
@@ -99,7 +104,7 @@ def decode_stack(stack: Stack, *, workers: int) -> Decoded:
         As `FrameSpec.from_header`.
     """
     sources, layout = find_sources(stack)
-    array = empty_images(layout.number_of_frames, layout, container_dtype(layout))
+    array = empty((layout.number_of_frames, *image_shape(layout)), container_dtype(layout))
     return decode_sources(sources, array, layout, workers)
 
 
@@ -135,7 +140,7 @@ def load_stack(stack: Stack, backend: Backend, *, workers: int) -> Decoded:
         if isinstance(loader, dali.Loader):
             return device.load_by(loader, stack, backend, workers=workers)
         why_not_dali = loader
-    decoded = decode_stack(stack, workers=workers)
+    decoded = decode_stack(stack, workers=workers, empty=backend.host_array)
     return replace(decoded, array=backend.upload(decoded.array), loader=why_not_dali)
 
 

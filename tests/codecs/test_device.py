@@ -623,7 +623,7 @@ def cuda_backend(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A backend that says it is CUDA: device 0, arrays on the host."""
     monkeypatch.setattr(dali, "_FOUND", {})
     xp = SimpleNamespace(cuda=SimpleNamespace(Device=lambda: SimpleNamespace(id=0)))
-    return SimpleNamespace(name="cuda", xp=xp, upload=np.copy)
+    return SimpleNamespace(name="cuda", xp=xp, upload=np.copy, host_array=np.empty)
 
 
 def test_without_dali_the_cpu_decoders_serve_and_the_reason_is_kept(

@@ -94,6 +94,8 @@ def test_an_image_makes_one_trip_up_and_one_down_and_a_mask_one_down(sources, de
     ct, pet = (found.images[plan.case, channel].array for channel in (0, 1))
     words = [np.prod([len(c.instances), c.instances[0].rows, c.instances[0].columns]) * 2 for c in plan.channels]
     points = 3 * 8 * sum(len(c.points_lps_mm) for r in structures(plan).rois for c in r.contours)
+    for way, nbytes in [("up", words[0]), ("up", words[1]), ("down", ct.nbytes), ("down", pet.nbytes)]:
+        assert (way, nbytes) in device.crossings  # in one piece, from where it was decoded and to where it is written
     assert trips == [
         ("up", words[0]), ("up", points), ("down", mask.codes.nbytes), ("down", ct.nbytes), ("up", words[1]),
         ("down", pet.nbytes),
