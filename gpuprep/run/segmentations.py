@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -156,7 +157,7 @@ def draw(
     target : VolumeGeometry
         Output grid, its axes parallel to those of `grid`.
     record : dict
-        Gets ``voxels`` by label, and ``warnings`` of what could not be drawn.
+        Gets ``voxels`` by label (equal names with their numbers), and ``warnings`` of what could not be drawn.
 
     Returns
     -------
@@ -179,9 +180,9 @@ def draw(
         first += len(source.rois)
         if isinstance(source.content, StructureSet):
             structures = source.content.in_frame(target.frame_of_reference_uid)
-            rois = [structures.rois[i] for i in used]
-            problems += [str(p) for p in (*structures.problems, *(p for r in rois for p in r.problems))]
-            drawn = rasterize(rois, grid, overlap=options.contour_overlap, backend=backend, target=target)
+            contoured = [structures.rois[i] for i in used]
+            problems += [str(p) for p in (*structures.problems, *(p for r in contoured for p in r.problems))]
+            drawn = rasterize(contoured, grid, overlap=options.contour_overlap, backend=backend, target=target)
             problems += [str(p) for p in drawn.problems]
             masks.append(drawn.mask)
         else:
@@ -198,14 +199,15 @@ def draw(
             problems += [str(p) for p in found]
             masks.append(merge_to_labels(mask, [(n,) for n in _positions(mask, numbers)]))
     members = [tuple(columns[i] for i in label.rois) for label in selected.match.labels]
-    rgb = [roi.rgb for source in selected.sources for roi in source.rois]
-    names = [
-        Roi(n, m.name, next((rgb[i] for i in m.rois if rgb[i]), None)) for n, m in enumerate(selected.match.labels, 1)
-    ]
+    rois = [roi for source in selected.sources for roi in source.rois]
+    names = [_describe_label(n, m.name, [rois[i] for i in m.rois]) for n, m in enumerate(selected.match.labels, 1)]
     joined = join_masks(masks)
     labels = merge_to_labels(joined, members, names)
-    record["voxels"] = dict(zip((r.name for r in labels.rois), labels.voxel_counts.tolist(), strict=True))
-    record["warnings"] += problems + _find_empty_labels(selected.match, record["voxels"], options)
+    voxels = labels.voxel_counts.tolist()
+    seen = Counter(label.name for label in names)
+    keys = (f"{label.name} (label {label.number})" if seen[label.name] > 1 else label.name for label in names)
+    record["voxels"] = dict(zip(keys, voxels, strict=True))
+    record["warnings"] += problems + _find_empty_labels(selected.match, voxels, options)
     if options.with_members:
         single = [(label, roi) for label, of in zip(names, members, strict=True) for roi in of]
         own = [replace(joined.rois[roi], number=label.number) for label, roi in single]
@@ -213,9 +215,16 @@ def draw(
     return labels
 
 
-def _find_empty_labels(match: RoiMatch, voxels: Mapping[str, int], options: RoiOptions) -> list[str]:
+def _describe_label(number: int, name: str, rois: Sequence[Roi]) -> Roi:
+    """Return a label: what is known of its only ROI, or the first colour of several."""
+    if len(rois) == 1:
+        return replace(rois[0], number=number, name=name)
+    return Roi(number, name, next((roi.rgb for roi in rois if roi.rgb), None))
+
+
+def _find_empty_labels(match: RoiMatch, voxels: Sequence[int], options: RoiOptions) -> list[str]:
     """Return a warning for each label that has ROIs but no voxel; raise where it may not be missing."""
-    empty = [label.name for label in match.labels if label.rois and not voxels[label.name]]
+    empty = [label.name for label, count in zip(match.labels, voxels, strict=True) if label.rois and not count]
     optional = {label.name for label in options.labels if label.optional}
     required = [name for name in empty if name not in optional]
     if options.on_missing is OnMissing.ERROR and required:

@@ -4,6 +4,7 @@ import csv
 import json
 import zlib
 
+import conversions
 import nibabel
 import numpy as np
 import pyarrow
@@ -15,6 +16,7 @@ from pyarrow import parquet
 
 from gpuprep.dicom import synth
 from gpuprep.errors import ExitStatus
+from gpuprep.masks import Code
 from gpuprep.writers.masks import read_mask
 
 #: A polygon's voxel count differs from its volume by boundary voxels that fall on either side: relative tolerance.
@@ -195,6 +197,34 @@ def test_one_container_holds_all_rois(gpuprep, study, tmp_path, container, suffi
     assert entries == dict(zip((roi.name for roi in mask.rois), mask.voxel_counts.tolist(), strict=True))
     assert entries["Bolus"] == 0 < entries["GTVp"] < entries["CTV_60"]
     assert not list(tmp_path.rglob(".*part*"))
+
+
+def test_codes_of_segments_reach_the_containers(gpuprep, study, tmp_path):
+    source, patient = study
+    result = convert(gpuprep, source, tmp_path, "--masks", "seg.nrrd", modalities="CT,SEG")
+    assert result.status == ExitStatus.DONE, result.stderr
+    rois = read_mask(tmp_path / PATIENT / "SEG" / "SEG.seg.nrrd").rois
+    segments = pydicom.dcmread(patient.seg).SegmentSequence
+    assert len(rois) == len(segments)
+    for roi, segment in zip(rois, segments, strict=True):
+        (category,), (kind,) = segment.SegmentedPropertyCategoryCodeSequence, segment.SegmentedPropertyTypeCodeSequence
+        assert (roi.name, roi.algorithm) == (segment.SegmentLabel, segment.SegmentAlgorithmType)
+        assert roi.category == Code(category.CodingSchemeDesignator, category.CodeValue, category.CodeMeaning)
+        assert roi.type == Code(kind.CodingSchemeDesignator, kind.CodeValue, kind.CodeMeaning)
+
+
+def test_rois_of_one_name_are_counted_apart(gpuprep, tmp_path):
+    series = conversions.write_images(tmp_path / "in", "P")
+    boxes = (conversions.GTV_BOX, conversions.CTV_BOX)
+    rois = [synth.RoiSpec(n, "GTV", conversions.contours_of(box)) for n, box in enumerate(boxes, 1)]
+    conversions.write_structures(tmp_path / "in" / "rs.dcm", series, [*rois, synth.RoiSpec(3, "GTV", [])])
+    result = convert(gpuprep, tmp_path / "in", tmp_path / "out", modalities="CT,RTSTRUCT")
+    assert result.status == ExitStatus.DONE and "'GTV' hold no voxel" in result.stderr
+    report = json.loads((tmp_path / "out" / "gpuprep" / "report.json").read_text())
+    (voxels,) = (c["details"]["voxels"] for c in report["cases"] if "voxels" in c["details"])
+    sizes = [int(conversions.mask_of(box).sum()) for box in boxes]
+    assert voxels == {"GTV (label 1)": sizes[0], "GTV (label 2)": sizes[1], "GTV (label 3)": 0}
+    assert sorted(int(e["voxels"]) for e in read_index(tmp_path / "out") if e["roi"]) == sorted(sizes)
 
 
 def test_a_container_that_is_a_folder_resumes_and_is_replaced(gpuprep, study, tmp_path):
