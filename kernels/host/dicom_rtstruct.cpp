@@ -163,21 +163,25 @@ private:
     const char* fault_ = nullptr;
 };
 
-// Parses numbers between backslashes (VR DS, PS3.5 table 6.2-1), blanks around them allowed, into `out`, which has room
+// What may stand around a number; the same as _PADDING in gpuprep/dicom/header.py.
+const char* skip_padding(const char* p, const char* end) {
+    while (p != end && (*p == ' ' || *p == '\0' || *p == '\t' || *p == '\r' || *p == '\n')) ++p;
+    return p;
+}
+
+// Parses numbers between backslashes (VR DS, PS3.5 table 6.2-1) with padding around them into `out`, which has room
 // for them: (length + 1) / 2. Returns how many, or -1 when one is garbled, empty or not finite.
 std::int64_t parse_decimals(std::string_view text, double* out) {
-    text = trimmed(text);
-    if (text.empty()) return 0;
     const double* const begin = out;
     const char *p = text.data(), *const end = p + text.size();
+    if (skip_padding(p, end) == end) return 0;
     for (;; ++p) {
-        while (p != end && *p == ' ') ++p;
+        p = skip_padding(p, end);
         if (p != end && *p == '+' && p + 1 != end && p[1] != '-') ++p;
         const auto [after, error] = std::from_chars(p, end, *out);
         if (error != std::errc() || !std::isfinite(*out)) return -1;
         ++out;
-        p = after;
-        while (p != end && *p == ' ') ++p;
+        p = skip_padding(after, end);
         if (p == end) return out - begin;
         if (*p != '\\') return -1;
     }

@@ -146,6 +146,7 @@ def test_rois_are_tied_by_number_not_by_position(tmp_path: Path, implicit: bool)
         " -1.5 \\ 20.00000000\\2.5E-1",
         "-1.5\\20\\0.25\0",
         "-1.50000000000000000000000\\20.\\  0.25  ",
+        "-1.5\r\n\\\t20\0\\0.25\n",
     ],
 )
 def test_decimal_strings_in_all_their_spellings(tmp_path: Path, data: str) -> None:
