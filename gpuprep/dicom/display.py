@@ -164,8 +164,8 @@ def _frame(header: InstanceHeader, dataset: Any, group: Any, shared: Any) -> Fra
     voi = _item((group, shared), "FrameVOILUTSequence")
     slope = _number(rescale.get("RescaleSlope"), header.rescale_slope)
     intercept = _number(rescale.get("RescaleIntercept"), header.rescale_intercept)
-    if not np.isfinite([slope or 1.0, intercept or 0.0]).all():
-        raise ValueError("Rescale Slope or Intercept is no number")
+    if slope == 0 or not np.isfinite([slope or 1.0, intercept or 0.0]).all():
+        raise ValueError("Rescale Slope is 0, or it or the Intercept is no number")
     centres = _numbers(voi.get("WindowCenter")) or header.window_center
     widths = _numbers(voi.get("WindowWidth")) or header.window_width
     function = voi.get("VOILUTFunction") or dataset.get("VOILUTFunction") or "LINEAR"

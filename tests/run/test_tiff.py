@@ -236,10 +236,11 @@ def test_a_garbled_table_is_refused(tmp_path):
     assert caught.value.code == "attribute-invalid"
 
 
-def test_a_garbled_rescale_is_refused(tmp_path):
+@pytest.mark.parametrize("slope", [b"1,5 ", b"0.0 "])
+def test_a_garbled_rescale_is_refused(tmp_path, slope):
     path = write_image(tmp_path / "a.dcm", ramp(1), RescaleSlope=1.5, RescaleIntercept=0)
     content = path.read_bytes()
-    path.write_bytes(content.replace(b"1.5 ", b"1,5 "))
+    path.write_bytes(content.replace(b"1.5 ", slope))
     with pytest.raises(CaseError) as caught:
         convert(path)
     assert caught.value.code == "attribute-invalid"
