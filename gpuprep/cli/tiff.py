@@ -158,7 +158,8 @@ def tiff(
     from gpuprep.hostlib import usable_cores
     from gpuprep.report.progress import Progress
     from gpuprep.run.job import Execution
-    from gpuprep.run.tiff import convert_one, convert_to_tiff, only_image, read_sources
+    from gpuprep.run.tiff import convert_one, convert_to_tiff
+    from gpuprep.run.tiff_plan import only_image, read_sources
     from gpuprep.writers.tiff import TIFF_SUFFIXES
 
     tiff_options = parse_tiff_options(**chosen)

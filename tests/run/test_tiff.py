@@ -16,8 +16,8 @@ from gpuprep.dicom.header import read_headers
 from gpuprep.dicom.index import build_index
 from gpuprep.errors import CaseError, ConfigError, InputNotFoundError
 from gpuprep.run.plan import FailedPlan
-from gpuprep.run.tiff import ImagePlan, name_output, only_image, plan_images, read_sources
 from gpuprep.run.tiff_image import make_image
+from gpuprep.run.tiff_plan import ImagePlan, name_output, only_image, plan_images, read_sources
 from gpuprep.writers.tiff import write_tiff
 
 

@@ -14,13 +14,14 @@ from gpuprep.backends.reference import ReferenceBackend
 from gpuprep.config import OnExisting, Resources
 from gpuprep.dicom.index import build_index
 from gpuprep.errors import DecodeError
-from gpuprep.run import tiff, tiff_image
+from gpuprep.run import tiff, tiff_image, tiff_plan
 from gpuprep.run.case import Stopwatch
 from gpuprep.run.job import Batching, Execution, run_plans
 from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.slots import BackendChoice, Placement
-from gpuprep.run.tiff import TiffWork, batch_key, convert_one, group_images, plan_images
+from gpuprep.run.tiff import TiffWork, convert_one
 from gpuprep.run.tiff_image import estimate_batch_bytes, load_image, make_image, make_images
+from gpuprep.run.tiff_plan import batch_key, group_images, plan_images
 
 BACKENDS = [CPU, CpuBackend(row_forms=False), ReferenceBackend()]
 
@@ -140,9 +141,9 @@ def test_only_like_images_go_together(folder, tmp_path, monkeypatch):
         replace(header, sop_class_uid="1.2.840.10008.5.1.4.1.1.13.1.3"),
     ):
         assert batch_key(other) is None
-    monkeypatch.setattr(tiff, "BATCH_PIXELS", 61 * 47 * 4)
+    monkeypatch.setattr(tiff_plan, "BATCH_PIXELS", 61 * 47 * 4)
     assert [len(batch) for batch in group_images(plans, options)] == [4, 2]
-    monkeypatch.setattr(tiff, "SMALL_IMAGE_PIXELS", 61 * 47 - 1)
+    monkeypatch.setattr(tiff_plan, "SMALL_IMAGE_PIXELS", 61 * 47 - 1)
     assert [len(batch) for batch in group_images(plans, options)] == [1] * 6
 
 
