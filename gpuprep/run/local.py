@@ -16,8 +16,8 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
@@ -105,10 +105,11 @@ def map_isolated(
         ours, theirs = context.Pipe()
         inherited = [ours, *(w.pipe for w in pool)] if start_by == "fork" else []
         process = context.Process(target=_serve, args=(work, theirs, inherited, slots, environment), daemon=True)
-        process.start()
-        theirs.close()
         worker: _Worker[Task] = _Worker(process, ours, environment)
-        pool.append(worker)
+        with _interrupts_held():
+            process.start()
+            pool.append(worker)
+        theirs.close()
         feed(worker)
 
     def feed(worker: _Worker[Task]) -> None:
@@ -166,6 +167,16 @@ def map_isolated(
                 worker.process.kill()
                 worker.process.join(_GRACE_S)
             worker.pipe.close()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Have Ctrl-C wait until the block ends; a process that is started in it never gets it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(

@@ -72,6 +72,19 @@ def test_a_worker_that_dies_between_tasks_costs_one_of_them():
     assert "mortal" not in crashed
 
 
+INTERRUPTED_AT_BIRTH = """
+import os, signal
+from gpuprep.run.local import map_isolated
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGINT))
+print(sorted(result for _, result in map_isolated(abs, [-1, 2], workers=2, start_by="fork")))
+"""
+
+
+def test_ctrl_c_does_not_reach_a_worker_that_has_just_been_started():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED_AT_BIRTH], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[1, 2]\n", "")
+
+
 def test_closing_early_ends_the_workers():
     running = map_isolated(time.sleep, [0, 60, 60], workers=2)
     next(running)
