@@ -12,6 +12,7 @@ a `JobError` stops the job before work is wasted.
     │  ├─ BackendUnavailableError  the backend that was asked for cannot work here  exit 5
     │  │  └─ KernelError           kernel sources or the host library are missing or do not build
     │  └─ OutputError              the output cannot be written                     exit 6
+    ├─ DeviceLostError             a CUDA device failed: the process that used it has to end
     └─ CaseError                   some cases failed                                exit 4
        ├─ HeaderError              the file is not DICOM, or its header is unusable
        ├─ LinkError                a segmentation and its image series do not find each other
@@ -104,6 +105,12 @@ class BackendUnavailableError(JobError, RuntimeError):
 
     stage = "backend"
     exit_status = ExitStatus.NO_BACKEND
+
+
+class DeviceLostError(GpuprepError, RuntimeError):
+    """A CUDA device failed and does no more work for this process, whatever the case; another process may use it."""
+
+    stage = "backend"
 
 
 class KernelError(BackendUnavailableError):

@@ -49,6 +49,8 @@ class Backend(Protocol):
         ------
         DeviceMemoryError
             ``device-memory``: whatever in the context asked for more memory than the device has.
+        DeviceLostError
+            ``device-lost``: the device does no more work for this process.
         """
 
     def free_memory(self) -> None:

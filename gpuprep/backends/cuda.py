@@ -26,7 +26,7 @@ from gpuprep.backends.staging import (
     download_by,
     upload_by,
 )
-from gpuprep.errors import BackendUnavailableError, DeviceMemoryError, KernelError
+from gpuprep.errors import BackendUnavailableError, DeviceLostError, DeviceMemoryError, KernelError
 
 #: How kernels are compiled. No contraction: both backends give the same bits.
 NVRTC_OPTIONS = ("--std=c++17", "--fmad=false")
@@ -37,6 +37,8 @@ POOL_SHARE = 0.8
 
 _CUDA_ERROR_NO_DEVICE = 100  # CUresult, cuda.h
 _OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation, driver_types.h, and CUDA_ERROR_OUT_OF_MEMORY, cuda.h
+#: Errors after which "the process must be terminated and relaunched". Source: CUresult in cuda.h; as of the runtime.
+_DEVICE_LOST = frozenset({214, 220, 700, 702, 710, 714, 715, 716, 717, 718, 719})
 _OLDEST_DRIVER = 12000  # what cuDriverGetVersion returns for CUDA 12.0, the oldest that CuPy 13 and 14 support
 _PROBE = 'extern "C" __global__ void probe(int* answer) { *answer = 42; }'
 _INSTALL_HINT = "pip install 'gpuprep[cuda13]' (driver 580 or newer) or 'gpuprep[cuda12]'"
@@ -199,6 +201,8 @@ class CudaBackend:
         ------
         DeviceMemoryError
             ``device-memory``.
+        DeviceLostError
+            ``device-lost``.
         """
         try:
             with self._stream:
@@ -208,7 +212,10 @@ class CudaBackend:
             self.xp.cuda.runtime.CUDARuntimeError,  # from page-locked memory
             self.xp.cuda.driver.CUDADriverError,  # from kernels
         ) as error:
-            if getattr(error, "status", _OUT_OF_MEMORY) != _OUT_OF_MEMORY:
+            status = getattr(error, "status", _OUT_OF_MEMORY)
+            if status in _DEVICE_LOST:
+                raise DeviceLostError(f"the device failed: {error}", code="device-lost") from error
+            if status != _OUT_OF_MEMORY:
                 raise
             raise DeviceMemoryError(
                 f"the device has too little memory: {error}", code="device-memory", hint="use --backend cpu"
@@ -230,7 +237,7 @@ class CudaBackend:
         try:
             self._function(kernel)(three(grid), three(block), tuple(args))
         except (self.xp.cuda.compiler.CompileException, self.xp.cuda.driver.CUDADriverError) as error:
-            if getattr(error, "status", None) == _OUT_OF_MEMORY:
+            if getattr(error, "status", None) in {_OUT_OF_MEMORY, *_DEVICE_LOST}:
                 raise  # to `activate`
             raise KernelError(f"{kernel}: {error}", code="kernel-failed") from error
 

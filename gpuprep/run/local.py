@@ -23,12 +23,14 @@ from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
 from typing import Any, Generic, Literal, TypeVar
 
-from gpuprep.errors import JobError
+from gpuprep.errors import DeviceLostError, JobError
 
 Task = TypeVar("Task")
 
 #: Seconds a worker gets to end by itself before it is killed.
 _GRACE_S = 2.0
+#: Exit status of a worker whose CUDA device failed.
+_DEVICE_LOST_STATUS = 86
 #: mallopt's parameters (malloc.h), and the most that M_TRIM_THRESHOLD takes.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _NEVER = -1, -4, 2**31 - 1
 
@@ -226,6 +228,8 @@ def _outcome(work: Callable[[Any], Any], task: Any) -> Any:
         return work(task)
     except JobError as error:
         return error
+    except DeviceLostError:  # nor would the device do the tasks beside this one, nor the next ones
+        os._exit(_DEVICE_LOST_STATUS)
     except MemoryError as error:
         return Crash(f"there is too little memory: {error}", code="out-of-memory")
     except Exception as error:  # the boundary: whatever a case raises must become its row
@@ -244,4 +248,6 @@ def _keep_freed_memory() -> None:
 def _death(exitcode: int | None) -> Crash:
     if exitcode is not None and exitcode < 0:
         return Crash(f"the worker process was ended by {signal.Signals(-exitcode).name}", code="worker-killed")
+    if exitcode == _DEVICE_LOST_STATUS:
+        return Crash("the CUDA device failed, and with it the worker process", code="worker-killed")
     return Crash(f"the worker process ended with status {exitcode}", code="worker-killed")

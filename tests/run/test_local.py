@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pool_work import name_thread, read_device
 
-from gpuprep.errors import ConfigError
+from gpuprep.errors import ConfigError, DeviceLostError
 from gpuprep.run.local import Crash, map_isolated
 
 
@@ -27,6 +27,8 @@ def misbehave(x):
             os._exit(3)
         case "job":
             raise ConfigError("all of it", code="wrong")
+        case "device":
+            raise DeviceLostError("the device failed", code="device-lost")
         case "memory":
             np.empty(1 << 60, np.uint8)
         case "raise":
@@ -146,11 +148,12 @@ def misbehave_slowly(x):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_crash_costs_its_task_alone_also_when_others_share_the_process(workers):
-    tasks = ["a", "b", "fault", "c", "raise", "d", "exit", "e", "f"]
+    tasks = ["a", "b", "fault", "c", "raise", "d", "exit", "e", "f", "device", "g"]
     outcomes = list(map_isolated(misbehave_slowly, tasks, workers=workers, slots=3))
     results = dict(outcomes)
     assert len(outcomes) == len(tasks)
-    assert {t for t in tasks if results[t] == t} == set("abcdef")
+    assert {t for t in tasks if results[t] == t} == set("abcdefg")
     assert results["fault"].reason == "the worker process was ended by SIGSEGV"
-    assert results["exit"].code == "worker-killed"
+    assert results["exit"].code == results["device"].code == "worker-killed"
+    assert results["device"].reason == "the CUDA device failed, and with it the worker process"
     assert results["raise"].reason == "ValueError: told to"

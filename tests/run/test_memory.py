@@ -11,7 +11,7 @@ from gpuprep.backends import select
 from gpuprep.backends.cpu import CpuBackend
 from gpuprep.config import Crop
 from gpuprep.dicom.synth import axial_geometry
-from gpuprep.errors import DeviceMemoryError, KernelError
+from gpuprep.errors import DeviceLostError, DeviceMemoryError, KernelError
 from gpuprep.ops.resample import resample_in_slabs, resample_volume
 from gpuprep.run import case
 from gpuprep.run.memory import SLABS_TRIED, check_room, estimate_bytes
@@ -145,6 +145,16 @@ def test_other_errors_of_cuda_are_no_shortage(sources, device):
         run_case(plan_case(sources), make_options(**FINE), backend)
     assert error.value.code == "kernel-failed"
     with pytest.raises(fake_cuda.CudaRuntimeError), backend.activate():
+        raise fake_cuda.CudaRuntimeError(1)  # cudaErrorInvalidValue
+
+
+def test_a_device_that_fails_is_no_fault_of_the_case(sources, device):
+    backend = select("cuda")
+    device.fails_to_start = lambda kernel: 719  # CUDA_ERROR_LAUNCH_FAILED
+    with pytest.raises(DeviceLostError) as error:
+        run_case(plan_case(sources), make_options(**FINE), backend)
+    assert error.value.code == "device-lost"
+    with pytest.raises(DeviceLostError), backend.activate():
         raise fake_cuda.CudaRuntimeError(700)  # cudaErrorIllegalAddress
 
 
