@@ -10,7 +10,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,7 +130,7 @@ class Ledger:
         OutputError
             ``disk-full``, ``not-writable``, ``ledger-not-written``.
         """
-        values = [json.dumps(v, sort_keys=True) if c in _JSON_COLUMNS else v for c, v in asdict(row).items()]
+        values = [json.dumps(v, sort_keys=True) if c in _JSON_COLUMNS else _plain(v) for c, v in asdict(row).items()]
         with self._writing():
             self._db.execute(f"INSERT OR REPLACE INTO cases VALUES ({', '.join('?' * len(values))})", values)
 
@@ -144,7 +144,7 @@ class Ledger:
         with self._transaction():
             self._db.execute("DELETE FROM files")
             self._db.executemany(
-                "INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [(p.path, p.code, p.detail) for p in problems]
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [tuple(map(_plain, astuple(p))) for p in problems]
             )
 
     def file_problems(self) -> list[FileProblem]:
@@ -181,6 +181,11 @@ class Ledger:
         }
         code, hint = next((kinds[word] for word in kinds if word in str(error)), (code, hint))
         return OutputError(f"cannot {verb} the ledger: {error}", code=code, subject=str(self.path), hint=hint)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with bytes of file names that are no UTF-8 written out, as JSON writes them."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _quoted(column: str) -> str:

@@ -55,8 +55,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file of the whole job (UTF-8) through `replacing`; errors as `write_bytes`."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write a text file of the whole job (UTF-8) through `replacing`; errors as `write_bytes`.
+
+    Bytes of file names that are no UTF-8 are written out, as JSON writes them.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -84,6 +84,32 @@ def test_hostile_names_stay_in_the_output_folder(gpuprep, tmp_path):
         assert len(path.name) < 120
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux alone")
+@pytest.mark.parametrize(
+    "command", [("nnunet",), ("supervisely",), ("medsegpy", "--format", "3d"), ("nifti",), ("tiff",)]
+)
+def test_names_that_are_no_utf_8_are_as_good_as_others(gpuprep, tmp_path, command):
+    source, output = tmp_path / "in", tmp_path / "out"
+    series = write_images(source / "p", "p")
+    write_structures(source / "p" / "rs", series, [RoiSpec(1, "gtv", contours_of(GTV_BOX))])
+    lost = write_images(tmp_path / "elsewhere", "q")
+    write_structures(source / "q", lost, [RoiSpec(1, "gtv", contours_of(GTV_BOX))])
+    for name, latin_1 in (("p", b"patient-\xe9"), ("q", b"\xe9")):
+        (source / name).rename(os.fsdecode(os.fsencode(source) + b"/" + latin_1))
+    Path(os.fsdecode(os.fsencode(source) + b"/\xff.txt")).write_text("no DICOM")
+    rois = write_map(tmp_path / "rois.yaml", {"GTV": "gtv"})
+    options = {"nifti": ["-m", "CT,RTSTRUCT"], "tiff": []}.get(command[0], ["-m", "CT,RTSTRUCT", "-ryaml", rois])
+    result = gpuprep(*command, *options, source, output)
+    assert "Traceback" not in result.stderr
+    (report,) = output.rglob("report.json")
+    content = json.loads(report.read_text(encoding="utf-8"))
+    codes = {row["code"] for row in content["cases"]}
+    assert codes == ({""} if command[0] == "tiff" else {"", "dangling-reference"})
+    assert {problem["path"].rpartition("/")[2] for problem in content["unusable_files"]} >= {"\udcff.txt"}
+    (table,) = output.rglob("report.csv")
+    assert table.read_text(encoding="utf-8")
+
+
 # --- Signals ---------------------------------------------------------------------------------------------------------
 
 
