@@ -20,6 +20,7 @@ from gpuprep.backends.cpu import CpuBackend
 from gpuprep.backends.signature import check_arguments, kernel_file, three
 from gpuprep.backends.staging import (
     BUFFER_BYTES,
+    OUT_OF_MEMORY,
     PAGEABLE_BYTES,
     PinnedArrays,
     PinnedRing,
@@ -36,7 +37,6 @@ LANES = 8
 POOL_SHARE = 0.8
 
 _CUDA_ERROR_NO_DEVICE = 100  # CUresult, cuda.h
-_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation, driver_types.h, and CUDA_ERROR_OUT_OF_MEMORY, cuda.h
 #: Errors after which "the process must be terminated and relaunched". Source: CUresult in cuda.h; as of the runtime.
 _DEVICE_LOST = frozenset({214, 220, 700, 702, 710, 714, 715, 716, 717, 718, 719})
 _OLDEST_DRIVER = 12000  # what cuDriverGetVersion returns for CUDA 12.0, the oldest that CuPy 13 and 14 support
@@ -212,10 +212,10 @@ class CudaBackend:
             self.xp.cuda.runtime.CUDARuntimeError,  # from page-locked memory
             self.xp.cuda.driver.CUDADriverError,  # from kernels
         ) as error:
-            status = getattr(error, "status", _OUT_OF_MEMORY)
+            status = getattr(error, "status", OUT_OF_MEMORY)
             if status in _DEVICE_LOST:
                 raise DeviceLostError(f"the device failed: {error}", code="device-lost") from error
-            if status != _OUT_OF_MEMORY:
+            if status != OUT_OF_MEMORY:
                 raise
             raise DeviceMemoryError(
                 f"the device has too little memory: {error}", code="device-memory", hint="use --backend cpu"
@@ -237,7 +237,7 @@ class CudaBackend:
         try:
             self._function(kernel)(three(grid), three(block), tuple(args))
         except (self.xp.cuda.compiler.CompileException, self.xp.cuda.driver.CUDADriverError) as error:
-            if getattr(error, "status", None) in {_OUT_OF_MEMORY, *_DEVICE_LOST}:
+            if getattr(error, "status", None) in {OUT_OF_MEMORY, *_DEVICE_LOST}:
                 raise  # to `activate`
             raise KernelError(f"{kernel}: {error}", code="kernel-failed") from error
 

@@ -25,8 +25,8 @@ BUFFERS = 2
 PAGEABLE_BYTES = 64 << 10
 #: Larger arrays are not pinned: it is memory that nobody else can have. CuPy rounds sizes up to powers of two.
 PINNED_BYTES = 256 << 20
-#: cudaErrorMemoryAllocation, driver_types.h
-_OUT_OF_MEMORY = 2
+#: What CUDA says when memory is short: cudaErrorMemoryAllocation, driver_types.h, and CUDA_ERROR_OUT_OF_MEMORY, cuda.h.
+OUT_OF_MEMORY = 2
 
 
 class PinnedArrays:
@@ -51,7 +51,7 @@ class PinnedArrays:
                 memory = self._xp.cuda.alloc_pinned_memory(count * dtype.itemsize)
                 return np.frombuffer(memory, dtype, count).reshape(shape)
             except self._xp.cuda.runtime.CUDARuntimeError as error:
-                if error.status != _OUT_OF_MEMORY:
+                if error.status != OUT_OF_MEMORY:
                     raise
         return np.empty(shape, dtype)
 
