@@ -33,7 +33,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 sys.path.insert(0, str(HERE))
-if find_spec("gpuprep") is None:
+if find_spec("gpuprep") is None or (REPOSITORY / "gpuprep" / "_kernels").is_dir():  # built here, rather than installed
     sys.path.insert(0, str(REPOSITORY))
 
 import numpy as np  # noqa: E402
