@@ -606,7 +606,7 @@ def _find_problems(placed: list[_Placed], steps_mm: Float, drift_pixels: Float, 
 
     step_mm = _median(steps_mm)
     whole = np.maximum(np.round(steps_mm / step_mm), 1)
-    is_off = np.abs(steps_mm - step_mm) > tolerance * step_mm
+    is_off = np.abs(steps_mm - step_mm) > max(tolerance * step_mm, SAME_GRID_TOLERANCE_MM)
     is_gap = is_off & (whole > 1) & (np.abs(steps_mm - whole * step_mm) <= tolerance * step_mm * whole)
     expected_mm = np.linspace(0, steps_mm.sum(), len(placed))
     strayed_mm = np.abs(np.concatenate([[0], np.cumsum(steps_mm)]) - expected_mm)

@@ -126,8 +126,9 @@ def test_jitter_is_accepted_and_recorded():
     np.testing.assert_allclose(stack.geometry.spacing_dhw_mm, [1, 0.5, 0.75])
 
 
-def test_rounded_numbers_are_no_jitter():
-    (stack,) = build_stacks(axial(np.float32(0.1) * np.arange(50)))
+@pytest.mark.parametrize("tolerance", [0.05, 0.0])
+def test_rounded_numbers_are_no_jitter(tolerance: float):
+    (stack,) = build_stacks(axial(np.float32(0.1) * np.arange(50)), spacing_tolerance=tolerance)
     assert stack.findings == ()
 
 
