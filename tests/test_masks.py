@@ -80,6 +80,18 @@ def test_planes_to_palette_and_back(count, seed, density):
         assert np.array_equal(mask.binary(i), volumes[i])
 
 
+def test_masks_one_after_the_other():
+    volumes = random_volumes(40, density=0.02)
+    volumes[:, :1] = False
+    volumes[7] = False
+    found = [(volume.copy(), filled) for volume, filled in mask_of(volumes).binaries()]
+    assert len(found) == 40
+    for volume, (binary, filled) in zip(volumes, found, strict=True):
+        assert np.array_equal(binary, volume)
+        slices = np.flatnonzero(volume.any(axis=(1, 2)))
+        assert list(filled) == (list(range(slices[0], slices[-1] + 1)) if len(slices) else [])
+
+
 @pytest.mark.parametrize("count", [1, 33, 148, 300])
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), density=st.sampled_from([0.0, 0.01, 0.3, 1.0]))

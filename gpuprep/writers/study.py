@@ -174,16 +174,15 @@ class StudyWriter:
         rois = describe_rois(mask)
         if self.container is not MaskContainer.SEPARATE:
             return (self._write_container(file, mask, rois),)
-        filled = [i for i, roi in enumerate(rois) if roi["voxels"]]
-        if not filled:
+        if not any(roi["voxels"] for roi in rois):
             raise WriteError("no ROI has a voxel", code="mask-empty", subject=file.source.path)
         outputs = []
-        boxes = mask.bounding_boxes().tolist()
-        for i, path in zip(filled, self._roi_paths(file, [names[i] for i in filled]), strict=True):
-            voxels = mask.binary(i)
-            (first, _, _), (end, _, _) = boxes[i]
-            content = {**file.origin, **describe_grid(voxels, mask.geometry), "rois": [{**rois[i], "value": 1}]}
-            outputs.append(self._write(case, path, voxels, mask.geometry, LABEL_LEVEL, content, range(first, end)))
+        paths = iter(self._roi_paths(file, [roi["name"] for roi in rois if roi["voxels"]]))
+        for roi, (voxels, filled) in zip(rois, mask.binaries(), strict=True):
+            if roi["voxels"]:
+                content = {**file.origin, **describe_grid(voxels, mask.geometry), "rois": [{**roi, "value": 1}]}
+                output = self._write(case, next(paths), voxels, mask.geometry, LABEL_LEVEL, content, filled)
+                outputs.append(output)
         return tuple(outputs)
 
     def _write_container(self, file: NamedFile, mask: RoiMask, rois: list[dict[str, Any]]) -> Output:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gpuprep.errors import GeometryError
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.masks import Roi, RoiMask, apply_lut, from_boxes
+from gpuprep.masks import Roi, RoiMask, from_boxes
 from gpuprep.writers.atomic import replacing
 from gpuprep.writers.masks.description import describe, parse_geometry, parse_rois, reading
 from gpuprep.writers.masks.label import HEADER_TOLERANCE_MM
@@ -36,15 +36,10 @@ def write(mask: RoiMask, path: Path) -> None:
         As `gpuprep.writers.nifti.write_nifti`.
     """
     names = file_names(mask.rois)
-    binary = np.full(mask.geometry.shape, 0, np.uint8)  # zeros would come in small pages, each a fault when written
     with replacing(path) as part:
         part.mkdir()
-        for roi, (name, (start, stop)) in enumerate(zip(names, mask.bounding_boxes(), strict=True)):
-            box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-            binary[box] = apply_lut(mask.members[:, roi].astype(np.uint8), mask.codes[box])
-            filled = range(start[0], stop[0])
+        for name, (binary, filled) in zip(names, mask.binaries(), strict=True):
             write_nifti(part / name, binary, mask.geometry, level=LABEL_LEVEL, threads=1, root=part, filled=filled)
-            binary[box] = 0
         manifest = {"files": names, "mask": json.loads(describe(mask))}
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
