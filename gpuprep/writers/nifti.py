@@ -170,12 +170,13 @@ def write_nifti(
     header = header_bytes(array.dtype, geometry, extensions)
     voxels = np.ascontiguousarray(array).data.cast("B")
     with replacing(path) as part:
-        if path.suffix == ".gz" and filled is not None:
+        is_compressed = path.suffix.lower() == ".gz"
+        if is_compressed and filled is not None:
             slice_bytes = array[0].nbytes
             with part.open("wb") as sparse:
                 filled_bytes = range(filled.start * slice_bytes, filled.stop * slice_bytes)
                 write_sparse_gzip(sparse, header, voxels, filled_bytes, level=level)
-        elif path.suffix == ".gz":
+        elif is_compressed:
             from isal import igzip_threaded
 
             with igzip_threaded.open(part, "wb", compresslevel=level, threads=threads) as file:
@@ -186,7 +187,7 @@ def write_nifti(
                 plain.write(header)
                 plain.write(voxels)
         size = part.stat().st_size
-        crc = gzip_crc32(part) if path.suffix == ".gz" else 0
+        crc = gzip_crc32(part) if is_compressed else 0
     return Output(path.relative_to(root).as_posix(), size, crc)
 
 

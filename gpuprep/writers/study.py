@@ -24,6 +24,7 @@ from gpuprep.volume import Volume
 from gpuprep.writers.atomic import remove, stored_size
 from gpuprep.writers.base import Output
 from gpuprep.writers.masks import MASK_WRITERS, SUFFIXES
+from gpuprep.writers.masks.zarr import is_mask as is_zarr_mask
 from gpuprep.writers.names import safe_name, text_digest
 from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, write_nifti
 
@@ -205,7 +206,9 @@ class StudyWriter:
         """Remove what was written of a case."""
         planned = [self._path(self.images[case].path)] if case in self.images else []
         if case in self.masks and self.container is not MaskContainer.SEPARATE:
-            planned.append(self._mask_path(self.masks[case]))
+            path = self._mask_path(self.masks[case])
+            if not path.is_dir() or is_zarr_mask(path):
+                planned.append(path)
         for path in [*planned, *self._written.pop(case, ())]:
             remove(path)
 

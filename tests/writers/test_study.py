@@ -73,7 +73,7 @@ def make_mask(names):
 
 
 def make_writer(root, container=MaskContainer.SEPARATE, image="out/CT", held=None):
-    mask = "out/mask" if container is MaskContainer.LABEL else f"out/{ROI_PLACE}"
+    mask = f"out/{ROI_PLACE}" if container is MaskContainer.SEPARATE else "out/mask"
     return StudyWriter(
         root,
         {"c": named("c", image)},
@@ -141,6 +141,19 @@ def test_discard_leaves_nothing(tmp_path):
     writer.discard("c")
     writer.discard("unknown")
     assert not list(tmp_path.rglob("*.nii.gz"))
+
+
+def test_discard_leaves_folders_of_others_alone(tmp_path):
+    writer = make_writer(tmp_path, MaskContainer.ZARR)
+    (output,) = writer.write_mask("c", make_mask(["a", "b"]), {})
+    writer.discard("c")
+    folder = tmp_path / output.path
+    assert not folder.exists()
+    (folder / "codes").mkdir(parents=True)
+    with pytest.raises(WriteError) as caught:
+        writer.write_mask("c", make_mask(["a", "b"]), {})
+    writer.discard("c")
+    assert caught.value.code == "folder-occupied" and (folder / "codes").is_dir()
 
 
 @pytest.mark.parametrize("dtype", ["int16", "float32", "uint8"])

@@ -6,7 +6,7 @@ import json
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -16,9 +16,10 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuprep.errors import GpuprepError, HeaderError
+from gpuprep.errors import GpuprepError, HeaderError, WriteError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import PLANE_BITS, Code, Roi, RoiMask
+from gpuprep.writers.atomic import replacing
 
 #: Name under which containers keep the description.
 KEY = "gpuprep_mask"
@@ -113,6 +114,32 @@ def _parse_roi(entry: dict[str, Any]) -> Roi:
             value = tuple(value)
         values[field.name] = value
     return Roi(**values)
+
+
+@contextmanager
+def replacing_folder(path: Path, is_mask: Callable[[Path], bool]) -> Iterator[Path]:
+    """Give a temporary path for a mask that is a folder, as `replacing` does; only another mask is replaced by it.
+
+    Parameters
+    ----------
+    path : Path
+    is_mask : callable
+        Tells whether a folder is such a mask, and nothing besides.
+
+    Raises
+    ------
+    WriteError
+        ``folder-occupied``: there is such a folder, with something else; and what `replacing` raises.
+    """
+    if path.is_dir() and any(path.iterdir()) and not is_mask(path):
+        raise WriteError(
+            "the folder holds something else than a mask",
+            code="folder-occupied",
+            subject=str(path),
+            hint="it would be lost: choose another name",
+        )
+    with replacing(path) as part:
+        yield part
 
 
 @contextmanager

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from gpuprep.errors import GeometryError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Roi, RoiMask, from_boxes
-from gpuprep.writers.atomic import replacing
-from gpuprep.writers.masks.description import describe, parse_geometry, parse_rois, reading
+from gpuprep.writers.masks.description import describe, parse_geometry, parse_rois, reading, replacing_folder
 from gpuprep.writers.masks.label import HEADER_TOLERANCE_MM
 from gpuprep.writers.names import safe_name, unique_names
 from gpuprep.writers.nifti import LABEL_LEVEL, read_filled_slices, write_nifti
@@ -33,15 +32,24 @@ def write(mask: RoiMask, path: Path) -> None:
     Raises
     ------
     WriteError
-        As `gpuprep.writers.nifti.write_nifti`.
+        As `replacing_folder` and `gpuprep.writers.nifti.write_nifti`.
     """
     names = file_names(mask.rois)
-    with replacing(path) as part:
+    with replacing_folder(path, is_mask) as part:
         part.mkdir()
         for name, (binary, filled) in zip(names, mask.binaries(), strict=True):
             write_nifti(part / name, binary, mask.geometry, level=LABEL_LEVEL, threads=1, root=part, filled=filled)
         manifest = {"files": names, "mask": json.loads(describe(mask))}
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def is_mask(path: Path) -> bool:
+    """Whether a folder holds the files of a mask and its list of them, and nothing besides."""
+    try:
+        files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
+        return {p.name for p in path.iterdir()} <= {MANIFEST, *files}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def read(path: Path) -> RoiMask:

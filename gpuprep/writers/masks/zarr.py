@@ -7,6 +7,7 @@ origin along the axes, but not where the axes point.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 
 from gpuprep.extras import load_extra
 from gpuprep.masks import RoiMask, apply_lut, assign_layers, code_dtype, unpack_bits
-from gpuprep.writers.atomic import replacing
 from gpuprep.writers.masks.description import (
     KEY,
     describe,
@@ -24,6 +24,7 @@ from gpuprep.writers.masks.description import (
     parse_geometry,
     parse_rois,
     reading,
+    replacing_folder,
     restore,
 )
 
@@ -57,15 +58,24 @@ def write(mask: RoiMask, path: Path, *, ome_labels: bool = False) -> None:
     ConfigError
         ``extra-missing``.
     WriteError
-        As `replacing`.
+        As `replacing_folder`.
     """
     zarr = load_extra("zarr", "masks")
-    with replacing(path) as part:
+    with replacing_folder(path, is_mask) as part:
         group = zarr.open_group(part, mode="w", zarr_format=3, attributes={KEY: describe(mask, with_extents=True)})
         _create(group, "codes", mask.codes)
         group.create_array("table", data=mask.table, compressors=_compressor())
         if ome_labels:
             _write_labels(group, mask)
+
+
+def is_mask(path: Path) -> bool:
+    """Whether a folder is a Zarr group of ours, and holds nothing besides."""
+    try:
+        attributes = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+        return KEY in attributes and {p.name for p in path.iterdir()} <= {"zarr.json", "codes", "table", "labels"}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def read(path: Path) -> RoiMask:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mask_sets import AWKWARD_NAMES, COUNTS, check_same, coded_roi, oblique_geometry, random_mask
 
-from gpuprep.errors import CaseError, ConfigError, HeaderError, OverlapError, RoiError
+from gpuprep.errors import CaseError, ConfigError, HeaderError, OverlapError, RoiError, WriteError
 from gpuprep.masks import Roi, let_last_win
 from gpuprep.writers.masks import MASK_READERS, MASK_WRITERS, SUFFIXES, container_of, description, read_mask
 
@@ -89,6 +89,42 @@ def test_an_older_mask_is_replaced_whole(container, tmp_path):
     mask = random_mask(1)
     check_same(mask, there_and_back(mask, container, tmp_path))
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("container", SUFFIX)
+def test_a_folder_of_something_else_is_never_replaced(container, tmp_path):
+    path = tmp_path / f"mask{SUFFIX[container]}"
+    (path / "codes").mkdir(parents=True)
+    (path / "codes" / "thesis.txt").write_text("years of work")
+    with pytest.raises(WriteError) as caught:
+        MASK_WRITERS.load(container)(random_mask(1), path)
+    assert caught.value.code == ("folder-occupied" if container in ("separate", "zarr") else "write-failed")
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("container", ["separate", "zarr"])
+def test_a_mask_with_something_beside_is_never_replaced(container, tmp_path):
+    path = tmp_path / f"mask{SUFFIX[container]}"
+    MASK_WRITERS.load(container)(random_mask(2), path)
+    (path / "thesis.txt").write_text("years of work")
+    with pytest.raises(WriteError) as caught:
+        MASK_WRITERS.load(container)(random_mask(1), path)
+    assert caught.value.code == "folder-occupied" and (path / "thesis.txt").is_file()
+    (path / "thesis.txt").unlink()
+    check_same(random_mask(1), there_and_back(random_mask(1), container, tmp_path))
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "mask").mkdir()
+    check_same(random_mask(2), there_and_back(random_mask(2), "separate", tmp_path))
+
+
+def test_upper_case_suffixes(tmp_path):
+    mask, _ = let_last_win(random_mask(3))
+    path = tmp_path / "M.NII.GZ"
+    MASK_WRITERS.load(container_of(path))(mask, path)
+    assert path.read_bytes()[:2] == b"\x1f\x8b"
+    check_same(mask, read_mask(path))
 
 
 @pytest.mark.parametrize("container", set(SUFFIX) - {"separate", "zarr"})
