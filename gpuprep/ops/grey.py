@@ -207,8 +207,9 @@ def to_value_images(
 ) -> GreyImages:
     """Make modality values of several images at once, of the type that holds those of all; see `to_grey_images`."""
     ends = _modality_ranges(stored, rules, image_of, bits_stored, backend)
-    is_inverted = [rules[image_of.index(image)].is_inverted for image in range(len(ends))]
-    blacks, whites = zip(*(end[::-1] if i else end for end, i in zip(ends, is_inverted, strict=True)), strict=True)
+    firsts = [rules[image_of.index(image)] for image in range(len(ends))]
+    blacks = tuple(high if rule.is_inverted else low for rule, (low, high) in zip(firsts, ends, strict=True))
+    whites = tuple(low if rule.is_inverted else high for rule, (low, high) in zip(firsts, ends, strict=True))
     dtype = value_type(rules, stored.dtype, bits_stored)
 
     def values_of(owned: tuple[GreyRule, float], values: Float) -> Float:

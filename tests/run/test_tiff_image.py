@@ -1,9 +1,6 @@
-"""Planning, multi-frame order, spacing along z, turned projections, and what is refused."""
-
-from dataclasses import replace
+"""Multi-frame order, spacing along z, turned projections, where pixels go, and what is refused."""
 
 import numpy as np
-import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -13,11 +10,8 @@ from gpuprep.backends.reference import ReferenceBackend
 from gpuprep.coordinates import CoordinateMap
 from gpuprep.dicom.display import BREAST_TOMOSYNTHESIS_UID
 from gpuprep.dicom.header import read_headers
-from gpuprep.dicom.index import build_index
-from gpuprep.errors import CaseError, ConfigError, InputNotFoundError
-from gpuprep.run.plan import FailedPlan
+from gpuprep.errors import CaseError
 from gpuprep.run.tiff_image import make_image
-from gpuprep.run.tiff_plan import ImagePlan, name_output, only_image, plan_images, read_sources
 from gpuprep.writers.tiff import write_tiff
 
 
@@ -244,100 +238,3 @@ def test_a_garbled_rescale_is_refused(tmp_path, slope):
     with pytest.raises(CaseError) as caught:
         convert(path)
     assert caught.value.code == "attribute-invalid"
-
-
-def test_names_are_uids(tmp_path):
-    (header,) = read_headers([str(write_image(tmp_path / "a.dcm", ramp(1)))])
-    assert name_output(header, "study/series/sop") == f"1.2.3/1.2.3.4/{header.sop_instance_uid}"
-    for change, code in (({"study_instance_uid": ""}, "attribute-missing"),
-                         ({"sop_instance_uid": "../../etc"}, "attribute-invalid"),
-                         ({"sop_instance_uid": ".."}, "attribute-invalid")):  # fmt: skip
-        with pytest.raises(CaseError) as caught:
-            name_output(replace(header, **change), "study/sop")
-        assert caught.value.code == code
-
-
-def test_copies_are_left_out_and_conflicts_refused(tmp_path):
-    first = write_image(tmp_path / "a.dcm", ramp(1))
-    (tmp_path / "copy.dcm").write_bytes(first.read_bytes())
-    (tmp_path / "note.txt").write_text("not DICOM")
-    plans, problems = plan_images(build_index([tmp_path]), "study/sop")
-    assert [type(p) for p in plans] == [ImagePlan]
-    assert [p.code for p in problems] == ["not-dicom", "duplicate-instance"]
-    ds = pydicom.dcmread(first)
-    ds.Rows, ds.Columns = 7, 5
-    ds.save_as(tmp_path / "other.dcm")
-    plans, _ = plan_images(build_index([tmp_path]), "study/sop")
-    assert [type(p) for p in plans] == [FailedPlan] * 2
-    assert {p.error.code for p in plans} == {"conflicting-instances"}
-
-
-def test_a_list_of_paths_is_a_source(tmp_path):
-    paths = [write_image(tmp_path / f"{n}.dcm", ramp(1)) for n in "ab"]
-    listing = tmp_path / "list.txt"
-    listing.write_text("\n".join([*map(str, paths), "", str(tmp_path / "lost.dcm"), ""]))
-    index = read_sources(listing, workers=1)
-    assert [row.path for row in index.instances] == [*map(str, paths), str(tmp_path / "lost.dcm")]
-    plans, problems = plan_images(index, "study/sop")
-    assert [plan.error.code for plan in plans if isinstance(plan, FailedPlan)] == ["unreadable"]
-    assert (len(plans), problems) == (3, ())
-
-
-def test_broken_files_are_failures_and_others_are_no_images(tmp_path):
-    whole = write_image(tmp_path / "a.dcm", ramp(1)).read_bytes()
-    (tmp_path / "cut.dcm").write_bytes(whole[:400])
-    (tmp_path / "empty").write_bytes(b"")
-    (tmp_path / "note.txt").write_text("not DICOM")
-    plans, problems = plan_images(build_index([tmp_path]), "study/sop")
-    (failed,) = (plan for plan in plans if isinstance(plan, FailedPlan))
-    assert (failed.error.code, failed.error.subject) == ("header-truncated", str(tmp_path / "cut.dcm"))
-    assert failed.case.startswith("unnamed/cut_dcm_")
-    assert sorted(problem.code for problem in problems) == ["empty-file", "not-dicom"]
-
-
-def test_a_source_of_broken_files_alone_says_what_is_wrong(tmp_path):
-    path = tmp_path / "cut.dcm"
-    path.write_bytes(write_image(tmp_path / "a.dcm", ramp(1)).read_bytes()[:400])
-    index = read_sources(path, workers=1)
-    (failed,), _ = plan_images(index, "study/sop")
-    assert failed.error.code == "header-truncated"
-    with pytest.raises(CaseError) as caught:
-        only_image(index, tmp_path / "b.tiff")
-    assert (caught.value.code, caught.value.subject) == ("header-truncated", str(path))
-
-
-def test_a_list_may_come_from_windows_but_must_be_text(tmp_path):
-    path = write_image(tmp_path / "ä.dcm", ramp(1))
-    listing = tmp_path / "list.txt"
-    listing.write_bytes(f"\ufeff{path}\r\n\r\n".encode())
-    assert [row.path for row in read_sources(listing, workers=1).instances] == [str(path)]
-    listing.write_bytes(str(path).encode("latin-1"))
-    with pytest.raises(ConfigError) as caught:
-        read_sources(listing, workers=1)
-    assert caught.value.code == "bad-list"
-
-
-def test_sources_without_dicom_are_refused(tmp_path):
-    (tmp_path / "a.dcm").write_text("no")
-    with pytest.raises(InputNotFoundError) as caught:
-        read_sources(tmp_path, workers=1)
-    assert caught.value.code == "no-dicom-found"
-
-
-@pytest.mark.parametrize(
-    ("chosen", "code"),
-    [
-        ({"size": "0,5"}, "bad-size"), ({"size": "5"}, "bad-size"), ({"size": "5,x"}, "bad-size"),
-        ({"size": "5,5.5"}, "bad-size"), ({"size": "5,5", "spacing": "1,1"}, "bad-size"),
-        ({"spacing": "0,1"}, "bad-spacing"), ({"spacing": "nan,1"}, "bad-spacing"), ({"spacing": "1"}, "bad-spacing"),
-        ({"spacing": "inf,1"}, "bad-spacing"), ({"window": "40"}, "bad-window"), ({"window": "40,0"}, "bad-window"),
-        ({"window": "soft"}, "bad-window"), ({"target_frames": 0}, "bad-frames"),
-        ({"filter_name": "sinc"}, "unknown-filter"), ({"border_frac": float("nan")}, "bad-border"),
-        ({"crop_mode": "components", "no_components": True}, "bad-crop"),
-        ({"predictor": True, "compressor": "packbits"}, "bad-predictor"),
-    ],
-)  # fmt: skip
-def test_options_that_make_no_sense_are_refused(chosen, code):
-    with pytest.raises(ConfigError) as caught:
-        options_of(**chosen)
-    assert caught.value.code == code

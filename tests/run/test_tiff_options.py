@@ -1,0 +1,25 @@
+"""Options that make no sense."""
+
+import pytest
+from tiff_images import options_of
+
+from gpuprep.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("chosen", "code"),
+    [
+        ({"size": "0,5"}, "bad-size"), ({"size": "5"}, "bad-size"), ({"size": "5,x"}, "bad-size"),
+        ({"size": "5,5.5"}, "bad-size"), ({"size": "5,5", "spacing": "1,1"}, "bad-size"),
+        ({"spacing": "0,1"}, "bad-spacing"), ({"spacing": "nan,1"}, "bad-spacing"), ({"spacing": "1"}, "bad-spacing"),
+        ({"spacing": "inf,1"}, "bad-spacing"), ({"window": "40"}, "bad-window"), ({"window": "40,0"}, "bad-window"),
+        ({"window": "soft"}, "bad-window"), ({"target_frames": 0}, "bad-frames"),
+        ({"filter_name": "sinc"}, "unknown-filter"), ({"border_frac": float("nan")}, "bad-border"),
+        ({"crop_mode": "components", "no_components": True}, "bad-crop"),
+        ({"predictor": True, "compressor": "packbits"}, "bad-predictor"),
+    ],
+)  # fmt: skip
+def test_options_that_make_no_sense_are_refused(chosen, code):
+    with pytest.raises(ConfigError) as caught:
+        options_of(**chosen)
+    assert caught.value.code == code
