@@ -31,6 +31,9 @@ _DTYPES = {code: name for name, code in (_DATATYPES | _READ_ONLY).items()}
 _SCANNER = 1
 #: NIFTI_UNITS_MM.
 _UNITS_MM = 2
+#: NIFTI_UNITS_METER and NIFTI_UNITS_MICRON, in mm; others say mm or nothing. The bits of xyzt_units that are of space.
+_MM_OF_UNITS = {1: 1000.0, 3: 0.001}
+_SPACE_UNITS = 0x07
 _HEADER_SIZE = 348
 _VOXEL_OFFSET = 352
 #: Extensions beyond this many bytes are no extensions.
@@ -312,6 +315,8 @@ def _read_header(stream: IO[bytes]) -> _Header:
         affine[:3, 3] = field("3f", 268)
     else:
         raise ValueError("it does not say where its voxels are: neither sform nor qform")
+    (units,) = field("B", 123)
+    affine[:3] *= _MM_OF_UNITS.get(units & _SPACE_UNITS, 1.0)
     lps = (np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)[:, [2, 1, 0, 3]]
 
     extensions = []

@@ -134,6 +134,16 @@ def test_reads_what_nibabel_writes(tmp_path, grid, form, order):
         assert file.extensions == ()
 
 
+@pytest.mark.parametrize(("units", "mm"), [("meter", 1000), ("micron", 0.001), ("mm", 1), ("unknown", 1)])
+def test_a_grid_in_other_units_is_in_millimetres(tmp_path, units, mm):
+    image = nibabel.Nifti1Image(np.zeros((7, 5, 3), np.uint8), np.diag([2.0, 3.0, 4.0, 1.0]))
+    image.header.set_xyzt_units(units, "sec")
+    nibabel.save(image, tmp_path / "a.nii")
+    ours, itk = read_nifti(tmp_path / "a.nii").geometry, SimpleITK.ReadImage(str(tmp_path / "a.nii"))
+    assert np.allclose(ours.spacing_dhw_mm, np.array([4, 3, 2]) * mm)
+    assert np.allclose(ours.spacing_dhw_mm[::-1], itk.GetSpacing())
+
+
 @pytest.mark.parametrize("filled", [[], [0], [2, 4], [5], [0, 5]])
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_slices_that_hold_something(tmp_path, filled, suffix):
