@@ -20,6 +20,8 @@ from gpuprep.dicom.header import InstanceHeader, parse_float
 from gpuprep.dicom.stack import Finding
 from gpuprep.errors import HeaderError
 
+#: Enhanced PET Image and Legacy Converted Enhanced PET Image.
+ENHANCED_PET_UIDS = ("1.2.840.10008.5.1.4.1.1.130", "1.2.840.10008.5.1.4.1.1.128.1")
 #: A dose below this was meant as MBq: no PET dose is so small, Bq.
 LEAST_DOSE_BQ = 1e5
 #: No patient weighs more than this; what does was meant as g, kg.
@@ -139,7 +141,7 @@ def read_suv_scale(instances: Sequence[InstanceHeader]) -> SuvScale:
     Raises
     ------
     HeaderError
-        As `compute_suv_scale`; ``suv-units-mixed``: the instances differ in units; ``unreadable``.
+        As `compute_suv_scale` and `read_pet_header`.
     """
     return compute_suv_scale(read_pet_header(instances))
 
@@ -151,9 +153,17 @@ def read_pet_header(instances: Sequence[InstanceHeader]) -> PetHeader:
     Raises
     ------
     HeaderError
-        ``suv-units-mixed``, ``unreadable``.
+        ``suv-enhanced``: of an enhanced PET, which tells units and corrections in other places; ``suv-units-mixed``;
+        ``unreadable``.
     """
     first = instances[0]
+    if first.sop_class_uid in ENHANCED_PET_UIDS and not first.units:
+        raise HeaderError(
+            "no SUV: it is an enhanced PET, of which units and corrections are not read",
+            code="suv-enhanced",
+            subject=first.series_instance_uid,
+            hint=_STORED,
+        )
     units = {i.units for i in instances}
     if len(units) > 1:
         raise HeaderError(

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import pydicom
 import pytest
 
 from gpuprep.dicom.header import read_headers
@@ -211,6 +212,17 @@ def test_mixed_units_are_refused(tmp_path):
     with pytest.raises(HeaderError) as caught:
         read_suv_scale(headers_of(tmp_path, change))
     assert caught.value.code == "suv-units-mixed"
+
+
+@pytest.mark.parametrize("keyword", ["EnhancedPETImageStorage", "LegacyConvertedEnhancedPETImageStorage"])
+def test_enhanced_pet_is_refused(tmp_path, keyword):
+    def change(data, index):
+        data.SOPClassUID = getattr(pydicom.uid, keyword)
+        del data.Units
+
+    with pytest.raises(HeaderError) as caught:
+        read_suv_scale(headers_of(tmp_path, change))
+    assert caught.value.code == "suv-enhanced" and "--pet stored" in caught.value.hint
 
 
 def test_a_vanished_file_is_unreadable(tmp_path):
