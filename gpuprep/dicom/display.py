@@ -19,21 +19,16 @@ BREAST_TOMOSYNTHESIS_UID = "1.2.840.10008.5.1.4.1.1.13.1.3"
 SPACING_RANGE_MM = (1e-6, 1e6)
 
 _ELEMENTS = (
-    "FrameIncrementPointer",
     "ImageLaterality",
     "ModalityLUTSequence",
     "PatientOrientation",
     "PerFrameFunctionalGroupsSequence",
-    "PixelRepresentation",
+    "PixelRepresentation",  # by which pydicom reads tables
     "SharedFunctionalGroupsSequence",
-    "SpacingBetweenSlices",
     "ViewCodeSequence",
     "ViewPosition",
     "VOILUTFunction",
     "VOILUTSequence",
-    "PhotometricInterpretation",
-    "PixelPaddingValue",
-    "PaletteColorLookupTableUID",
     *(
         f"{colour}PaletteColorLookupTable{part}"
         for colour in ("Red", "Green", "Blue")

@@ -45,7 +45,8 @@ def map_traces(source: Path, table_path: Path, output: Path) -> TraceCounts:
     InputNotFoundError
         ``path-missing``, ``no-tiff-found``.
     ConfigError
-        ``bad-table``: another suffix, or columns missing, repeated or not numeric; ``no-coordinate-map``.
+        ``bad-table``: another suffix, or columns missing, repeated or not numeric; ``no-coordinate-map``;
+        ``ambiguous-tiff``: several TIFFs are named by a UID of the table.
     WriteError
         As `replacing`.
     """
@@ -53,11 +54,13 @@ def map_traces(source: Path, table_path: Path, output: Path) -> TraceCounts:
 
     _check_suffix(output)
     table = _read_table(table_path)
-    tiffs = {Path(file.path).stem: file.path for file in find_tiffs(source)}
+    tiffs: dict[str, list[str]] = {}
+    for file in find_tiffs(source):
+        tiffs.setdefault(Path(file.path).stem, []).append(file.path)
     uids = [str(uid) for uid in table.column(UID_COLUMN).to_pylist()]
     boxes = np.stack([_numbers(table, name, table_path) for name in BOX_COLUMNS], axis=1)
     mapped = np.full(boxes.shape, np.nan)
-    maps = {uid: CoordinateMap.from_tiff(tiffs[uid]) for uid in dict.fromkeys(uids) if uid in tiffs}
+    maps = {uid: CoordinateMap.from_tiff(_only(tiffs[uid])) for uid in dict.fromkeys(uids) if uid in tiffs}
     rows_of: dict[str, list[int]] = {}
     for row, uid in enumerate(uids):
         rows_of.setdefault(uid, []).append(row)
@@ -71,6 +74,17 @@ def map_traces(source: Path, table_path: Path, output: Path) -> TraceCounts:
     missing = tuple(uid for uid in rows_of if uid not in maps)
     found = sum(len(rows_of[uid]) for uid in maps)
     return TraceCounts(int(has_area.sum()), found - int(has_area.sum()), missing)
+
+
+def _only(paths: list[str]) -> str:
+    if len(paths) > 1:
+        raise ConfigError(
+            f"{len(paths)} TIFFs have this name, another is {paths[1]}",
+            code="ambiguous-tiff",
+            subject=paths[0],
+            hint="name a folder that holds but one of each image",
+        )
+    return paths[0]
 
 
 def map_boxes(boxes: np.ndarray[Any, Any], coordinates: CoordinateMap) -> np.ndarray[Any, Any]:

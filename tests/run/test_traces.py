@@ -56,6 +56,16 @@ def test_boxes_of_a_single_tiff(tiffs):
     assert (counts.mapped, counts.outside, counts.missing) == (2, 1, ("9.9",))
 
 
+def test_two_tiffs_of_an_image_are_refused(tiffs):
+    csv.write_csv(TABLE, tiffs / "boxes.csv")
+    (tiffs / "older" / "1.2").mkdir(parents=True)
+    (tiffs / "older" / "1.2" / "1.2.3.tiff").write_bytes((tiffs / "1.2" / "1.2.3.tiff").read_bytes())
+    with pytest.raises(ConfigError) as caught:
+        map_traces(tiffs, tiffs / "boxes.csv", tiffs / "out.csv")
+    assert caught.value.code == "ambiguous-tiff"
+    assert not (tiffs / "out.csv").exists()
+
+
 def test_random_boxes_come_back():
     rng = np.random.default_rng(11)
     inner = np.sort(rng.random((10_000, 2, 2)) * (20, 20) + (10, 40), axis=1).reshape(-1, 4)
