@@ -298,6 +298,7 @@ class Loader:
                 in_graph.append(batch)
                 yield batch[1]
 
+        is_last_try = False
         while True:
             graph = output = images = None
             try:
@@ -306,6 +307,7 @@ class Loader:
                 while True:
                     (output,) = graph.pipeline.run(self._stream())
                     images = self._xp.from_dlpack(output.as_tensor())
+                    is_last_try = False
                     yield in_graph.popleft()[0], images[..., 0] if is_encoded else images
             except StopIteration:
                 assert graph is not None
@@ -321,12 +323,15 @@ class Loader:
             if is_short:
                 self._free_memory()
                 frames = len(in_graph[0][1]) if in_graph else 0
-                if frames < 2:
+                if frames < 2 and is_last_try:
                     raise DeviceMemoryError(
                         f"{self.description} has no memory for a frame: {reason}", code="device-memory"
                     )
-                _LOG.warning("%s has too little memory for %d frames at once: %s", self.description, frames, reason)
-                waiting = _cut(chain(tuple(in_graph), waiting), frames // 2)
+                is_last_try = frames < 2  # with what has been freed
+                waiting = chain(tuple(in_graph), waiting)
+                if frames > 1:
+                    _LOG.warning("%s has too little memory for %d frames at once: %s", self.description, frames, reason)
+                    waiting = _cut(waiting, frames // 2)
             else:
                 _LOG.warning("%s fails on a batch, which will do without: %s", self.description, reason)
                 yield in_graph.popleft()[0], None

@@ -404,7 +404,7 @@ class ShortLoader(Loader):
 
     most = 4
     words = "CUDA allocation failed"
-    frees = 0
+    frees = more_when_freed = 0
 
     def _build(self, is_encoded: bool, dtype: Any) -> Any:
         graph = super()._build(is_encoded, dtype)
@@ -426,6 +426,7 @@ class ShortLoader(Loader):
     def _free_memory(self) -> None:
         super()._free_memory()
         self.frees += 1
+        self.most += self.more_when_freed
 
 
 @pytest.mark.parametrize(
@@ -464,7 +465,7 @@ def test_no_memory_for_a_frame_is_a_shortage_of_the_case_and_not_the_end_of_dali
         with pytest.raises(DeviceMemoryError, match="has no memory for a frame: CUDA allocation failed") as caught:
             ask()
         assert caught.value.code == "device-memory"
-    loader.most = 4
+    loader.more_when_freed = 1
     loaded = load(loader, stack)
     assert loaded.decoder == "dali-cpu"
     np.testing.assert_array_equal(stored_values(loaded), pixels)
