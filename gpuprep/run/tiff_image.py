@@ -191,7 +191,8 @@ def make_images(loaded: Sequence[Loaded], options: TiffOptions, backend: Backend
     """
     spec = loaded[0].spec
     with clock.stage("intensity"):
-        stored = backend.upload(np.concatenate([image.stored for image in loaded]))
+        words = backend.host_array((len(loaded), *loaded[0].stored.shape[1:]), loaded[0].stored.dtype)
+        stored = backend.upload(np.concatenate([image.stored for image in loaded], out=words))
         rules = [rule for image in loaded for rule in _grey_rules(image.display, image.spec, options)]
         to_images = to_value_images if options.window == "none" else to_grey_images
         grey = to_images(stored, rules, range(len(loaded)), spec.bits_stored, backend=backend)
