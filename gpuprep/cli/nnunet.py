@@ -56,8 +56,9 @@ def nnunet(
     """Convert CT, MR or PET studies with RTSTRUCT or SEG into an nnU-Net v2 data set.
 
     SOURCE is one or more folders (DICOM is found by content), or an index written by `gpuprep index`. OUTPUT
-    gets nnUNet_raw/DatasetNNN_Name with images, labels, dataset.json and splits, the scripts nnunet_preprocess.sh and
-    nnunet_train.sh, and gpuprep/DatasetNNN_Name with the ledger, the report and the table of region codes.
+    gets nnUNet_raw/DatasetNNN_Name with images, labels, dataset.json and splits; the scripts nnunet_preprocess.sh and
+    nnunet_train.sh, for the data set that was converted last; and gpuprep/DatasetNNN_Name with the ledger, the report
+    and the table of region codes.
 
     \b
     The ROI map:

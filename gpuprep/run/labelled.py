@@ -93,7 +93,7 @@ def forget(ledger: Ledger, vanished: Sequence[CaseRow], root: Path, discard: Cal
         ledger.remove([row.case])
 
 
-def refuse_mixed_options(ledger: Ledger, plans: Sequence[CasePlan | FailedPlan], config: str) -> None:
+def refuse_mixed_options(rows: Mapping[str, CaseRow], plans: Sequence[CasePlan | FailedPlan], config: str) -> None:
     """Refuse to mix cases made with other options into a data set.
 
     Raises
@@ -102,7 +102,7 @@ def refuse_mixed_options(ledger: Ledger, plans: Sequence[CasePlan | FailedPlan],
         ``options-changed``: finished cases that are not planned now have another configuration.
     """
     planned = {p.case for p in plans}
-    others = [c for c, r in ledger.rows().items() if r.status == "done" and c not in planned and r.config != config]
+    others = [c for c, r in rows.items() if r.status == "done" and c not in planned and r.config != config]
     if others:
         raise OutputError(
             f"the data set holds {len(others)} cases made with other options that are no cases now, "

@@ -134,9 +134,9 @@ def convert_to_medsegpy(
         splits = _assign(plans, known, options)
         placement = place(execution.resources, len(plans))
         writer = MedsegpyWriter(root, options.layout, numbering.scan_ids(), splits, placement.threads)
+        refuse_mixed_options(known, plans, digest(case_options, writer.config))
         forget(ledger, vanished, root, writer.discard)
         move_outputs(ledger, root, lambda case, path: f"{splits[case]}/{path.split('/')[1]}")
-        refuse_mixed_options(ledger, plans, digest(case_options, writer.config))
         for split in SPLITS:
             make_folder(root / split)
         run_cases(

@@ -118,9 +118,9 @@ def convert_to_nnunet(
         splits = _assign(plans, known, options)
         placement = place(execution.resources, len(plans))
         writer = NnunetWriter(folder, splits, options.strategy, options.images, placement.threads)
+        refuse_mixed_options(known, plans, digest(case_options, writer.config))
         forget(ledger, vanished, folder.root, writer.discard)
         move_outputs(ledger, folder.root, lambda case, path: _in_split(path, splits[case]))
-        refuse_mixed_options(ledger, plans, digest(case_options, writer.config))
         run_cases(
             plans,
             options=case_options,
@@ -136,6 +136,7 @@ def convert_to_nnunet(
             names = [label.name for label in labels]
             processes, _ = share_cores(execution.resources.workers, len(plans))
             regions = _write_regions(writer, ledger, names, options.region_codes, processes)
+        write_region_table(folder, regions)
         rows = ledger.rows()
         training = {c: r.patient for c, r in rows.items() if r.status == "done" and splits[c] == "Tr"}
         rescaled = {m for m in options.images if transforms.rescale_intensity and transforms.windows(m, options.images)}
@@ -197,7 +198,6 @@ def _write_regions(
     folder = writer.folder
     done = {c: row for c, row in ledger.rows().items() if row.status == "done"}
     regions = make_region_table(labels, [read_palette_table(folder.palette(c)) for c in done], coding)
-    write_region_table(folder, regions)
     codes = digest(regions)
     stale = [
         c

@@ -156,9 +156,9 @@ def convert_to_supervisely(
         ledger.set_file_problems(sources.problems)
         placement = place(execution.resources, len(plans))
         writer = _make_writer(root, options, targets, placement.threads)
-        _, vanished = split_vanished(ledger.rows(), plans, root)
+        known, vanished = split_vanished(ledger.rows(), plans, root)
+        refuse_mixed_options(known, plans, digest(case_options, writer.config))
         forget(ledger, vanished, root, writer.discard)
-        refuse_mixed_options(ledger, plans, digest(case_options, writer.config))
         make_folder(root / IMPORT_FOLDER)
         run_cases(
             plans,

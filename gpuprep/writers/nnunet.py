@@ -370,16 +370,18 @@ def write_dataset_json(
     return path
 
 
-def write_region_table(folder: DatasetFolder, regions: RegionTable) -> Path:
-    """Write ``regions.json``, the table code ↔ set of labels, beside the ledger; return its path."""
+def write_region_table(folder: DatasetFolder, regions: RegionTable | None) -> None:
+    """Write ``regions.json``, the table code ↔ set of labels, beside the ledger; none without regions."""
     path = folder.sidecars / "regions.json"
+    if regions is None:
+        remove_file(path)
+        return
     content = {
         "coding": regions.coding,
         "labels": list(regions.labels),
         "codes": {str(code): [regions.labels[i] for i in members] for code, members in enumerate(regions.sets)},
     }
     write_text(path, json.dumps(content, indent=1) + "\n")
-    return path
 
 
 def write_splits(folder: DatasetFolder, folds: list[dict[str, list[str]]]) -> None:
@@ -388,7 +390,7 @@ def write_splits(folder: DatasetFolder, folds: list[dict[str, list[str]]]) -> No
     if folds:
         write_text(path, json.dumps(folds, indent=1) + "\n")
     else:
-        path.unlink(missing_ok=True)
+        remove_file(path)
 
 
 def write_scripts(folder: DatasetFolder, folds: int) -> None:

@@ -96,6 +96,19 @@ def test_a_case_whose_files_were_deleted_is_done_again_or_dropped(gpuprep, sourc
         assert row.case not in report.read_text()
 
 
+def test_another_strategy_leaves_nothing_of_the_first(gpuprep, sources, tmp_path):
+    def convert_twice(*strategies):
+        output = tmp_path / "-".join(strategies)
+        for strategy in strategies:
+            assert (
+                convert(gpuprep, sources, output, "nnunet", "one", options=("-ms", strategy)).status == ExitStatus.DONE
+            )
+        return {p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file()}
+
+    assert convert_twice("region_mask", "label_image") == convert_twice("label_image")
+    assert convert_twice("label_image", "region_mask") == convert_twice("region_mask")
+
+
 def test_channels_in_another_order_are_other_files(gpuprep, tmp_path):
     series = write_images(tmp_path / "in" / "CT", "one", values_hu=RAMP_HU)
     write_structures(tmp_path / "in" / "rs", series, [RoiSpec(1, "gtv", contours_of(GTV_BOX))])
@@ -132,9 +145,13 @@ def retag(modality):
 
 def test_cases_of_other_options_that_are_not_given_again_are_not_mixed_in(gpuprep, sources, tmp_path):
     convert(gpuprep, sources, tmp_path, "nnunet", "one")
-    result = convert(gpuprep, sources, tmp_path, "nnunet", "two", options=("--spacing", "2,2,2"))
+    before = data_files(tmp_path)
+    result = convert(
+        gpuprep, sources, tmp_path, "nnunet", "two", options=("--spacing", "2,2,2", "--test-set-ratio", "1")
+    )
     assert result.status == ExitStatus.OUTPUT
     assert "[options-changed]" in result.stderr and "hint: " in result.stderr
+    assert data_files(tmp_path) == before
     result = convert(gpuprep, sources, tmp_path, "nnunet", "one", "two", options=("--spacing", "2,2,2"))
     assert result.status == ExitStatus.DONE
 
