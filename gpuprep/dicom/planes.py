@@ -46,6 +46,8 @@ class Plane:
         Spacing Between Slices, else Slice Thickness: what a single slice is thick.
     slope, intercept : float
         Rescale, 1 and 0 when absent.
+    has_slope, has_intercept : bool
+        Whether they are there.
     traits : mapping of str to value
         What may tell planes at the same place apart, by the names in `gpuprep.dicom.stack`. Absent values are None.
     tiles_a_row : int
@@ -62,6 +64,8 @@ class Plane:
     slice_spacing_mm: float | None
     slope: float = 1.0
     intercept: float = 0.0
+    has_slope: bool = False
+    has_intercept: bool = False
     traits: Mapping[str, Any] = field(default_factory=dict)
     tiles_a_row: int = 0
 
@@ -130,6 +134,8 @@ def place(
         slice_spacing_mm=slice_spacing_mm,
         slope=slope,
         intercept=intercept,
+        has_slope=rescale[0] is not None,
+        has_intercept=rescale[1] is not None,
         traits=traits,
     )
 

@@ -216,7 +216,7 @@ class BrokenVolume:
     instances : tuple of InstanceHeader
         The file of each frame.
     error : GeometryError
-        Why: ``gantry-tilt``, ``missing-slice`` or ``variable-spacing``.
+        Why: ``gantry-tilt``, ``missing-slice``, ``variable-spacing`` or ``rescale-missing``.
     """
 
     label: str
@@ -538,6 +538,7 @@ def _stack_volume(
     """Find the grid of planes at distinct places, in order along the normal."""
     planes = [p.plane for p in placed]
     first = planes[0]
+    _check_rescale(planes)
     axes = _axes(first)
     positions = np.array([p.position_lps_mm for p in planes])
     offsets_mm = (positions - positions[0]) @ axes.T
@@ -587,6 +588,19 @@ def _stack_volume(
         label=label,
         findings=tuple(findings),
     )
+
+
+def _check_rescale(planes: Sequence[Plane]) -> None:
+    """Refuse images that lack a rescale without which they are unlike the others."""
+    is_scaled, is_shifted = any(p.slope != 1 for p in planes), any(p.intercept != 0 for p in planes)
+    lacking = [p for p in planes if (is_scaled and not p.has_slope) or (is_shifted and not p.has_intercept)]
+    if lacking:
+        raise GeometryError(
+            f"{len(lacking)} of {len(planes)} images lack the rescale that others have, first {_name(lacking[0])}",
+            code="rescale-missing",
+            subject=lacking[0].instance.path,
+            hint="their values cannot be compared; export the series again",
+        )
 
 
 def _find_problems(placed: list[_Placed], steps_mm: Float, drift_pixels: Float, tolerance: float) -> list[Finding]:

@@ -412,6 +412,16 @@ def test_attribute_invalid(changes):
     assert refused(axial([1, 2], **changes)).code == "attribute-invalid"
 
 
+def test_a_slice_without_the_rescale_that_the_others_have_is_refused():
+    slices = axial([1, 2, 3], rescale_slope=1.0, rescale_intercept=-1024.0)
+    assert build_stacks([slices[0], replace(slices[1], rescale_slope=None), slices[2]]), "a slope of 1 may be left out"
+    error = refused([slices[0], replace(slices[1], rescale_intercept=None), slices[2]])
+    assert error.code == "rescale-missing"
+    assert "1 of 3 images" in error.message and "instance 2" in error.message
+    steep = [replace(s, rescale_slope=slope) for s, slope in zip(slices, (None, 2.0, 2.0), strict=True)]
+    assert refused(steep).code == "rescale-missing"
+
+
 @pytest.mark.parametrize(
     "attribute",
     ["rows", "bits_allocated", "bits_stored", "pixel_representation", "samples_per_pixel"],
