@@ -137,7 +137,7 @@ def convert_to_nifti(
     planned = {p.case for p in plans}
     return NiftiResult(
         tuple(row for case, row in rows.items() if case in planned),
-        tuple(output for row in rows.values() if row.status == "done" for output in row.outputs),
+        tuple(o for row in rows.values() if row.status == "done" for o in row.outputs if (root / o.path).exists()),
         sources.problems,
     )
 

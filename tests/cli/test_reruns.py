@@ -1,5 +1,6 @@
 """A second run into a data set that is there: with other options, with other sources, after a killed one."""
 
+import csv
 import json
 import shutil
 
@@ -94,6 +95,17 @@ def test_a_case_whose_files_were_deleted_is_done_again_or_dropped(gpuprep, sourc
     } - {output.path for output in row.outputs}  # fmt: skip
     for report in tmp_path.rglob("dataset.json"):
         assert row.case not in report.read_text()
+
+
+def test_the_index_of_files_lists_those_that_are_there(gpuprep, sources, tmp_path):
+    command = ("nifti", "-m", "CT,RTSTRUCT", "--masks", "npz")
+    gpuprep(*command, sources, tmp_path)
+    shutil.rmtree(tmp_path / "two")
+    assert gpuprep(*command, sources / "one", tmp_path).status == ExitStatus.DONE
+    with (tmp_path / "index.csv").open(newline="") as file:
+        listed = {row["path"] for row in csv.DictReader(file)}
+    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("one/*/*")}
+    assert listed == written and len(listed) == 2
 
 
 def test_another_strategy_leaves_nothing_of_the_first(gpuprep, sources, tmp_path):
