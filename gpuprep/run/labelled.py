@@ -58,14 +58,15 @@ def split_vanished(
         ``outputs-missing``: some files of a finished case that is not planned are gone, and others are not.
     """
     planned = {p.case for p in plans}
-    kept: dict[str, CaseRow] = {}
+    kept = {case: row for case, row in rows.items() if case in planned}
     vanished: list[CaseRow] = []
-    for case, row in rows.items():
+    for case in rows.keys() - planned:
+        row = rows[case]
         there = [o.path for o in row.outputs if (root / o.path).exists()]
-        if case not in planned and (row.status == "failed" or (row.outputs and not there)):
+        if row.status == "failed" or (row.outputs and not there):
             vanished.append(row)
             continue
-        if case not in planned and len(there) < len(row.outputs):
+        if len(there) < len(row.outputs):
             raise OutputError(
                 f"some files of {case} are gone, and its sources are not given now",
                 code="outputs-missing",
