@@ -88,14 +88,23 @@ def decode_segmentation_frames(segmentation: Segmentation) -> SegmentationFrames
     ------
     DecodeError
         ``no-decoder``: for this transfer syntax. ``pixel-data-missing``; ``pixel-data-truncated``: it is shorter than
-        the header promises. ``unreadable``.
+        the header promises. ``frame-size-mismatch``: it is longer. ``unreadable``.
     """
     spec = segmentation.spec
     (header,) = read_headers([str(segmentation.path)])
     if not spec.number_of_frames:
         return SegmentationFrames(header, spec)
     if header.is_native:
-        native.frame_extent(header, spec, spec.number_of_frames - 1)
+        last = native.frame_extent(header, spec, spec.number_of_frames - 1)
+        length = last.offset + last.length - header.pixel_offset
+        if (
+            header.pixel_length > length + length % 2
+        ):  # each frame padded to whole bytes, say, or other Rows than it has
+            raise DecodeError(
+                f"{header.pixel_length} bytes of pixel data, expected {length} for {spec.number_of_frames} frames",
+                code="frame-size-mismatch",
+                subject=header.path,
+            )
         return SegmentationFrames(header, spec)
     if spec.transfer_syntax_uid in NATIVE_SYNTAXES:
         return SegmentationFrames(header, spec, native.read_by_pydicom(header, spec))

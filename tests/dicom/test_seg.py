@@ -266,6 +266,19 @@ def test_missing_and_short_pixel_data_are_refused(tmp_path, masks):
     assert caught.value.code == "pixel-data-missing"
 
 
+@pytest.mark.parametrize(("kind", "change"), [("BINARY", "Rows"), ("LABELMAP", "Rows"), ("BINARY", "padding")])
+def test_more_pixel_data_than_the_frames_have_is_refused(tmp_path, masks, kind, change):
+    data = build(masks, kind)
+    if change == "Rows":
+        data.Rows = 4
+    else:  # each frame begins on a byte
+        bits = np.unpackbits(np.frombuffer(data.PixelData, np.uint8), bitorder="little")[: 8 * 35].reshape(8, 35)
+        data.PixelData = np.packbits(bits, axis=1, bitorder="little").tobytes()
+    with pytest.raises(DecodeError) as caught:
+        decode_segmentation_frames(read_segmentation(save(data, tmp_path)))
+    assert caught.value.code == "frame-size-mismatch"
+
+
 def save_frames(source, path, change):
     """Copy a compressed segmentation with its frames changed."""
     with warnings.catch_warnings():
