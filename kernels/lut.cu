@@ -2,11 +2,18 @@
 // table was made of. Words are decoded ones: clean bits, so that word + first lies in the table.
 #include "gpuprep.cuh"
 
-// dst = table of its slice [src + first], which may be the memory of src if as wide; table_of[z] tells which of the tables, of `entries` each, slice z uses.
+// dst = table of its slice [src + first], which may be the memory of src if as wide; table_of[z] tells which of the tables,
+// of `entries` each, slice z uses. src and dst are aligned to 16 bytes.
 template <class S, class D>
 DEVICE void look_up(i64 thread, const S* src, D* dst, i64 n, i64 slice_size, const D* tables, i32 entries,
                     const i32* table_of, i32 first) {
     const i64 begin = thread * LANES, end = begin + LANES < n ? begin + LANES : n;
+    const i64 slice = begin / slice_size;
+    if (begin + LANES <= n && begin + LANES <= (slice + 1) * slice_size) {
+        const D* table = tables + (i64)table_of[slice] * entries + first;
+        map_lanes(src + begin, dst + begin, [=](S word) { return table[word]; });
+        return;
+    }
     for (i64 i = begin; i < end;) {
         const i64 z = i / slice_size, slice_end = (z + 1) * slice_size, stop = slice_end < end ? slice_end : end;
         const D* table = tables + (i64)table_of[z] * entries + first;

@@ -23,6 +23,7 @@ from gpuprep.geometry import VolumeGeometry
 from gpuprep.hostlib import usable_cores
 from gpuprep.masks import Roi
 from gpuprep.ops.crop import crop_or_pad_array, foreground_box
+from gpuprep.ops.grey import look_up
 from gpuprep.ops.intensity import Window, apply_window_array, to_modality
 from gpuprep.ops.orient import reorient_array
 from gpuprep.ops.palette import palette_of_planes
@@ -197,6 +198,10 @@ def _modality(image: Any, backend: Backend) -> Any:
     return to_modality(image, spec, slopes, -1024 * slopes, backend=backend)
 
 
+def _grey(image: Any, backend: Backend) -> Any:
+    return look_up(image.view(np.uint16), (np.arange(1 << 16) >> 8).astype(np.uint8), backend=backend)
+
+
 def _resample(image: Any, backend: Backend) -> Any:
     grid = _grid(image.shape)
     return resample_volume(
@@ -271,6 +276,7 @@ def _prepare_mammogram(backend: Backend, shape: Shape) -> tuple[int, Callable[[B
 #: What a case may need, and the kernels of rasterising one by one.
 WORKLOADS: Sequence[Workload] = (
     Workload("modality values of uint16 words", _on_image(lambda i, b: _modality(i.view(np.uint16), b))),
+    Workload("grey levels uint16 → uint8, by table", _on_image(_grey)),
     Workload("window int16 → float32", _on_image(lambda i, b: apply_window_array(i, _SOFT_TISSUE, b))),
     Workload("clamp int16", _on_image(lambda i, b: apply_window_array(i, Window(40, 400), b))),
     Workload("resample int16 → 1 mm", _on_image(_resample)),

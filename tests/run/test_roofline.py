@@ -27,6 +27,7 @@ def test_each_byte_counts_once():
     assert list(rates) == [workload.name for workload in WORKLOADS]
     expected = {
         "modality values of uint16 words": (2 + 2) * VOXELS,
+        "grey levels uint16 → uint8, by table": (2 + 1) * VOXELS,
         "window int16 → float32": (2 + 4) * VOXELS,
         "clamp int16": (2 + 2) * VOXELS,
         "resample int16 → 1 mm": 2 * VOXELS + 2 * RESAMPLED,
