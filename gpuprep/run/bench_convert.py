@@ -399,7 +399,7 @@ def _measure_stages(
     if not plans:
         return ()
     nifti = NiftiOptions(StudyModalities(("CT",)), _TEMPLATE, MaskContainer.SEG_NRRD)
-    images, masks = name_files(plans, nifti, {})
+    images, masks = name_files(plans, nifti, options.stacking, {})
     writer = StudyWriter(
         root,
         images,

@@ -83,7 +83,7 @@ def open_mask(
         segmentation = read_segmentation(path)
         stack = _stack_of(header, image, stacking) if image else None
         mask, problems = _read_seg(segmentation, stack, backend)
-        return OpenedMask(mask, problems, images=_instances_of(stack) if stack else ())
+        return OpenedMask(mask, problems, images=tuple(dict.fromkeys(stack.instances)) if stack else ())
     if image is None:
         raise ConfigError(
             "contours have to be drawn on images", code="image-needed", subject=str(path), hint="add --image FOLDER"
@@ -93,7 +93,7 @@ def open_mask(
     structures = structures.in_frame(stack.geometry.frame_of_reference_uid)
     drawn = rasterize(structures.rois, _grid_of(stack), overlap="xor", backend=backend)
     found = [*structures.problems, *(p for roi in structures.rois for p in roi.problems), *drawn.problems]
-    return OpenedMask(drawn.mask, tuple(map(str, found)), images=_instances_of(stack))
+    return OpenedMask(drawn.mask, tuple(map(str, found)), images=tuple(dict.fromkeys(stack.instances)))
 
 
 def find_images(folder: Path) -> tuple[InstanceHeader, ...]:
@@ -136,10 +136,6 @@ def _stack_of(header: InstanceHeader, image: Path, stacking: Stacking) -> Stack:
     channel = Channel(series.modality, series.series_instance_uid, tuple(series.instances))
     plan = CasePlan("", "", (channel,), (header,), (links[0].detail,), (), "")
     return choose_stack(channel, plan, stacking)
-
-
-def _instances_of(stack: Stack) -> tuple[InstanceHeader, ...]:
-    return tuple({frame.instance.path: frame.instance for frame in stack.frames}.values())
 
 
 def _grid_of(stack: Stack) -> SliceGrid:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gpuprep.config import MaskContainer
-from gpuprep.errors import ConfigError
-from gpuprep.run.case import CaseOptions
+from gpuprep.config import MaskContainer, Stacking
+from gpuprep.dicom.header import InstanceHeader
+from gpuprep.errors import CaseError, ConfigError
+from gpuprep.run.case import CaseOptions, choose_stack
 from gpuprep.run.job import Execution, run_cases
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.plan import CasePlan, FailedPlan, StudyModalities, plan_study_cases
@@ -108,7 +109,7 @@ def convert_to_nifti(
     ledger = Ledger(root / "gpuprep" / "ledger.sqlite")
     try:
         held = {without_suffix(o.path).lower(): row.case for row in ledger.rows().values() for o in row.outputs}
-        images, masks = name_files(plans, options, held)
+        images, masks = name_files(plans, options, case_options.stacking, held)
         ledger.set_file_problems(sources.problems)
         placement = place(execution.resources, len(plans))
         writer = StudyWriter(
@@ -143,7 +144,7 @@ def convert_to_nifti(
 
 
 def name_files(
-    plans: Sequence[CasePlan | FailedPlan], options: NiftiOptions, held: Mapping[str, str]
+    plans: Sequence[CasePlan | FailedPlan], options: NiftiOptions, stacking: Stacking, held: Mapping[str, str]
 ) -> tuple[dict[str, NamedFile], dict[str, NamedFile]]:
     """Give each case the place of its image or dose, and that of its mask: none twice, none that another case holds."""
     images, masks = [], []
@@ -163,6 +164,16 @@ def name_files(
         for segmentation in plan.segmentations:
             image = ROI_PLACE if options.masks is MaskContainer.SEPARATE else segmentation.modality
             path = options.template.fill(segmentation, case=plan.case, image=image)
-            masks.append(NamedFile(plan.case, path, segmentation, reference))
+            made_on = _made_on(plan, stacking) if options.masks is MaskContainer.DICOM_SEG else reference
+            masks.append(NamedFile(plan.case, path, segmentation, made_on))
     apart = tell_apart([*images, *masks], held)
     return {f.case: f for f in apart[: len(images)]}, {f.case: f for f in apart[len(images) :]}
+
+
+def _made_on(plan: CasePlan, stacking: Stacking) -> tuple[InstanceHeader, ...]:
+    """Return the images that a mask is made on: not the localizer, or another echo, of their series."""
+    try:
+        stack = choose_stack(plan.channels[0], plan, stacking)
+    except CaseError:  # and so will the case end
+        return plan.channels[0].instances
+    return tuple(dict.fromkeys(stack.instances))

@@ -244,6 +244,23 @@ def test_dicom_segmentations_refer_to_their_image(gpuprep, study, tmp_path):
     assert "GTVp" in [s.SegmentLabel for s in data.SegmentSequence]
 
 
+def test_a_dicom_segmentation_refers_to_no_localizer_of_its_series(gpuprep, tmp_path):
+    series = conversions.write_images(tmp_path / "in", "P")
+    conversions.write_structures(tmp_path / "in" / "rs.dcm", series, conversions.two_rois(conversions.GRID))
+    localizer = pydicom.dcmread(tmp_path / "in" / "IM000.dcm")
+    localizer.SOPInstanceUID = "1.2.3.4.5"
+    localizer.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    localizer.Rows, localizer.Columns = 30, 26
+    localizer.PixelData = bytes(2 * 30 * 26)
+    synth.write_dataset(localizer, tmp_path / "in" / "localizer.dcm")
+    result = convert(gpuprep, tmp_path / "in", tmp_path / "out", "--masks", "dicomseg", modalities="CT,RTSTRUCT")
+    assert result.status == ExitStatus.DONE, result.stderr
+    (path,) = (tmp_path / "out").rglob("*.dcm")
+    referenced = pydicom.dcmread(path).ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    uids = {pydicom.dcmread(p).SOPInstanceUID for p in (tmp_path / "in").glob("IM*.dcm")}
+    assert {r.ReferencedSOPInstanceUID for r in referenced} == uids
+
+
 @pytest.mark.parametrize(
     ("strategy", "files"),
     [("merge", ["Lungs"]), ("keep_first", ["Lungs"]), ("separate", ["Lungs__Lung_L", "Lungs__Lung_R"])],

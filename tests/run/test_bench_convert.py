@@ -122,7 +122,7 @@ def test_the_device_is_one_trip_up_and_one_down(studies, tmp_path, monkeypatch):
     monkeypatch.setattr(bench_convert, "slot_backend", lambda choice: backend)
     plans = bench_convert._plan(open_sources([studies], index_path=None, workers=1), WANTED, OPTIONS)
     nifti = NiftiOptions(WANTED, bench_convert._TEMPLATE, MaskContainer.SEG_NRRD)
-    images, masks = name_files(plans, nifti, {})
+    images, masks = name_files(plans, nifti, OPTIONS.stacking, {})
     writer = StudyWriter(
         tmp_path, images, masks, container=nifti.masks, layout="", suffix=".nii.gz", held={}, threads=1
     )
