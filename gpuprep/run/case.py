@@ -284,6 +284,18 @@ def choose_stack(channel: Channel, plan: CasePlan, stacking: Stacking) -> Stack:
     )
 
 
+def choose_images(plan: CasePlan, stacking: Stacking) -> tuple[InstanceHeader, ...]:
+    """Return the images that the mask of a case is made on: no localizer, nor another echo, of the first channel.
+
+    All of the channel where nothing says which of its volumes is meant, or that one is broken.
+    """
+    try:
+        stack = choose_stack(plan.channels[0], plan, stacking)
+    except CaseError:
+        return plan.channels[0].instances
+    return tuple(dict.fromkeys(stack.instances))
+
+
 def load_volume(
     channel: Channel,
     stack: Stack,

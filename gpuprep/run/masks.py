@@ -9,6 +9,7 @@ from gpuprep.backends.base import Backend
 from gpuprep.codecs.segframes import decode_segmentation_frames
 from gpuprep.config import Stacking
 from gpuprep.dicom.header import InstanceHeader, read_headers
+from gpuprep.dicom.index import Series
 from gpuprep.dicom.rtstruct import read_structure_set
 from gpuprep.dicom.seg import Segmentation, read_segmentation
 from gpuprep.dicom.stack import Stack
@@ -17,7 +18,7 @@ from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Roi, RoiMask
 from gpuprep.ops.rasterize import SliceGrid, rasterize
 from gpuprep.ops.segments import embed_segmentation, own_grid
-from gpuprep.run.case import choose_stack
+from gpuprep.run.case import choose_images, choose_stack
 from gpuprep.run.plan import CasePlan, Channel
 from gpuprep.run.sources import open_sources
 from gpuprep.writers.masks import read_mask, supervisely
@@ -73,11 +74,12 @@ def open_mask(
     if supervisely.is_case(path):
         scores = supervisely.find_scores(path)
         notes = (f"a mask has no room for scores: {len(scores)} score tables are left out",) if scores else ()
-        return OpenedMask(supervisely.read(path, plane), notes=notes, images=find_images(image) if image else ())
+        images = find_images(image, stacking) if image else ()
+        return OpenedMask(supervisely.read(path, plane), notes=notes, images=images)
     if plane is not None:
         raise ConfigError("only a case of Supervisely's import has planes", code="plane-missing", subject=str(path))
     if not _is_dicom(path):
-        return OpenedMask(read_mask(path), images=find_images(image) if image else ())
+        return OpenedMask(read_mask(path), images=find_images(image, stacking) if image else ())
     (header,) = read_headers([str(path)])
     if header.modality != "RTSTRUCT":
         segmentation = read_segmentation(path)
@@ -96,8 +98,8 @@ def open_mask(
     return OpenedMask(drawn.mask, tuple(map(str, found)), images=tuple(dict.fromkeys(stack.instances)))
 
 
-def find_images(folder: Path) -> tuple[InstanceHeader, ...]:
-    """Return the instances of the only series with pixels in a folder.
+def find_images(folder: Path, stacking: Stacking) -> tuple[InstanceHeader, ...]:
+    """Return the instances of the only series with pixels in a folder, without a localizer among them.
 
     Raises
     ------
@@ -110,7 +112,7 @@ def find_images(folder: Path) -> tuple[InstanceHeader, ...]:
     series = [s for s in sources.series if s.instances[0].rows and s.instances[0].modality not in ("SEG", "RTDOSE")]
     if len(series) != 1:
         raise LinkError(f"{len(series)} image series, not one", code="ambiguous-reference", subject=str(folder))
-    return tuple(series[0].instances)
+    return choose_images(_plan(series[0]), stacking)
 
 
 def _is_dicom(path: Path) -> bool:
@@ -133,9 +135,13 @@ def _stack_of(header: InstanceHeader, image: Path, stacking: Stacking) -> Stack:
         known = (problem for problem in sources.links.problems if problem.subject in paths)
         raise next(known, LinkError("nothing links it to images", code="dangling-reference", subject=header.path))
     (series,) = (s for s in sources.series if s.series_instance_uid == links[0].image_series_uid)
+    plan = _plan(series, header)
+    return choose_stack(plan.channels[0], plan, stacking)
+
+
+def _plan(series: Series, *segmentations: InstanceHeader) -> CasePlan:
     channel = Channel(series.modality, series.series_instance_uid, tuple(series.instances))
-    plan = CasePlan("", "", (channel,), (header,), (links[0].detail,), (), "")
-    return choose_stack(channel, plan, stacking)
+    return CasePlan("", "", (channel,), segmentations, (), (), "")
 
 
 def _grid_of(stack: Stack) -> SliceGrid:

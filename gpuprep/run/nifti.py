@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from gpuprep.config import MaskContainer, Stacking
-from gpuprep.dicom.header import InstanceHeader
-from gpuprep.errors import CaseError, ConfigError
-from gpuprep.run.case import CaseOptions, choose_stack
+from gpuprep.errors import ConfigError
+from gpuprep.run.case import CaseOptions, choose_images
 from gpuprep.run.job import Execution, run_cases
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.plan import CasePlan, FailedPlan, StudyModalities, plan_study_cases
@@ -164,16 +163,7 @@ def name_files(
         for segmentation in plan.segmentations:
             image = ROI_PLACE if options.masks is MaskContainer.SEPARATE else segmentation.modality
             path = options.template.fill(segmentation, case=plan.case, image=image)
-            made_on = _made_on(plan, stacking) if options.masks is MaskContainer.DICOM_SEG else reference
+            made_on = choose_images(plan, stacking) if options.masks is MaskContainer.DICOM_SEG else reference
             masks.append(NamedFile(plan.case, path, segmentation, made_on))
     apart = tell_apart([*images, *masks], held)
     return {f.case: f for f in apart[: len(images)]}, {f.case: f for f in apart[len(images) :]}
-
-
-def _made_on(plan: CasePlan, stacking: Stacking) -> tuple[InstanceHeader, ...]:
-    """Return the images that a mask is made on: not the localizer, or another echo, of their series."""
-    try:
-        stack = choose_stack(plan.channels[0], plan, stacking)
-    except CaseError:  # and so will the case end
-        return plan.channels[0].instances
-    return tuple(dict.fromkeys(stack.instances))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import conversions
 import nibabel
 import numpy as np
 import pydicom
@@ -12,6 +13,7 @@ from mask_sets import check_same, random_mask
 
 from gpuprep.backends import select
 from gpuprep.config import Stacking
+from gpuprep.dicom import synth
 from gpuprep.dicom.header import read_headers
 from gpuprep.errors import ConfigError, HeaderError, InputNotFoundError, LinkError
 from gpuprep.masks import let_last_win
@@ -135,7 +137,7 @@ def test_what_is_no_segmentation_is_refused(damage, code, image, data_dir, tmp_p
 
 
 def test_a_damaged_description_is_refused(data_dir, tmp_path):
-    images = find_images(data_dir / "ct-seg/dcmqi_segmentations/ct-3slice")
+    images = find_images(data_dir / "ct-seg/dcmqi_segmentations/ct-3slice", Stacking())
     opened = open_it(data_dir / "ct-seg/dcmqi_segmentations/liver.dcm", Path(images[0].path).parent)
     MASK_WRITERS.load("dicomseg")(opened.mask, tmp_path / "m.dcm", sources=images)
     data = pydicom.dcmread(tmp_path / "m.dcm")
@@ -166,9 +168,18 @@ def test_a_path_that_is_not_there_is_refused(tmp_path):
     assert caught.value.code == "path-missing"
 
 
+def test_a_localizer_is_none_of_the_images(tmp_path):
+    series = conversions.write_images(tmp_path, "P")
+    localizer = pydicom.dcmread(tmp_path / "IM000.dcm")
+    localizer.SOPInstanceUID, localizer.ImageOrientationPatient = "1.2.3.4.5", [1, 0, 0, 0, 0, -1]
+    synth.write_dataset(localizer, tmp_path / "localizer.dcm")
+    found = {Path(header.path).name for header in find_images(tmp_path, Stacking())}
+    assert found == {f"IM{n:03d}.dcm" for n in range(series.geometry.shape[0])}
+
+
 def test_images_for_a_mask_file_are_one_series(data_dir, tmp_path):
     segnrrd.write(random_mask(1), tmp_path / "m.seg.nrrd")
     assert len(open_it(tmp_path / "m.seg.nrrd", data_dir / "ct-seg/dcmqi_segmentations/ct-3slice").images) == 3
     with pytest.raises(LinkError) as caught:
-        find_images(data_dir / "ct-seg/highdicom_sources")
+        find_images(data_dir / "ct-seg/highdicom_sources", Stacking())
     assert caught.value.code == "ambiguous-reference"
