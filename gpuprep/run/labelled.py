@@ -60,7 +60,7 @@ def split_vanished(
     planned = {p.case for p in plans}
     kept = {case: row for case, row in rows.items() if case in planned}
     vanished: list[CaseRow] = []
-    for case in rows.keys() - planned:
+    for case in sorted(rows.keys() - planned):
         row = rows[case]
         there = [o.path for o in row.outputs if (root / o.path).exists()]
         if row.status == "failed" or (row.outputs and not there):
