@@ -18,7 +18,7 @@ from gpuprep.errors import CaseError, OutputError
 from gpuprep.writers.base import Output
 
 #: Raised when the tables change; a ledger of another version is refused, never guessed at.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +80,17 @@ class Ledger:
     ----------
     path : Path
         Made, with its folder, when missing.
+    job : str
+        The command that writes the data set. Two in one folder would take each other's files for their own, replaced.
 
     Raises
     ------
     OutputError
         ``ledger-unreadable``: the file is no ledger of this version; ``output-locked``: another run is using it;
-        ``disk-full``; ``not-writable``.
+        ``other-job``: it is another command's; ``disk-full``; ``not-writable``.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, job: str) -> None:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,9 +101,13 @@ class Ledger:
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version == 0:
                 columns = ", ".join(_quoted(c) for c in _COLUMNS)
-                self._db.execute(f"CREATE TABLE IF NOT EXISTS cases ({columns}, PRIMARY KEY ({_quoted('case')}))")
-                self._db.execute("CREATE TABLE IF NOT EXISTS files (path PRIMARY KEY, code, detail)")
+                self._db.execute("BEGIN")
+                self._db.execute(f"CREATE TABLE cases ({columns}, PRIMARY KEY ({_quoted('case')}))")
+                self._db.execute("CREATE TABLE files (path PRIMARY KEY, code, detail)")
+                self._db.execute("CREATE TABLE job (name)")
+                self._db.execute("INSERT INTO job VALUES (?)", (job,))
                 self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                self._db.execute("COMMIT")
         except (OSError, sqlite3.Error) as error:
             raise self._refusal("open", error, "ledger-unreadable", "choose another output folder") from error
         if version not in (0, SCHEMA_VERSION):
@@ -110,6 +116,15 @@ class Ledger:
                 code="ledger-unreadable",
                 subject=str(path),
                 hint="choose another output folder or name",
+            )
+        (found,) = self._db.execute("SELECT name FROM job").fetchone()
+        if found != job:
+            self.close()
+            raise OutputError(
+                f"the folder holds what gpuprep {found} has written",
+                code="other-job",
+                subject=str(path.parent.parent),
+                hint="choose another output folder: each command has its own",
             )
 
     def close(self) -> None:

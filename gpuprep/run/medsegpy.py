@@ -126,7 +126,7 @@ def convert_to_medsegpy(
         multiple=case_options.multiple,
     )
     check_output(root, options.layout)
-    ledger = Ledger(root / "gpuprep" / "ledger.sqlite")
+    ledger = Ledger(root / "gpuprep" / "ledger.sqlite", "medsegpy")
     try:
         ledger.set_file_problems(sources.problems)
         numbering = _number(root / "gpuprep" / "subjects.json", plans)

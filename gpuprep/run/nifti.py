@@ -105,7 +105,7 @@ def convert_to_nifti(
         images_with_masks=crops_to_rois,
         doses_on_images=on_images,
     )
-    ledger = Ledger(root / "gpuprep" / "ledger.sqlite")
+    ledger = Ledger(root / "gpuprep" / "ledger.sqlite", "nifti")
     try:
         held = {without_suffix(o.path).lower(): row.case for row in ledger.rows().values() for o in row.outputs}
         images, masks = name_files(plans, options, case_options.stacking, held)

@@ -23,7 +23,7 @@ from gpuprep.run.local import Crash, map_isolated
 from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
 from gpuprep.run.slots import place, share_cores
 from gpuprep.run.sources import Sources
-from gpuprep.writers.atomic import make_folder
+from gpuprep.writers.atomic import PART_SUFFIX, make_folder
 from gpuprep.writers.base import Output
 from gpuprep.writers.nnunet import (
     DatasetFolder,
@@ -99,7 +99,8 @@ def convert_to_nnunet(
     ConfigError
         ``bad-modalities``, ``bad-test-set``.
     OutputError
-        ``too-many-regions``, ``exists``, ``options-changed``, ``output-locked``, ``not-writable``, ``disk-full``.
+        ``foreign-files``, ``too-many-regions``, ``exists``, ``options-changed``, ``output-locked``, ``not-writable``,
+        ``disk-full``.
     """
     labels, transforms = labels_of(case_options), case_options.transforms
     check_strategy(options.strategy, labels, options.region_codes)
@@ -110,8 +111,9 @@ def convert_to_nnunet(
         segmentations=options.segmentations,
         multiple=case_options.multiple,
     )
+    _refuse_foreign(folder)
     make_folder(folder.raw)
-    ledger = Ledger(folder.sidecars / "ledger.sqlite")
+    ledger = Ledger(folder.ledger, "nnunet")
     try:
         ledger.set_file_problems(sources.problems)
         known, vanished = split_vanished(ledger.rows(), plans, folder.root)
@@ -154,6 +156,16 @@ def convert_to_nnunet(
         ledger.close()
     unlabelled = count_unlabelled(sources, plans, options.images[0])
     return JobResult(tuple(rows.values()), sources.problems, unlabelled)
+
+
+def _refuse_foreign(folder: DatasetFolder) -> None:
+    if not folder.ledger.exists() and any(p.is_file() and p.suffix != PART_SUFFIX for p in folder.raw.rglob("*")):
+        raise OutputError(
+            f"the data set {folder.full_name} is there already, without a ledger of gpuprep",
+            code="foreign-files",
+            subject=str(folder.raw),
+            hint="choose another --dataset-name or output folder",
+        )
 
 
 def _assign(

@@ -151,7 +151,7 @@ def convert_to_supervisely(
     targets = _targets_by_case(plans, options.targets) if options.layout == "annotations" else {}
     if targets:
         plans = [replace(plan, writes_images=False) if isinstance(plan, CasePlan) else plan for plan in plans]
-    ledger = Ledger(root / "gpuprep" / "ledger.sqlite")
+    ledger = Ledger(root / "gpuprep" / "ledger.sqlite", "supervisely")
     try:
         ledger.set_file_problems(sources.problems)
         placement = place(execution.resources, len(plans))

@@ -177,7 +177,7 @@ def convert_to_tiff(
         if strict and row.status == "failed":
             raise CaseError(row.message, code=row.code, subject=row.subject or row.case, hint=row.hint)
 
-    ledger = Ledger(root / "gpuprep" / "ledger.sqlite")
+    ledger = Ledger(root / "gpuprep" / "ledger.sqlite", "tiff")
     try:
         ledger.set_file_problems(problems)
         placement = place(execution.resources, len(plans))

@@ -85,6 +85,11 @@ class DatasetFolder:
         """Folder for what nnU-Net must not see: ledger, reports, region table."""
         return self.root / "gpuprep" / self.full_name
 
+    @property
+    def ledger(self) -> Path:
+        """Path of the ledger."""
+        return self.sidecars / "ledger.sqlite"
+
     def image(self, case: str, channel: int, split: Split) -> Path:
         """Path of one channel of a case."""
         return self.raw / f"images{split}" / f"{case}_{channel:04d}.nii.gz"

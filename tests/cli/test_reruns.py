@@ -44,9 +44,9 @@ def data_files(output):
     return {p.relative_to(output): p.read_bytes() for p in output.rglob("*") if p.is_file() and p.suffix in suffixes}
 
 
-def open_ledger(output):
+def open_ledger(output, layout):
     (path,) = output.rglob("ledger.sqlite")
-    return Ledger(path)
+    return Ledger(path, LAYOUTS[layout][0])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -55,7 +55,7 @@ def test_a_case_that_a_killed_run_began_and_whose_source_is_gone_leaves_nothing(
     assert convert(gpuprep, sources, alone, layout, "one").status == ExitStatus.DONE
     assert convert(gpuprep, sources, both, layout, "one", "two").status == ExitStatus.DONE
     assert len(data_files(both)) == 2 * len(data_files(alone))
-    ledger = open_ledger(both)
+    ledger = open_ledger(both, layout)
     (row,) = (row for row in ledger.rows().values() if row.patient == "two")
     ledger.put(interrupted(Begun(row), None))
     ledger.close()
@@ -76,7 +76,7 @@ class Begun:
 def test_a_case_whose_files_were_deleted_is_done_again_or_dropped(gpuprep, sources, tmp_path, layout):
     convert(gpuprep, sources, tmp_path, layout, "one", "two")
     whole = data_files(tmp_path)
-    ledger = open_ledger(tmp_path)
+    ledger = open_ledger(tmp_path, layout)
     (row,) = (row for row in ledger.rows().values() if row.patient == "two")
     ledger.close()
     first, *others = row.outputs
@@ -106,6 +106,30 @@ def test_the_index_of_files_lists_those_that_are_there(gpuprep, sources, tmp_pat
         listed = {row["path"] for row in csv.DictReader(file)}
     written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("one/*/*")}
     assert listed == written and len(listed) == 2
+
+
+@pytest.mark.parametrize(("first", "second"), [("2d", "volume"), ("volume", "3d")])
+def test_a_folder_of_another_command_is_left_alone(gpuprep, sources, tmp_path, first, second):
+    convert(gpuprep, sources, tmp_path, first, "one")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for result in (
+        convert(gpuprep, sources, tmp_path, second, "one"),
+        gpuprep("nifti", sources, tmp_path),
+        gpuprep("tiff", sources, tmp_path),
+    ):
+        assert result.status == ExitStatus.OUTPUT
+        assert "[other-job]" in result.stderr and "hint: " in result.stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_data_set_that_others_made_is_left_alone(gpuprep, sources, tmp_path):
+    theirs = tmp_path / "nnUNet_raw" / "Dataset007_Set" / "dataset.json"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("{}")
+    result = convert(gpuprep, sources, tmp_path, "nnunet", "one")
+    assert result.status == ExitStatus.OUTPUT
+    assert "[foreign-files]" in result.stderr and "--dataset-name" in result.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [theirs] and theirs.read_text() == "{}"
 
 
 def test_another_strategy_leaves_nothing_of_the_first(gpuprep, sources, tmp_path):

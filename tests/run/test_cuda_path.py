@@ -129,7 +129,7 @@ def test_slots_share_a_device_without_disturbing_each_other(sources, device):
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_whole_job_in_slots_writes_the_files_of_the_cpu(sources, device, tmp_path):
     def convert(root, backend):
-        ledger = Ledger(root / "ledger.sqlite")
+        ledger = Ledger(root / "ledger.sqlite", "job")
         plans = [plan_case(sources), plan_case(sources, "TILTED")]
         run_cases(
             plans,

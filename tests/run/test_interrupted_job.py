@@ -42,7 +42,7 @@ class Work:
 
 @pytest.fixture
 def ledger(tmp_path):
-    ledger = Ledger(tmp_path / "gpuprep" / "ledger.sqlite")
+    ledger = Ledger(tmp_path / "gpuprep" / "ledger.sqlite", "job")
     yield ledger
     ledger.close()
 

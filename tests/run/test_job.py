@@ -45,7 +45,7 @@ def test_workers_end_before_their_unfinished_files_are_removed(tmp_path, error):
             time.sleep(0.001)
         raise error
 
-    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger = Ledger(tmp_path / "ledger.sqlite", "job")
     with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else OutputError) as caught:
         run_plans(
             [Plan("first"), Plan("other")],

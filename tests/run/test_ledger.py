@@ -16,12 +16,12 @@ DONE = CaseRow(
 def test_rows_survive_closing(tmp_path):
     error = RoiError("none", code="no-roi-matched", subject="1.2.3", hint="extend")
     failed = CaseRow(case="b", key="k", config="c", patient="p", status="failed").failed(error)
-    ledger = Ledger(tmp_path / "new" / "ledger.sqlite")
+    ledger = Ledger(tmp_path / "new" / "ledger.sqlite", "job")
     for row in (failed, DONE):
         ledger.put(row)
     ledger.set_file_problems([FileProblem("f", "not-dicom", "junk")])
     ledger.close()
-    again = Ledger(tmp_path / "new" / "ledger.sqlite")
+    again = Ledger(tmp_path / "new" / "ledger.sqlite", "job")
     assert again.rows() == {"a": DONE, "b": failed}
     assert failed.stage == "roi"
     assert again.file_problems() == [FileProblem("f", "not-dicom", "junk")]
@@ -31,10 +31,10 @@ def test_rows_survive_closing(tmp_path):
 
 
 def test_a_second_writer_is_refused(tmp_path):
-    first = Ledger(tmp_path / "l.sqlite")
+    first = Ledger(tmp_path / "l.sqlite", "job")
     first.put(DONE)
     with pytest.raises(OutputError) as caught:
-        Ledger(tmp_path / "l.sqlite")
+        Ledger(tmp_path / "l.sqlite", "job")
     assert caught.value.code == "output-locked"
     first.close()
 
@@ -49,12 +49,12 @@ def test_a_foreign_file_is_refused(tmp_path, kind):
             db.execute("PRAGMA user_version = 99")
         db.close()
     with pytest.raises(OutputError) as caught:
-        Ledger(path)
+        Ledger(path, "job")
     assert caught.value.code == "ledger-unreadable"
 
 
 def test_a_full_disk_has_its_code_whatever_is_written(tmp_path):
-    ledger = Ledger(tmp_path / "l.sqlite")
+    ledger = Ledger(tmp_path / "l.sqlite", "job")
     ledger.put(DONE)
     (pages,) = ledger._db.execute("PRAGMA page_count").fetchone()
     ledger._db.execute(f"PRAGMA max_page_count = {pages}")  # as much as there is, and no more

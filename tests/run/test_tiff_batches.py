@@ -276,7 +276,7 @@ def work_together(plans):
 
 
 def test_a_crash_in_a_batch_costs_one_image(folder, tmp_path):
-    ledger, rows = Ledger(tmp_path / "ledger.sqlite"), []
+    ledger, rows = Ledger(tmp_path / "ledger.sqlite", "job"), []
     run_plans(
         plans_of(folder),
         work=work_alone,
