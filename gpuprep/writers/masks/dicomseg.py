@@ -41,6 +41,18 @@ _LAYER_LIMIT = 255
 _SERIES_STEP = 1000
 #: Segment Algorithm Types that come with a Segment Algorithm Name.
 _NAMED_ALGORITHMS = ("AUTOMATIC", "SEMIAUTOMATIC")
+#: What a segmentation takes from its first image, must hold, and may leave empty (PS3.3 C.7.1.1, C.7.2.1: type 2);
+#: whoever removed names and dates may have removed the elements.
+_MAY_BE_EMPTY = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+)
 _NOT_IN_LO = re.compile(r"[\x00-\x1f\x7f\\]+")
 
 
@@ -92,6 +104,9 @@ def write(
     import pydicom
 
     images = [pydicom.dcmread(header.path, stop_before_pixels=True) for header in sources]
+    for keyword in _MAY_BE_EMPTY:
+        if keyword not in images[0]:
+            setattr(images[0], keyword, "")
     use_labelmap = kind == "labelmap" or (kind == "auto" and is_exclusive(mask))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values in the source images that break their VR, and of empty segments

@@ -188,6 +188,24 @@ def test_dcmqi_reads_the_same_voxels(kind, images, grid, tmp_path):
         assert np.array_equal(theirs, mask.binary(n) > 0)
 
 
+def test_images_from_which_names_and_dates_were_removed(images, grid, tmp_path):
+    gone = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+            "AccessionNumber")  # fmt: skip
+    for header in images:
+        data = pydicom.dcmread(header.path)
+        for keyword in gone:
+            if keyword in data:
+                delattr(data, keyword)
+        data.save_as(tmp_path / Path(header.path).name)
+    sources = read_headers([str(p) for p in sorted(tmp_path.iterdir())])
+    mask = random_mask(3, geometry=grid)
+    dicomseg.write(mask, tmp_path / "m.dcm", sources=sources)
+    check_same(mask, read(tmp_path / "m.dcm"))
+    written = pydicom.dcmread(tmp_path / "m.dcm")
+    assert written.StudyInstanceUID == images[0].study_instance_uid
+    assert all(not written[keyword].value for keyword in gone)
+
+
 def test_equal_masks_get_equal_uids(images, grid, tmp_path):
     mask = random_mask(3, geometry=grid)
     uids = []
