@@ -307,8 +307,8 @@ def load_volume(
 ) -> tuple[Volume, str]:
     """Decode a stack into modality values on its regular grid; return it with the decoder's name.
 
-    PET becomes SUVbw unless `transforms` says otherwise; `record` gets ``warnings`` of times that were in doubt and of
-    palettes, and on a device ``loader``: what brought the frames there.
+    PET becomes SUVbw unless `transforms` says otherwise; `record` gets ``warnings`` of times and values that are in
+    doubt, and on a device ``loader``: what brought the frames there.
 
     Raises
     ------
@@ -324,8 +324,7 @@ def load_volume(
             code="not-an-image",
             subject=channel.series_instance_uid,
         )
-    if stack.spec.photometric_interpretation == "PALETTE COLOR":
-        record["warnings"].append("palette: voxels are numbers of colours, which need not rise with what was measured")
+    record["warnings"] += _doubt_values(channel, stack)
     factor = scale.factor if scale else 1.0
     with clock.stage("rescale"):
         slopes = np.array([f.slope * factor for f in stack.frames])
@@ -344,6 +343,18 @@ def load_volume(
             array = regularize(array, offsets, stack.geometry, interpolation="linear", fill=lowest, backend=backend)
         steps.append(Step("regularize", {"plane_offsets_lps_mm": offsets.round(4).tolist()}))
     return Volume(array, stack.geometry, channel.modality, tuple(steps)), decoded.decoder
+
+
+def _doubt_values(channel: Channel, stack: Stack) -> list[str]:
+    """Return warnings of voxels that need not be what their modality says."""
+    warnings = []
+    if stack.spec.photometric_interpretation == "PALETTE COLOR":
+        warnings.append("palette: voxels are numbers of colours, which need not rise with what was measured")
+    first = stack.instances[0]
+    is_bare = first.rescale_intercept is None and (first.number_of_frames or 1) == 1
+    if channel.modality == "CT" and is_bare:
+        warnings.append("rescale: a CT without Rescale Intercept, whose values need not be HU")
+    return warnings
 
 
 def check_coverage(channel: Channel, source: VolumeGeometry, target: VolumeGeometry, record: dict[str, Any]) -> None:

@@ -390,15 +390,21 @@ def test_a_structure_set_without_rois_is_a_failed_case(gpuprep, study, tmp_path)
     assert [p.name for p in tmp_path.rglob("*.nii.gz")] == ["CT.nii.gz"]
 
 
-def test_numbers_of_colours_are_warned_of(gpuprep, tmp_path):
-    def colour(data):
-        data.PhotometricInterpretation, data.PixelRepresentation = "PALETTE COLOR", 0
+def become_colours(data):
+    data.PhotometricInterpretation, data.PixelRepresentation = "PALETTE COLOR", 0
 
-    write_images(tmp_path / "in", "one", edit=colour)
+
+def lose_rescale(data):
+    del data.RescaleSlope, data.RescaleIntercept
+
+
+@pytest.mark.parametrize(("edit", "said"), [(become_colours, "palette:"), (lose_rescale, "rescale:")])
+def test_values_in_doubt_are_warned_of(gpuprep, tmp_path, edit, said):
+    write_images(tmp_path / "in", "one", edit=edit)
     result = convert(gpuprep, tmp_path / "in", tmp_path / "out", modalities="CT")
     assert result.status == ExitStatus.DONE
     (case,) = json.loads((tmp_path / "out" / "gpuprep" / "report.json").read_text())["cases"]
-    assert any(text.startswith("palette:") for text in case["details"]["warnings"])
+    assert [text.partition(" ")[0] for text in case["details"]["warnings"]] == [said]
 
 
 @pytest.mark.parametrize("name", ["ibsi_sts_002", "ibsi_sts_025"])
