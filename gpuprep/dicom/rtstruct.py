@@ -92,9 +92,10 @@ class StructureSet:
     def in_frame(self, frame_of_reference_uid: str) -> StructureSet:
         """Return what of it is in the frame of reference of an image: ROIs of another one lose their contours.
 
-        If no ROI says that it is in that frame, all stay: linking has found that they belong to the image all the same.
+        If that is unknown, or no ROI says that it is in it, all stay: linking has found that they belong to the image.
         """
-        if all(item.frame_of_reference_uid != frame_of_reference_uid for item in self.rois):
+        stated = {item.frame_of_reference_uid for item in self.rois} - {""}
+        if frame_of_reference_uid not in stated:
             return self
         return replace(self, rois=tuple(_keep_frame(item, frame_of_reference_uid) for item in self.rois))
 
