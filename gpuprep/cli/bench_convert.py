@@ -15,7 +15,8 @@ from gpuprep.errors import ExitStatus
 @click.command(short_help="Cases/min and MB/s of a conversion, stage by stage, CPU against GPU.")
 @click.argument("source", type=options.PATH, nargs=-1)
 @options.apply(
-    click.option("-m", "--modalities", default="CT,MR,PT,RTSTRUCT,SEG", show_default=True, help="What to convert."),
+    click.option("-m", "--modalities", metavar="CT,RTSTRUCT,…", default="CT,MR,PT,RTSTRUCT,SEG", show_default=True,
+                 help="What to convert."),
     click.option("--backend", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
                  help="auto: the CPU, and CUDA where it works."),
     options.device_option,

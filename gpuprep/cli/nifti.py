@@ -26,7 +26,8 @@ from gpuprep.config import MaskContainer, OnExisting, OnMissing, RoiStrategy
                  help="One NIfTI file a ROI; one label image, which refuses overlap; or one file of another container, "
                       "which holds it."),
     click.option("-ryaml", "--roi-match-yaml", type=options.PATH, metavar="FILE",
-                 help="YAML map from labels to regular expressions of ROI names; without it every ROI is written."),
+                 help="YAML map from labels to regular expressions that fit whole ROI names; without it every ROI "
+                      "is written."),
     click.option("--roi-strategy", type=click.Choice([m.value for m in RoiStrategy], case_sensitive=False),
                  default="separate", show_default=True,
                  help="What several ROIs that match one label become: label__ROI each, their union, or the first."),

@@ -47,7 +47,8 @@ def label_options(command: Command) -> Command:
                      help="Images (CT, MR, PT) and segmentations (RTSTRUCT, SEG). The first image modality carries the "
                           "segmentations; with nnunet others are further channels, in this order, on its grid."),
         click.option("-ryaml", "--roi-match-yaml", type=PATH, required=True, metavar="FILE",
-                     help="YAML map from labels to regular expressions of ROI names, in label order."),
+                     help="YAML map from labels to regular expressions that fit whole ROI names, in label order; "
+                          "see gpuprep nnunet --help."),
         click.option("--roi-strategy", type=click.Choice(["merge", "keep_first"], case_sensitive=False),
                      default="merge", show_default=True, help="What several ROIs that match one label become."),
         click.option("--on-missing", type=click.Choice([m.value for m in OnMissing]), default="error",

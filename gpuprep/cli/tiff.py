@@ -78,7 +78,8 @@ _CHOICES = {
     help="Where to add pixels to reach --size; zero: at the sides that are emptier.",
 )
 @click.option("--no-padding", is_flag=True, help="The same as --padding none.")
-@click.option("-z", "--compressor", type=click.Choice(_CHOICES["compressor"]), default="packbits", show_default=True)
+@click.option("-z", "--compressor", type=click.Choice(_CHOICES["compressor"]), default="packbits", show_default=True,
+              help="Of the pages; gpuprep bench read --compare tells sizes and times for your data.")  # fmt: skip
 @click.option(
     "--predictor/--no-predictor",
     default=None,

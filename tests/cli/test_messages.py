@@ -2,8 +2,10 @@
 
 import re
 
+import click
 import pytest
 
+from gpuprep.cli.main import cli
 from gpuprep.dicom.synth import write_study
 from gpuprep.errors import ExitStatus
 
@@ -81,6 +83,23 @@ def test_show_prints_the_tree_of_a_study(gpuprep, study):
         "1 segmentation linked, 0 not",
     ):
         assert text in result.stdout
+
+
+def list_commands(command, name="gpuprep"):
+    context = click.Context(command)
+    if not isinstance(command, click.Group):
+        return [(name, command)]
+    inner = {n: command.get_command(context, n) for n in command.list_commands(context)}
+    return [found for n, one in inner.items() for found in list_commands(one, f"{name} {n}")]
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), list_commands(cli), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_every_command_and_option_is_explained(name, command):
+    assert command.help and command.help.split("\n")[0].endswith(".")
+    silent = [option.opts for option in command.params if isinstance(option, click.Option) and not option.help]
+    assert not silent
 
 
 def test_help_tells_every_command_and_the_exit_status(gpuprep):
