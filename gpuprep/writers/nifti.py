@@ -209,7 +209,7 @@ def read_nifti(path: Path) -> NiftiFile:
     """
     with _open(path) as (header, stream):
         stored = np.frombuffer(_read_bytes(stream, header.slice_bytes * header.geometry.shape[0]), header.dtype)
-        _read_to_end(stream)
+        read_to_end(stream)
     array = header.to_values(stored.reshape(header.geometry.shape))
     return NiftiFile(array, header.geometry, header.extensions)
 
@@ -239,7 +239,7 @@ def read_filled_slices(path: Path) -> tuple[VolumeGeometry, int, NDArray[Any]]:
             content = _read_bytes(stream, header.slice_bytes)
             if content != nothing or header.intercept:
                 filled[d] = content
-        _read_to_end(stream)
+        read_to_end(stream)
     first, end = (min(filled), max(filled) + 1) if filled else (0, 0)
     stored = np.frombuffer(b"".join(filled.get(d, nothing) for d in range(first, end)), header.dtype)
     return header.geometry, first, header.to_values(stored.reshape(end - first, height, width))
@@ -339,7 +339,7 @@ def _read_bytes(stream: IO[bytes], size: int) -> bytes:
     return data
 
 
-def _read_to_end(stream: IO[bytes]) -> None:
+def read_to_end(stream: IO[bytes]) -> None:
     """Read what is left, so that the checksum at the end of a gzip stream is looked at."""
     while stream.read(_READ_STEP):
         pass

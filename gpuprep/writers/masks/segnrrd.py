@@ -21,13 +21,12 @@ from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import TISSUE, Code, Roi, RoiMask, apply_rows, assign_layers, from_layers, list_labels
 from gpuprep.writers.atomic import replacing
 from gpuprep.writers.masks.description import KEY, describe, parse_geometry, parse_rois, reading
+from gpuprep.writers.nifti import read_to_end
 
 #: Labels of a layer: one byte a voxel.
 _LAYER_LIMIT = 255
 #: isal level: gzip's ratio on labels at ten times zlib's speed.
 _LEVEL = 1
-#: Bytes read at a time where they are only to be checked.
-_READ_STEP = 1 << 16
 #: What separates the parts of a tag; the format has no way to write them within one.
 _DELIMITERS = re.compile(r"[|:~^]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
@@ -198,8 +197,11 @@ def read(path: Path) -> RoiMask:
             layer = int(pairs.get(f"Segment{n}_Layer", n if layout.layers > 1 else 0))
             if not 0 <= layer < layout.layers:
                 raise ValueError(f"segment {roi.name!r} is in layer {layer} of {layout.layers}, counted from 0")
+            label = int(pairs.get(f"Segment{n}_LabelValue", 1))
+            if label < 1:
+                raise ValueError(f"segment {roi.name!r} has the label {label}, which is no segment's")
             rois.append(roi)
-            places.append((layer, int(pairs.get(f"Segment{n}_LabelValue", 1))))
+            places.append((layer, label))
         return from_layers(slices, layout.layers, places, rois, geometry)
 
 
@@ -243,8 +245,7 @@ def _read_slices(file: IO[bytes], layout: _Layout) -> Iterator[NDArray[Any]]:
             if layout.dtype.kind == "i" and labels.min() < 0:
                 raise ValueError("it holds labels below 0")
             yield labels
-        while stream.read(_READ_STEP):  # the checksum is at the end
-            pass
+        read_to_end(stream)
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,6 +203,13 @@ def test_a_segment_in_a_layer_that_is_not_there_is_refused(tmp_path, layer):
         segnrrd.read(path)
 
 
+@pytest.mark.parametrize("label", ["0", "-1"])
+def test_a_segment_of_the_background_is_refused(tmp_path, label):
+    path = layered(tmp_path, np.ones((1, 4, 5, 6), np.uint8), **{"0_ID": "a", "0_LabelValue": label})
+    with pytest.raises(HeaderError, match=f"has the label {label}"):
+        segnrrd.read(path)
+
+
 def test_labels_below_zero_are_refused(tmp_path):
     path = layered(tmp_path, np.full((1, 4, 5, 6), -1, np.int16), **{"0_ID": "a"})
     with pytest.raises(HeaderError, match="labels below 0"):
