@@ -27,7 +27,6 @@ _ELEMENTS = (
     "SharedFunctionalGroupsSequence",
     "ViewCodeSequence",
     "ViewPosition",
-    "VOILUTFunction",
     "VOILUTSequence",
     *(
         f"{colour}PaletteColorLookupTable{part}"
@@ -120,13 +119,25 @@ def read_display(header: InstanceHeader) -> Display:
     HeaderError
         ``unreadable``; ``attribute-invalid``: a table or a functional group is garbled.
     """
-    dataset = read_dataset(header, _ELEMENTS)
+    dataset = {} if _is_plain(header) else read_dataset(header, _ELEMENTS)
     try:
         return _display(header, dataset)
     except pydicom_errors() as error:
         raise HeaderError(
             f"a look-up table or functional group is garbled: {error}", code="attribute-invalid", subject=header.path
         ) from error
+
+
+def _is_plain(header: InstanceHeader) -> bool:
+    """Whether the file has none of the `_ELEMENTS` that matter to it, so that its row says all."""
+    return not (
+        header.has_modality_lut
+        or header.has_voi_lut
+        or header.has_shared_groups
+        or header.has_frame_groups
+        or header.photometric_interpretation == "PALETTE COLOR"
+        or header.sop_class_uid == BREAST_TOMOSYNTHESIS_UID
+    )
 
 
 def _display(header: InstanceHeader, dataset: Any) -> Display:
@@ -141,7 +152,7 @@ def _display(header: InstanceHeader, dataset: Any) -> Display:
     modality_lut = _table(dataset, "ModalityLUTSequence", is_signed=header.pixel_representation == 1)
     may_be_negative = header.pixel_representation == 1 or (header.rescale_intercept or 0) < 0
     return Display(
-        frames=tuple(_frame(header, dataset, group, shared) for group in groups),
+        frames=tuple(_frame(header, group, shared) for group in groups),
         order=order,
         ordered_by=ordered_by,
         modality_lut=modality_lut,
@@ -154,7 +165,7 @@ def _display(header: InstanceHeader, dataset: Any) -> Display:
     )
 
 
-def _frame(header: InstanceHeader, dataset: Any, group: Any, shared: Any) -> FrameDisplay:
+def _frame(header: InstanceHeader, group: Any, shared: Any) -> FrameDisplay:
     rescale = _item((group, shared), "PixelValueTransformationSequence")
     voi = _item((group, shared), "FrameVOILUTSequence")
     slope = _number(rescale.get("RescaleSlope"), header.rescale_slope)
@@ -163,7 +174,7 @@ def _frame(header: InstanceHeader, dataset: Any, group: Any, shared: Any) -> Fra
         raise ValueError("Rescale Slope is 0, or it or the Intercept is no number")
     centres = _numbers(voi.get("WindowCenter")) or header.window_center
     widths = _numbers(voi.get("WindowWidth")) or header.window_width
-    function = voi.get("VOILUTFunction") or dataset.get("VOILUTFunction") or "LINEAR"
+    function = voi.get("VOILUTFunction") or header.voi_lut_function or "LINEAR"
     if function not in _VOI_FUNCTIONS:
         raise ValueError(f"VOI LUT Function {function}")
     has_window = bool(centres and widths) and widths[0] > 0

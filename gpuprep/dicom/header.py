@@ -35,7 +35,7 @@ from gpuprep.dicom.datasets import (
     raw_text,
 )
 
-Kind = Literal["text", "uid", "uids", "int", "float", "factor", "floats"]
+Kind = Literal["text", "uid", "uids", "int", "float", "factor", "floats", "presence"]
 
 DICOMDIR_UID = "1.2.840.10008.1.3.10"
 RTDOSE_UID = "1.2.840.10008.5.1.4.1.1.481.2"
@@ -45,8 +45,10 @@ LABELMAP_SEG_UID = "1.2.840.10008.5.1.4.1.1.66.7"
 
 
 def _column(tag: int | None, kind: Kind, vr: str = "") -> Any:
-    """Declare a column. `vr` is that of its element in implicit VR when it holds no characters."""
-    default = {"text": "", "uid": "", "uids": (), "int": None, "float": None, "factor": None, "floats": ()}[kind]
+    """Declare a column. `vr` is that of its element in implicit VR when it holds no characters; SQ with a presence."""
+    default = {
+        "text": "", "uid": "", "uids": (), "int": None, "float": None, "factor": None, "floats": (), "presence": False,
+    }[kind]  # fmt: skip
     return field(default=default, metadata={"tag": tag, "kind": kind, "vr": vr or "LO"})
 
 
@@ -127,6 +129,11 @@ class InstanceHeader:
     window_width: tuple[float, ...] = _column(0x00281051, "floats")
     rescale_intercept: float | None = _column(0x00281052, "factor")
     rescale_slope: float | None = _column(0x00281053, "factor")
+    voi_lut_function: str = _column(0x00281056, "text")
+    has_modality_lut: bool = _column(0x00283000, "presence", "SQ")
+    has_voi_lut: bool = _column(0x00283010, "presence", "SQ")
+    has_shared_groups: bool = _column(0x52009229, "presence", "SQ")
+    has_frame_groups: bool = _column(0x52009230, "presence", "SQ")
     units: str = _column(0x00541001, "text")
     structure_set_label: str = _column(0x30060002, "text")
     structure_set_date: str = _column(0x30060008, "text")
@@ -235,6 +242,8 @@ def read_headers_pydicom(paths: Sequence[str]) -> list[InstanceHeader]:
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _PADDING = " \0\t\r\n"
 _INT_LIMIT = 1 << 63
+#: The text of a sequence that is there.
+_PRESENT = "1"
 
 
 def parse_float(text: str) -> float | None:
@@ -280,6 +289,7 @@ _PARSERS: dict[Kind, Callable[[str], Any]] = {
     "float": parse_float,
     "factor": _parse_factor,
     "floats": _parse_floats,
+    "presence": bool,
 }
 
 
@@ -527,7 +537,7 @@ def _read_open_file(
 def _collect_texts(parsed: ParsedFile) -> list[str]:
     meta, dataset = parsed.meta, parsed.dataset
     texts = [
-        raw_text((meta if tag >> 16 == 2 else dataset).get_item(tag), f.metadata["vr"]) if tag else ""
+        _collect_text(meta if tag and tag >> 16 == 2 else dataset, tag, f.metadata["vr"])
         for tag, f in zip(ELEMENT_TAGS, ELEMENT_COLUMNS, strict=True)
     ]
     if not texts[0]:  # no transfer syntax: the one that pydicom guessed
@@ -538,6 +548,14 @@ def _collect_texts(parsed: ParsedFile) -> list[str]:
     for column, uids in found.items():
         texts[column] = "\\".join(uids)
     return texts
+
+
+def _collect_text(dataset: Any, tag: int | None, vr: str) -> str:
+    if tag is None:
+        return ""
+    if vr == "SQ":
+        return _PRESENT if tag in dataset else ""
+    return raw_text(dataset.get_item(tag), vr)
 
 
 def _collect_references(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 #: Files whose headers are read at a time; bounds what the reader holds beside the rows.
 CHUNK_FILES = 4096
 #: Counts up when rows of older indexes can no longer be used.
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 #: SOP classes whose instances outline what an image shows.
 SEGMENTATION_SOP_CLASSES = frozenset({RTSTRUCT_UID, SEG_UID, LABELMAP_SEG_UID})
 #: SOP classes with pixels that are no image: those of segmentations, and RT Dose.
@@ -366,6 +366,7 @@ def _build_schema() -> pa.Schema:
         "float": pa.float64(),
         "factor": pa.float64(),
         "floats": pa.list_(pa.float64()),
+        "presence": pa.bool_(),
     }
     columns = [(f.name, types[f.metadata.get("kind", f.type)]) for f in fields(InstanceHeader)]
     return pa.schema([*columns, (_PATH_BYTES, pa.binary())], metadata={_VERSION_KEY: str(INDEX_VERSION)})

@@ -19,10 +19,11 @@ namespace {
 
 constexpr std::uint32_t kFloatPixelData = 0x7FE00008;
 constexpr std::uint32_t kCharacterSet = 0x00080005, kSopClass = 0x00080016;
+constexpr const char* kPresent = "1";  // the text of a wanted sequence, which is not read
 
 struct Wanted {
     std::uint32_t tag;
-    std::uint16_t vr;  // in implicit VR
+    std::uint16_t vr;  // in implicit VR; SQ: whether it is there
     int column;
 };
 
@@ -99,7 +100,10 @@ public:
         if (next_ < request_.wanted.size() && request_.wanted[next_].tag == element.tag) {
             const Wanted& wanted = request_.wanted[next_];
             std::string& text = record_.texts[static_cast<std::size_t>(wanted.column)];
-            read_value(element, wanted.vr, text);
+            if (wanted.vr == vr_code('S', 'Q'))
+                text = kPresent;
+            else
+                read_value(element, wanted.vr, text);
             if (element.tag == kCharacterSet && !is_plain_code(element, text)) decline("odd character set");
             if (element.tag == kSopClass) choose_references(text);
         }

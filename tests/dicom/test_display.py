@@ -1,5 +1,7 @@
 """What a file says of how it is shown: tables in every form that PS3.3 C.11 allows, and where a spacing may stand."""
 
+from dataclasses import fields
+
 import numpy as np
 import pydicom
 import pytest
@@ -8,8 +10,9 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import ExplicitVRBigEndian
 from tiff_images import write_image
 
+from gpuprep.dicom import display
 from gpuprep.dicom.display import read_display
-from gpuprep.dicom.header import read_headers
+from gpuprep.dicom.header import read_headers, read_headers_pydicom
 from gpuprep.errors import HeaderError
 
 ALL_12_BITS = {0: np.arange(4096, dtype=np.uint16), 1: np.arange(-2048, 2048, dtype=np.int16)}
@@ -144,3 +147,34 @@ def test_spacing_of_functional_groups(tmp_path):
     path = write_image(tmp_path / "a", np.zeros((2, 4, 4), np.uint16), SharedFunctionalGroupsSequence=[measures])
     found = display_of(path)
     assert (found.pixel_spacing_yx_mm, found.slice_spacing_mm, found.ordered_by) == ((0.5, 0.6), 3, "stored")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ModalityLUTSequence", "VOILUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"],
+)
+def test_both_readers_tell_which_sequences_are_there(tmp_path, name):
+    columns = ("has_modality_lut", "has_voi_lut", "has_shared_groups", "has_frame_groups")
+    path = write_image(
+        tmp_path / "a", ALL_12_BITS[0].reshape(1, 64, 64), VOILUTFunction="SIGMOID", **{name: [Dataset()]}
+    )
+    for read in (read_headers, read_headers_pydicom):
+        (header,) = read([str(path)])
+        assert [pydicom.datadict.keyword_for_tag(f.metadata["tag"]) for f in fields(header)
+                if f.name in columns and getattr(header, f.name)] == [name]  # fmt: skip
+        assert header.voi_lut_function == "SIGMOID"
+
+
+def test_a_row_that_says_all_gives_what_the_file_gives(data_dir, monkeypatch):
+    files = sorted(
+        p for theme in ("xray-mammo", "colour", "syntaxes") for p in (data_dir / theme).rglob("*") if p.is_file()
+    )
+    rows = [row for row in read_headers([str(p) for p in files]) if row.rows and not row.error_code]
+    plain = [row for row in rows if display._is_plain(row)]
+    assert len(plain) > 20
+    assert len(plain) < len(rows)
+    by_row = [read_display(row) for row in plain]
+    monkeypatch.setattr(display, "_is_plain", lambda header: False)
+    for found, row in zip(by_row, plain, strict=True):
+        by_file = read_display(row)
+        assert all(getattr(found, f.name) == getattr(by_file, f.name) for f in fields(found)), row.path
