@@ -44,22 +44,36 @@ DEVICE u32 code_of(const u32* planes, i64 pixels, i32 words, i64 i, u32* slots, 
     return code;
 }
 
+// N elements as a whole where their address allows it, which a GPU then moves by 16 bytes.
+template <int N, class T>
+static constexpr int kWhole = N * sizeof(T) < 16 ? N * sizeof(T) : 16;
+template <int N, class T>
+DEVICE void store_all(T* p, T value) {
+    if ((u64)p % kWhole<N, T> == 0) {
+        p = (T*)__builtin_assume_aligned(p, kWhole<N, T>);
+        for (int l = 0; l < N; ++l) p[l] = value;
+    } else
+        for (int l = 0; l < N; ++l) p[l] = value;
+}
+template <int N, class T>
+DEVICE void scan_all(const T* p, T& any, T& varies) {
+    if ((u64)p % kWhole<N, T> == 0) {
+        p = (const T*)__builtin_assume_aligned(p, kWhole<N, T>);
+        for (int l = 0; l < N; ++l) any |= p[l], varies |= p[l] ^ p[0];
+    } else
+        for (int l = 0; l < N; ++l) any |= p[l], varies |= p[l] ^ p[0];
+}
+
 // Codes of the N pixels from i on: at once where they are equal, else in quarters.
 template <int N, class T>
 DEVICE void encode(const u32* planes, i64 pixels, i32 words, i64 i, u32* slots, u32 capacity, T* out, i64& last,
                    u32& code) {
     u32 any = 0, varies = 0;
-    for (i32 p = 0; p < words; ++p) {
-        const u32* w = planes + p * pixels + i;
-        for (int l = 0; l < N; ++l) {
-            any |= w[l];
-            varies |= w[l] ^ w[0];
-        }
-    }
+    for (i32 p = 0; p < words; ++p) scan_all<N>(planes + p * pixels + i, any, varies);
     if (any == 0) return;
     if (varies == 0) {
         const T all = (T)code_of(planes, pixels, words, i, slots, capacity, last, code);
-        for (int l = 0; l < N; ++l) out[l] = all;
+        store_all<N>(out, all);
     } else if constexpr (N > 4) {
         for (int l = 0; l < N; l += N / 4)
             encode<N / 4>(planes, pixels, words, i + l, slots, capacity, out + l, last, code);
@@ -91,12 +105,10 @@ PALETTE_ENCODE(palette_encode_u32, u32)
 // p = lut[p] for N codes: at once where they are equal, else in quarters; lut[0] is 0.
 template <int N, class T>
 DEVICE void relabel(T* p, const T* lut) {
-    T varies = 0;
-    for (int l = 0; l < N; ++l) varies |= p[l] ^ p[0];
+    T any = 0, varies = 0;
+    scan_all<N, T>(p, any, varies);
     if (varies == 0) {
-        const T code = p[0];
-        if (code == 0) return;
-        for (int l = 0; l < N; ++l) p[l] = lut[code];
+        if (any != 0) store_all<N>(p, lut[any]);
     } else if constexpr (N > 4) {
         for (int l = 0; l < N; l += N / 4) relabel<N / 4>(p + l, lut);
     } else
