@@ -15,7 +15,7 @@ from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.local import Crash, map_isolated
 from gpuprep.run.plan import CasePlan, FailedPlan
 from gpuprep.run.slots import BackendChoice, Placement, slot_backend
-from gpuprep.writers.atomic import remove, remove_parts, stored_size
+from gpuprep.writers.atomic import of_the_job, remove, remove_parts, stored_size
 from gpuprep.writers.base import CaseWriter, Output
 
 #: By `Crash.code`.
@@ -203,7 +203,8 @@ def run_plans(
     for impossible in unplanned:
         row = CaseRow(impossible.case, key="", config=config, patient=impossible.patient, status="failed")
         row = row.failed(impossible.error)
-        discard(impossible.case)
+        with of_the_job():
+            discard(impossible.case)
         remove_replaced(known.get(impossible.case), row, root)
         ledger.put(row)
         execution.on_row(row)
@@ -214,7 +215,8 @@ def run_plans(
     with ending_clean(outcomes, own_folders):
         for plan, outcome in outcomes:
             if isinstance(outcome, Crash):
-                discard(plan.case)
+                with of_the_job():
+                    discard(plan.case)
                 outcome = crashed(plan, config, outcome)
             remove_replaced(known.get(plan.case), outcome, root)
             ledger.put(outcome)
@@ -271,8 +273,9 @@ def ending_clean(outcomes: Generator[Any, None, None], folders: Sequence[Path]) 
 
 
 def _clear(folders: Sequence[Path]) -> None:
-    for folder in folders:
-        remove_parts(folder)
+    with of_the_job():
+        for folder in folders:
+            remove_parts(folder)
 
 
 def is_complete(row: CaseRow, key: str, config: str, root: Path) -> bool:
@@ -291,7 +294,8 @@ def remove_replaced(old: CaseRow | None, new: CaseRow, root: Path) -> None:
     if old is None:
         return
     for path in {o.path for o in old.outputs} - {o.path for o in new.outputs}:
-        remove(root / path)
+        with of_the_job():
+            remove(root / path)
 
 
 def interrupted(plan: Plan, old: CaseRow | None) -> CaseRow:

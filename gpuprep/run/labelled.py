@@ -12,7 +12,7 @@ from gpuprep.run.case import CaseOptions
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.plan import CasePlan, FailedPlan
 from gpuprep.run.sources import Sources
-from gpuprep.writers.atomic import make_folder, remove
+from gpuprep.writers.atomic import make_folder, of_the_job, remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +88,10 @@ def forget(ledger: Ledger, vanished: Sequence[CaseRow], root: Path, discard: Cal
         Removes what was written of a case.
     """
     for row in vanished:
-        for output in row.outputs:
-            remove(root / output.path)
-        discard(row.case)
+        with of_the_job():
+            for output in row.outputs:
+                remove(root / output.path)
+            discard(row.case)
         ledger.remove([row.case])
 
 
@@ -133,5 +134,6 @@ def move_outputs(ledger: Ledger, root: Path, path_of: Callable[[str, str], str])
             source, destination = root / old.path, root / new.path
             make_folder(destination.parent)
             if source.exists():
-                source.replace(destination)
+                with of_the_job():
+                    source.replace(destination)
         ledger.put(replace(row, outputs=moved))

@@ -70,11 +70,28 @@ def write_bytes(path: Path, content: bytes) -> None:
     OutputError
         The codes of `replacing`.
     """
+    with of_the_job(), replacing(path) as part:
+        part.write_bytes(content)
+
+
+@contextmanager
+def of_the_job() -> Iterator[None]:
+    """Make an error of what fails within one of the whole job, as for what it cannot go on without.
+
+    Raises
+    ------
+    OutputError
+        The codes of `replacing`.
+    """
     try:
-        with replacing(path) as part:
-            part.write_bytes(content)
+        yield
     except WriteError as error:
         raise OutputError(error.message, code=error.code, subject=error.subject, hint=error.hint) from error
+    except OutputError:
+        raise
+    except OSError as error:
+        subject = os.fspath(error.filename) if error.filename else ""
+        raise OutputError(_message(error), code=_code(error), subject=subject, hint=_HINT) from error
 
 
 def remove_file(path: Path) -> None:
@@ -99,10 +116,8 @@ def make_folder(path: Path) -> None:
     OutputError
         The codes of `replacing`.
     """
-    try:
+    with of_the_job():
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(_message(error), code=_code(error), subject=str(path), hint=_HINT) from error
 
 
 def _message(error: OSError) -> str:

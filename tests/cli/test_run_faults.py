@@ -299,6 +299,22 @@ def test_an_output_that_cannot_be_written_has_its_status_and_code(tmp_path, perm
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("command", [("nnunet",), ("supervisely",), ("medsegpy", "--format", "2d"), ("nifti",)])
+def test_files_that_are_protected_stay_and_end_the_run(tmp_path, permit, command):
+    series = write_images(tmp_path / "in", "good")
+    write_structures(tmp_path / "in" / "rs", series, [RoiSpec(1, "gtv", contours_of(GTV_BOX))])
+    rois = write_map(tmp_path / "rois.yaml", {"GTV": "gtv"})
+    arguments = [*command, "-m", "CT,RTSTRUCT", "-ryaml", rois, tmp_path / "in", tmp_path / "out"]
+    assert run_bound(*arguments).returncode == ExitStatus.DONE
+    before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*.*") if p.suffix in (".gz", ".im", ".seg")}
+    for folder in {path.parent for path in before}:
+        permit(folder, 0o555)
+    result = run_bound(*arguments, "--spacing", "2,2,2")
+    assert result.returncode == ExitStatus.OUTPUT
+    assert "[not-writable]" in result.stderr and "Traceback" not in result.stderr
+    assert {path: path.read_bytes() for path in before} == before
+
+
 # --- Room ------------------------------------------------------------------------------------------------------------
 
 #: Starts the command line with files of at most the first argument's bytes.
