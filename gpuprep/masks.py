@@ -7,26 +7,32 @@ Bit planes are ``uint32[P, D, H, W]``: ROI ``i`` is bit ``i % 32`` of plane ``i 
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuprep import hostlib
+from gpuprep.codes import (
+    PLANE_BITS,
+    apply_lut,
+    canonical_rows,
+    code_dtype,
+    column_runs,
+    count_codes,
+    pack_bits,
+    row_runs,
+    unpack_bits,
+)
 from gpuprep.errors import GeometryError, OverlapError, RoiError
 from gpuprep.geometry import VolumeGeometry
 
-#: Bits in one word of a bit plane.
-PLANE_BITS = 32
 #: As many overlapping pairs of ROIs are named in an error.
 LISTED_PAIRS = 10
 
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 #: Runs of voxels alike in a slice: what each is made of, shape (R, words), and its length, shape (R,).
 _Runs = tuple[NDArray[Any], NDArray[np.intp]]
 
@@ -121,16 +127,7 @@ class RoiMask:
     @cached_property
     def code_counts(self) -> NDArray[np.int64]:
         """Voxels of each code, shape (K,)."""
-        codes = np.ascontiguousarray(self.codes)
-        counts = np.zeros(len(self.table), np.int64)
-        are_valid = hostlib.load()[0].gp_count_codes(
-            ctypes.c_void_p(codes.ctypes.data),
-            codes.itemsize,
-            ctypes.c_int64(codes.size),
-            ctypes.c_void_p(counts.ctypes.data),
-            ctypes.c_int64(len(counts)),
-        )
-        return counts if are_valid else _refuse_codes(len(counts))
+        return count_codes(self.codes, len(self.table))
 
     @property
     def voxel_counts(self) -> NDArray[np.int64]:
@@ -168,7 +165,7 @@ class RoiMask:
         limits = np.empty((len(self.table), 2, 3), np.int64)
         limits[:, 0], limits[:, 1] = self.codes.shape, 0
         for d, plane in enumerate(self.codes):
-            starts, ends, codes = _row_runs(plane)
+            starts, ends, codes = row_runs(plane)
             for part, ufunc, at in ((0, np.minimum, starts), (1, np.maximum, ends)):
                 for axis, position in ((0, d + part), (1, at // width + part), (2, at % width + part)):
                     ufunc.at(limits[:, part, axis], codes, position)
@@ -209,7 +206,7 @@ def from_slices(slices: Iterable[NDArray[np.uint32]], rois: Sequence[Roi], geome
         for planes in slices:
             _check_slice(planes, (words, *geometry.shape[1:]))
             flat = planes.reshape(words, -1)
-            starts, lengths = _runs(flat)
+            starts, lengths = column_runs(flat)
             yield flat[:, starts].T, lengths
 
     codes, table = _encode(find_runs(), words, geometry)
@@ -305,7 +302,7 @@ def list_labels(labels: NDArray[np.unsignedinteger]) -> list[int]:
     found: set[int] = set()
     for plane in labels:
         flat = plane.reshape(1, -1)
-        starts, _ = _runs(flat)
+        starts, _ = column_runs(flat)
         found |= set(flat[0, starts].tolist())
     return sorted(found - {0})
 
@@ -466,7 +463,7 @@ def join_masks(masks: Sequence[RoiMask]) -> RoiMask:
         seen = [np.zeros(1, np.uint64)]
         for d, plane in enumerate(joined.codes):
             pairs = (np.multiply(plane, size, dtype=np.uint64) + mask.codes[d]).reshape(-1)
-            starts, lengths = _runs(pairs[None])
+            starts, lengths = column_runs(pairs[None])
             keys, place = np.unique(pairs[starts], return_inverse=True)
             codes[d] = np.repeat(place + sum(map(len, seen)), lengths).reshape(plane.shape)
             seen.append(keys)
@@ -524,140 +521,3 @@ def to_sparse(mask: RoiMask) -> tuple[NDArray[np.unsignedinteger], NDArray[np.in
     last = (mask.members * np.arange(1, count + 1)).max(axis=1, initial=0)
     kept = np.bincount(last, weights=mask.code_counts, minlength=count + 1)[1:].astype(np.int64)
     return apply_lut(last.astype(code_dtype(count + 1)), mask.codes), mask.voxel_counts - kept
-
-
-def to_region_codes(mask: RoiMask, regions: NDArray[np.uint32]) -> NDArray[np.unsignedinteger]:
-    """Return an image (D, H, W) whose value is the row of `regions` (K, P) that a voxel's set of ROIs is.
-
-    Raises
-    ------
-    RoiError
-        ``region-unknown``: a voxel's set of ROIs is not in `regions`.
-    """
-    place = {row.tobytes(): i for i, row in enumerate(regions)}
-    values = [place.get(row.tobytes(), -1) for row in mask.table]
-    if -1 in values:
-        names = [roi.name for roi, is_in in zip(mask.rois, mask.members[values.index(-1)], strict=True) if is_in]
-        raise RoiError(f"no region is made of the ROIs {', '.join(map(repr, names))}", code="region-unknown")
-    return apply_lut(np.array(values, code_dtype(len(regions))), mask.codes)
-
-
-def apply_lut(lut: NDArray[_Scalar], codes: NDArray[np.unsignedinteger]) -> NDArray[_Scalar]:
-    """Return ``lut[codes]``, or `codes` itself when the table changes nothing: not to be written to.
-
-    Parameters
-    ----------
-    lut : array of shape (K,)
-        Values of 1, 2 or 4 bytes.
-    codes : array of any shape, uint8, uint16 or uint32
-
-    Raises
-    ------
-    GeometryError
-        ``code-unknown``: a code is not in the table.
-    """
-    if lut.dtype == codes.dtype and bool((lut == np.arange(len(lut))).all()):
-        return codes  # type: ignore[return-value]
-    lut, codes = np.ascontiguousarray(lut), np.ascontiguousarray(codes)
-    out = np.empty(codes.shape, lut.dtype)
-    are_valid = hostlib.load()[0].gp_look_up_codes(
-        ctypes.c_void_p(codes.ctypes.data),
-        codes.itemsize,
-        ctypes.c_int64(codes.size),
-        ctypes.c_void_p(lut.ctypes.data),
-        lut.itemsize,
-        ctypes.c_int64(len(lut)),
-        ctypes.c_void_p(out.ctypes.data),
-    )
-    return out if are_valid else _refuse_codes(len(lut))
-
-
-def apply_rows(rows: NDArray[np.uint8], codes: NDArray[np.unsignedinteger], out: NDArray[np.uint8]) -> None:
-    """Write ``rows[codes]`` into `out`.
-
-    Parameters
-    ----------
-    rows : array of shape (K, C)
-        C values for each code.
-    codes : array of any shape, uint8, uint16 or uint32
-    out : array of shape (…, C), as `codes`, C order
-
-    Raises
-    ------
-    GeometryError
-        ``code-unknown``: a code has no row.
-    """
-    rows, codes = np.ascontiguousarray(rows), np.ascontiguousarray(codes)
-    are_valid = hostlib.load()[0].gp_spread_codes(
-        ctypes.c_void_p(codes.ctypes.data),
-        codes.itemsize,
-        ctypes.c_int64(codes.size),
-        ctypes.c_void_p(rows.ctypes.data),
-        ctypes.c_int64(rows.shape[1]),
-        ctypes.c_int64(len(rows)),
-        ctypes.c_void_p(out.ctypes.data),
-    )
-    if not are_valid:
-        _refuse_codes(len(rows))
-
-
-def _refuse_codes(size: int) -> NoReturn:
-    raise GeometryError(f"a volume of codes holds some beyond its table of {size}", code="code-unknown")
-
-
-def _runs(words: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return first index and length of each run of equal columns of words (P, n)."""
-    changes = np.zeros(words.shape[1], np.bool_)
-    changes[0] = True
-    for word in words:
-        changes[1:] |= word[1:] != word[:-1]
-    starts = np.flatnonzero(changes)
-    return starts, np.diff(starts, append=words.shape[1])
-
-
-def _row_runs(plane: NDArray[np.unsignedinteger]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Return first index, last index and code of each run of equal codes in a row of a plane (H, W), but not of 0."""
-    changes = np.ones(plane.shape, np.bool_)
-    np.not_equal(plane[:, 1:], plane[:, :-1], out=changes[:, 1:])
-    starts = np.flatnonzero(changes)
-    ends = np.append(starts[1:], plane.size) - 1
-    codes = plane.reshape(-1)[starts].astype(np.intp)
-    filled = codes > 0
-    return starts[filled], ends[filled], codes[filled]
-
-
-def unpack_bits(table: NDArray[np.uint32], count: int) -> NDArray[np.bool_]:
-    """Return which of `count` bits are set in each row of a table (K, P) of words, lowest first: shape (K, count)."""
-    bits = np.unpackbits(np.ascontiguousarray(table.astype("<u4")).view(np.uint8), axis=1, bitorder="little")
-    return bits[:, :count].astype(np.bool_)
-
-
-def pack_bits(members: NDArray[np.bool_]) -> NDArray[np.uint32]:
-    """Return rows (K, N) of booleans as words (K, P), P = ceil(N / 32), at least 1. Inverse of `unpack_bits`."""
-    words = max(1, -(-members.shape[1] // PLANE_BITS))
-    padded = np.zeros((len(members), words * PLANE_BITS), np.bool_)
-    padded[:, : members.shape[1]] = members
-    return np.packbits(padded, axis=1, bitorder="little").view("<u4").astype(np.uint32)
-
-
-def code_dtype(codes: int) -> type[np.uint8] | type[np.uint16] | type[np.uint32]:
-    """Return the smallest unsigned dtype that tells `codes` codes apart."""
-    if codes <= 1 << 8:
-        return np.uint8
-    return np.uint16 if codes <= 1 << 16 else np.uint32
-
-
-def canonical_order(table: NDArray[np.uint32]) -> NDArray[np.intp]:
-    """Return the order that sorts table rows as integers, last word most significant."""
-    return np.lexsort(tuple(table.T))
-
-
-def canonical_rows(rows: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
-    """Return the distinct rows of (M, P) in canonical order, and the place of each row among them, shape (M,)."""
-    order = canonical_order(rows)
-    ordered = rows[order]
-    is_new = np.ones(len(rows), np.bool_)
-    is_new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    place = np.empty(len(rows), np.intp)
-    place[order] = np.cumsum(is_new) - 1
-    return np.ascontiguousarray(ordered[is_new]), place

@@ -7,15 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpuprep.codes import apply_lut, apply_rows, canonical_order
 from gpuprep.errors import GeometryError, OverlapError, RoiError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import (
     Roi,
     RoiMask,
-    apply_lut,
-    apply_rows,
     assign_layers,
-    canonical_order,
     from_boxes,
     from_layers,
     from_planes,
@@ -24,10 +22,8 @@ from gpuprep.masks import (
     let_last_win,
     list_labels,
     merge_to_labels,
-    pack_bits,
     select_rois,
     to_label_image,
-    to_region_codes,
     to_sparse,
 )
 
@@ -214,17 +210,6 @@ def test_sparse_the_last_roi_wins():
     sparse, lost = to_sparse(mask_of(volumes))
     assert np.array_equal(sparse, expected)
     assert lost.tolist() == [int((v & (expected != i + 1)).sum()) for i, v in enumerate(volumes)]
-
-
-def test_region_codes_are_rows_of_the_table_of_the_data_set():
-    mask = mask_of(random_volumes(3, density=0.3))
-    regions = pack_bits(np.array([[i >> b & 1 for b in range(3)] for i in (0, 5, 1, 2, 3, 4, 6, 7)], bool))
-    codes = to_region_codes(mask, regions)
-    assert np.array_equal(regions[codes, 0], mask.to_planes()[0])
-    assert codes.dtype == np.uint8
-    with pytest.raises(RoiError) as caught:
-        to_region_codes(mask, regions[:4])
-    assert caught.value.code == "region-unknown"
 
 
 def test_a_palette_on_another_grid_is_refused():

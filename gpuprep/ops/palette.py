@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuprep.backends.base import Backend
+from gpuprep.codes import PLANE_BITS, canonical_rows, code_dtype
 from gpuprep.errors import GeometryError
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.masks import PLANE_BITS, Roi, RoiMask, canonical_rows, code_dtype, from_planes
+from gpuprep.masks import Roi, RoiMask, from_planes
 
 #: Threads of a block along columns and rows, where a thread handles LANES columns.
 BOX_BLOCK = (16, 16)

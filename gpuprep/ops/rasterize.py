@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuprep.backends.base import BLOCK_THREADS, Backend
+from gpuprep.codes import PLANE_BITS, pack_bits, unpack_bits
 from gpuprep.dicom.rtstruct import RoiContours
 from gpuprep.errors import GeometryError
 from gpuprep.geometry import DIRECTION_TOLERANCE, SAME_GRID_TOLERANCE_MM, VolumeGeometry, median
-from gpuprep.masks import PLANE_BITS, Roi, RoiMask, from_slices, pack_bits, unpack_bits
+from gpuprep.masks import Roi, RoiMask, from_slices
 from gpuprep.ops.palette import PaletteEncoder
 
 Overlap = Literal["xor", "union"]

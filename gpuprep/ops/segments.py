@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuprep.backends.base import Backend
+from gpuprep.codes import PLANE_BITS
 from gpuprep.dicom.seg import BACKGROUND, Segmentation, SegmentFrame
 from gpuprep.errors import ConfigError, RoiError
 from gpuprep.geometry import Float, VolumeGeometry, median
-from gpuprep.masks import PLANE_BITS, RoiMask, from_slices, recode
+from gpuprep.masks import RoiMask, from_slices, recode
 from gpuprep.ops.rasterize import SliceGrid
 from gpuprep.ops.resample import resample_labels
 

@@ -162,10 +162,6 @@ class Ledger:
                 "INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [tuple(map(_plain, astuple(p))) for p in problems]
             )
 
-    def file_problems(self) -> list[FileProblem]:
-        """Return the unusable input files, sorted by path."""
-        return [FileProblem(*row) for row in self._db.execute("SELECT path, code, detail FROM files ORDER BY path")]
-
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._writing():

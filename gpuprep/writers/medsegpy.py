@@ -17,9 +17,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuprep.codes import apply_rows
 from gpuprep.errors import ConfigError, OutputError, WriteError
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.masks import RoiMask, apply_rows
+from gpuprep.masks import RoiMask
 from gpuprep.volume import Volume
 from gpuprep.writers.atomic import PART_SUFFIX, remove_file, replacing, write_text
 from gpuprep.writers.base import Output

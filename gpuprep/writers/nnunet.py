@@ -18,19 +18,11 @@ from typing import IO, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuprep.codes import apply_lut, canonical_order, code_dtype, pack_bits, unpack_bits
 from gpuprep.config import LabelPatterns, MaskStrategy
 from gpuprep.errors import ConfigError, OutputError
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.masks import (
-    RoiMask,
-    apply_lut,
-    canonical_order,
-    code_dtype,
-    pack_bits,
-    to_label_image,
-    to_sparse,
-    unpack_bits,
-)
+from gpuprep.masks import RoiMask, to_label_image, to_sparse
 from gpuprep.volume import Volume
 from gpuprep.writers.atomic import make_folder, remove_file, replacing, write_text
 from gpuprep.writers.base import Output

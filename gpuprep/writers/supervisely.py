@@ -21,9 +21,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuprep.codes import apply_lut, code_dtype
 from gpuprep.components import label_components
 from gpuprep.errors import ConfigError, OutputError, OverlapError, WriteError
-from gpuprep.masks import RoiMask, apply_lut, code_dtype, merge_to_labels, to_label_image, to_sparse
+from gpuprep.masks import RoiMask, merge_to_labels, to_label_image, to_sparse
 from gpuprep.volume import Volume
 from gpuprep.writers.atomic import PART_SUFFIX, remove_file, replacing
 from gpuprep.writers.base import Output

@@ -1,4 +1,5 @@
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -24,10 +25,11 @@ def test_rows_survive_closing(tmp_path):
     again = Ledger(tmp_path / "new" / "ledger.sqlite", "job")
     assert again.rows() == {"a": DONE, "b": failed}
     assert failed.stage == "roi"
-    assert again.file_problems() == [FileProblem("f", "not-dicom", "junk")]
     again.remove(["b"])
     assert list(again.rows()) == ["a"]
     again.close()
+    with closing(sqlite3.connect(tmp_path / "new" / "ledger.sqlite")) as database:
+        assert database.execute("SELECT path, code, detail FROM files").fetchall() == [("f", "not-dicom", "junk")]
 
 
 def test_a_second_writer_is_refused(tmp_path):

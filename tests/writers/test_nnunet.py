@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
+from gpuprep.codes import pack_bits
 from gpuprep.config import LabelPatterns, MaskStrategy
 from gpuprep.errors import ConfigError, OutputError
-from gpuprep.masks import pack_bits
 from gpuprep.writers.nnunet import (
     DatasetFolder,
     assign_splits,

@@ -16,9 +16,10 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuprep.codes import PLANE_BITS
 from gpuprep.errors import GpuprepError, HeaderError, WriteError
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.masks import PLANE_BITS, Code, Roi, RoiMask
+from gpuprep.masks import Code, Roi, RoiMask
 from gpuprep.writers.atomic import replacing
 
 #: Name under which containers keep the description.

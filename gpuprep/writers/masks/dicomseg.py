@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 from gpuprep._version import __version__
 from gpuprep.codecs.rle import encode_rle
+from gpuprep.codes import apply_lut
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.seg import PRIVATE_CREATOR, PRIVATE_GROUP, PRIVATE_OFFSET
 from gpuprep.dicom.stack import planes_of
 from gpuprep.errors import ConfigError, WriteError
 from gpuprep.extras import load_extra
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.masks import TISSUE, Code, Roi, RoiMask, apply_lut, assign_layers, is_exclusive, to_label_image
+from gpuprep.masks import TISSUE, Code, Roi, RoiMask, assign_layers, is_exclusive, to_label_image
 from gpuprep.writers.atomic import replacing
 from gpuprep.writers.masks.description import describe
 

@@ -13,8 +13,9 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuprep.codes import code_dtype
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.masks import Roi, RoiMask, code_dtype, from_layers, list_labels, to_label_image
+from gpuprep.masks import Roi, RoiMask, from_layers, list_labels, to_label_image
 from gpuprep.writers.masks.description import describe, parse_geometry, parse_rois, reading
 from gpuprep.writers.nifti import LABEL_LEVEL, Extension, NiftiFile, read_nifti, write_nifti
 

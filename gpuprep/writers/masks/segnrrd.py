@@ -17,8 +17,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuprep.codes import apply_rows
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.masks import TISSUE, Code, Roi, RoiMask, apply_rows, assign_layers, from_layers, list_labels
+from gpuprep.masks import TISSUE, Code, Roi, RoiMask, assign_layers, from_layers, list_labels
 from gpuprep.writers.atomic import replacing
 from gpuprep.writers.masks.description import KEY, describe, parse_geometry, parse_rois, reading
 from gpuprep.writers.nifti import read_to_end

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuprep.codes import code_dtype
 from gpuprep.errors import ConfigError, GeometryError
 from gpuprep.geometry import VolumeGeometry
-from gpuprep.masks import Roi, RoiMask, code_dtype, from_layers
+from gpuprep.masks import Roi, RoiMask, from_layers
 from gpuprep.writers.colours import Rgb
 from gpuprep.writers.masks.description import reading
 from gpuprep.writers.masks.label import HEADER_TOLERANCE_MM, as_labels, stated_geometry

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuprep.codes import apply_lut, code_dtype, unpack_bits
 from gpuprep.extras import load_extra
-from gpuprep.masks import RoiMask, apply_lut, assign_layers, code_dtype, unpack_bits
+from gpuprep.masks import RoiMask, assign_layers
 from gpuprep.writers.masks.description import (
     KEY,
     describe,
