@@ -134,7 +134,7 @@ def run_cases(
     Raises
     ------
     OutputError
-        ``exists``: FAIL is asked for and a case has outputs.
+        ``exists``: FAIL is asked for and a case has outputs; and those of `of_the_job` and `Ledger.put`.
     """
     run_plans(
         plans,

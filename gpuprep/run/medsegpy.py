@@ -113,8 +113,8 @@ def convert_to_medsegpy(
     ConfigError
         ``bad-modalities``, ``bad-splits``, ``path-breaks-reader``, ``extra-missing``.
     OutputError
-        ``foreign-files``, ``numbering-unreadable``, ``too-many-scans``, ``exists``, ``options-changed``,
-        ``output-locked``.
+        ``foreign-files``, ``other-job``, ``numbering-unreadable``, ``too-many-scans``, ``exists``, ``options-changed``,
+        ``outputs-missing``, ``output-locked``, ``not-writable``, ``disk-full``.
     """
     load_extra("h5py", "medsegpy")
     labels = [label.name for label in labels_of(case_options)]

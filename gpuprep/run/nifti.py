@@ -87,7 +87,7 @@ def convert_to_nifti(
     ConfigError
         ``bad-crop``: cropping to ROIs leaves no grid for doses.
     OutputError
-        ``exists``, ``output-locked``.
+        ``other-job``, ``exists``, ``output-locked``, ``not-writable``, ``disk-full``.
     """
     crops_to_rois = case_options.transforms.crop.to == "roi"
     on_images = options.wanted.doses and options.dose_grid == "image"

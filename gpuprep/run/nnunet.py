@@ -97,10 +97,10 @@ def convert_to_nnunet(
     Raises
     ------
     ConfigError
-        ``bad-modalities``, ``bad-test-set``.
+        ``bad-modalities``, ``bad-test-set``, ``ignore-label``.
     OutputError
-        ``foreign-files``, ``too-many-regions``, ``exists``, ``options-changed``, ``output-locked``, ``not-writable``,
-        ``disk-full``.
+        ``foreign-files``, ``too-many-regions``, ``exists``, ``options-changed``, ``outputs-missing``,
+        ``output-locked``, ``not-writable``, ``disk-full``.
     """
     labels, transforms = labels_of(case_options), case_options.transforms
     check_strategy(options.strategy, labels, options.region_codes)

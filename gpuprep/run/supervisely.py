@@ -124,7 +124,8 @@ def convert_to_supervisely(
     ConfigError
         ``bad-modalities``, ``bad-orientation``, ``bad-scores``, ``bad-volumes``, ``path-breaks-reader``.
     OutputError
-        ``foreign-files``, ``name-collision``, ``exists``, ``options-changed``, ``output-locked``.
+        ``foreign-files``, ``other-job``, ``name-collision``, ``exists``, ``options-changed``, ``outputs-missing``,
+        ``output-locked``, ``not-writable``, ``disk-full``.
     """
     transforms = case_options.transforms
     if transforms.orientation not in ("keep", "RAS"):
