@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from gpuprep.backends.base import Backend
-from gpuprep.codecs.batch import decode_instance, fold_offset, load_stack
+from gpuprep.codecs.batch import decode_instance, fold_offset
+from gpuprep.codecs.load import load_stack
 from gpuprep.config import CT_FOREGROUND_HU, MultipleSegmentations, RoiOptions, Stacking, Transforms, digest
 from gpuprep.dicom.dose import describe_dose, read_dose_grid, scale_to_gray
 from gpuprep.dicom.header import InstanceHeader

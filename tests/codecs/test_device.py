@@ -20,9 +20,10 @@ from pydicom.encaps import encapsulate
 from gpuprep.backends.cpu import CpuBackend
 from gpuprep.codecs import dali
 from gpuprep.codecs.base import Image, clean_bits
-from gpuprep.codecs.batch import Decoded, decode_stack, fold_offset, load_stack
+from gpuprep.codecs.batch import Decoded, decode_stack, fold_offset
 from gpuprep.codecs.dali import BATCH_FRAMES, LOSSY_TOLERANCE, Kind, Loader, find_kind, unstretch
 from gpuprep.codecs.device import load_by
+from gpuprep.codecs.load import load_stack
 from gpuprep.config import Transforms
 from gpuprep.dicom.header import InstanceHeader, read_headers
 from gpuprep.dicom.stack import Frame, FrameSpec, Stack, build_stacks
