@@ -1,10 +1,11 @@
 """Headers and structure sets against pydicom, on one thread.
 
-usage: python benchmarks/bench_header.py [FOLDER]    headers of FOLDER, by default of a synthetic CT series
+``python benchmarks/bench_header.py [FOLDER]``: the headers of FOLDER, by default of a synthetic CT series.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import warnings
@@ -87,12 +88,15 @@ def write_structure_set(path: Path) -> int:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path)
+    source = parser.parse_args().folder
     warnings.simplefilter("ignore")
     report = Report("header")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if len(sys.argv) > 1:
-            rows = read_headers([str(path) for path in Path(sys.argv[1]).rglob("*") if path.is_file()])
+        if source is not None:
+            rows = read_headers([str(path) for path in source.rglob("*") if path.is_file()])
             paths = [row.path for row in rows if not row.error_code]
         else:
             paths = write_series(folder)

@@ -2,11 +2,12 @@
 
 Crop, resize and pad against Pillow; file to array against pydicom and Pillow; TIFFs by compressor: decoding and sizes.
 
-usage: python benchmarks/bench_tiff.py [ROUNDS]
+``python benchmarks/bench_tiff.py [--rounds 7]``
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -38,7 +39,10 @@ LZW_AT_MOST = 0.7
 TOLERANCE_GREY = 1.0
 
 
-def main(rounds: int) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
     report = Report("tiff")
     plane = make_plane()
     for name in pillow.FILTERS:
@@ -128,4 +132,4 @@ def write_dicom(plane: np.ndarray, path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 7))
+    sys.exit(main())

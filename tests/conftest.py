@@ -41,7 +41,9 @@ def gpuprep() -> Callable[..., CommandResult]:
 
     def run(*arguments: object) -> CommandResult:
         command = [sys.executable, "-m", "gpuprep", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="surrogateescape", check=False, timeout=120
+        )
         return CommandResult(done.returncode, done.stdout, done.stderr)
 
     return run

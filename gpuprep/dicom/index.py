@@ -275,7 +275,8 @@ def write_index(index: Index, path: Path) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pa.parquet.write_table(table, part, compression="zstd")
+        with part.open("wb") as file:
+            pa.parquet.write_table(table, file, compression="zstd")
         part.replace(path)
     except OSError as error:
         raise OutputError(

@@ -77,8 +77,8 @@ def _write_parquet(path: Path, entries: Iterable[dict[str, Any]]) -> None:
     columns = {
         name: pa.array([row.get(name) for row in rows], pa.type_for_alias(kind)) for name, kind in COLUMNS.items()
     }
-    with replacing(path) as part:
-        parquet.write_table(pa.table(columns), part, compression="zstd")
+    with replacing(path) as part, part.open("wb") as file:
+        parquet.write_table(pa.table(columns), file, compression="zstd")
 
 
 def _entries(output: Output) -> Iterator[dict[str, Any]]:

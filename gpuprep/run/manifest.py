@@ -312,7 +312,7 @@ def _write_parquet(rows: sqlite3.Cursor, path: Path) -> None:
 
     types = {"inode": pa.uint64()} | dict.fromkeys(_NUMBERS[1:], pa.uint32())
     schema = pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
-    with parquet.ParquetWriter(path, schema) as writer:
+    with path.open("wb") as file, parquet.ParquetWriter(file, schema) as writer:
         while batch := rows.fetchmany(_ROWS_AT_ONCE):
             columns = [list(column) for column in zip(*batch, strict=True)]
             columns[COLUMNS.index("inode")] = [int(text) for text in columns[COLUMNS.index("inode")]]

@@ -108,11 +108,12 @@ def _read_table(path: Path) -> Any:
 
     _check_suffix(path)
     try:
+        content = pa.BufferReader(path.read_bytes())
         if path.suffix.lower() == ".csv":
             types = csv.ConvertOptions(column_types={UID_COLUMN: pa.string()})
-            table = csv.read_csv(path, convert_options=types)
+            table = csv.read_csv(content, convert_options=types)
         else:
-            table = parquet.read_table(path)
+            table = parquet.read_table(content)
     except FileNotFoundError as error:
         raise InputNotFoundError("there is no such file", code="path-missing", subject=str(path)) from error
     except (pa.ArrowInvalid, OSError) as error:
@@ -134,8 +135,8 @@ def _numbers(table: Any, name: str, path: Path) -> np.ndarray[Any, Any]:
 def _write_table(table: Any, path: Path) -> None:
     from pyarrow import csv, parquet
 
-    with replacing(path) as part:
+    with replacing(path) as part, part.open("wb") as file:
         if path.suffix.lower() == ".csv":
-            csv.write_csv(table, part)
+            csv.write_csv(table, file)
         else:
-            parquet.write_table(table, part)
+            parquet.write_table(table, file)

@@ -112,6 +112,27 @@ def test_names_that_are_no_utf_8_are_as_good_as_others(gpuprep, tmp_path, comman
     assert table.read_text(encoding="utf-8")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux alone")
+def test_tables_may_lie_where_names_are_no_utf_8(gpuprep, tmp_path):
+    series = write_images(tmp_path / "in", "p")
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/patient-\xe9"))
+    boxes = odd / "boxes.csv"
+    for command in (
+        ["index", tmp_path / "in", "-o", odd / "index.parquet"],
+        ["show", odd / "index.parquet"],
+        ["nifti", tmp_path / "in", odd / "files", "--index-format", "parquet"],
+        ["manifest", tmp_path / "in", odd / "manifest.parquet"],
+        ["tiff", tmp_path / "in", odd / "tiffs"],
+        ["traces", odd / "tiffs", boxes, odd / "mapped.parquet"],
+        ["traces", odd / "tiffs", odd / "mapped.parquet", odd / "mapped.csv"],
+    ):
+        if boxes in command:
+            boxes.write_text(f"sop_instance_uid,x_min,y_min,x_max,y_max\n{series.sop_instance_uids[0]},1,2,3,4\n")
+        result = gpuprep(*command)
+        assert result.status == 0, (command[0], result.stderr)
+    assert (odd / "mapped.csv").read_text().splitlines()[1].endswith("1,2,3,4")
+
+
 # --- Signals ---------------------------------------------------------------------------------------------------------
 
 
