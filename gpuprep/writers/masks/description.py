@@ -26,6 +26,7 @@ from gpuprep.writers.atomic import replacing
 KEY = "gpuprep_mask"
 #: Raised when an older reader could misread what a newer writer wrote.
 VERSION = 1
+_ROI_FIELDS = tuple(field.name for field in fields(Roi))
 
 
 def describe(mask: RoiMask, *, with_extents: bool = False) -> str:
@@ -103,17 +104,17 @@ def parse_boxes(text: str) -> list[tuple[Sequence[int], Sequence[int]]]:
 
 def _parse_roi(entry: dict[str, Any]) -> Roi:
     values: dict[str, Any] = {"number": 0}
-    for field in fields(Roi):
-        value = entry.get(field.name)
+    for name in _ROI_FIELDS:
+        value = entry.get(name)
         if value is None:
             continue
-        if field.name in ("category", "type", "region"):
+        if name in ("category", "type", "region"):
             value = Code(**value)
-        elif field.name in ("type_modifiers", "region_modifiers"):
+        elif name in ("type_modifiers", "region_modifiers"):
             value = tuple(Code(**code) for code in value)
-        elif field.name == "rgb":
+        elif name == "rgb":
             value = tuple(value)
-        values[field.name] = value
+        values[name] = value
     return Roi(**values)
 
 

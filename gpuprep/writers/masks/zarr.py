@@ -30,7 +30,7 @@ from gpuprep.writers.masks.description import (
 )
 
 #: Voxels (d, h, w) of a chunk, which is read and decompressed as a whole.
-CHUNK = (64, 64, 64)
+CHUNK = (96, 96, 96)
 #: zstd level; higher ones make codes no smaller by more than a tenth.
 _ZSTD_LEVEL = 3
 #: Largest label of an OME-Zarr layer.

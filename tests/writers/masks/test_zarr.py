@@ -53,7 +53,7 @@ def test_a_patch(written):
 
 def test_a_patch_reads_its_chunks_alone(written, bytes_read):
     _, path = written
-    zarr.read_patch(path, (0, 0, 0), (64, 128, 128))
+    zarr.read_patch(path, (0, 0, 0), zarr.CHUNK)
     patch, whole = sum(bytes_read), (path / "codes" / "c" / "0" / "0" / "0").stat().st_size
     assert patch < whole / 8
 
