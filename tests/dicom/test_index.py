@@ -320,8 +320,8 @@ def test_rewriting_an_index_that_cannot_be_written_keeps_the_old_one(tmp_path, m
     write_index(Index(()), path)
     before = path.read_bytes()
 
-    def fail(table, where, **options):
-        where.write_bytes(b"half")
+    def fail(table, file, **options):
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pa.parquet, "write_table", fail)
