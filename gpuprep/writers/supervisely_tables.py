@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,30 +59,17 @@ def read_scores(path: Path, labels: Sequence[str]) -> tuple[Score, ...]:
         layer that has a score of one label lacks that of another: the importer drops tables with empty cells.
     """
     scores: dict[tuple[str, Plane, int, str], float] = {}
-    line = 1
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file, skipinitialspace=True):
-                line += 1
-                (plane,) = (p for p in PLANES if p == row["plane"])
-                layer, value = int(row["layer"]), float(row["score"])
-                key = row["case"], plane, layer, row["label"]
-                if layer < 1 or not math.isfinite(value) or row["label"] not in labels or key in scores:
-                    raise ValueError
-                scores[key] = value
+    columns = "case,plane,layer,label,score; layers count from 1; labels are those of the ROI map"
+    with _rows(path, "score", columns) as rows:
+        for row in rows:
+            (plane,) = (p for p in PLANES if p == row["plane"])
+            layer, value = int(row["layer"]), float(row["score"])
+            key = row["case"], plane, layer, row["label"]
+            if layer < 1 or not math.isfinite(value) or row["label"] not in labels or key in scores:
+                raise ValueError
+            scores[key] = value
         if not scores:
             raise ValueError
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read: {error.strerror}", code="bad-scores", subject=str(path), hint="check the path of --scores"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"line {line} does not say a score, or says one again",
-            code="bad-scores",
-            subject=str(path),
-            hint="the columns are case,plane,layer,label,score; layers count from 1; labels are those of the ROI map",
-        ) from error
     for case, plane in {(case, plane) for case, plane, _, _ in scores}:
         cells = {(layer, label) for c, p, layer, label in scores if (c, p) == (case, plane)}
         missing = {(layer, label) for layer, _ in cells for _, label in cells} - cells
@@ -163,33 +151,50 @@ def read_targets(path: Path) -> tuple[TargetVolume, ...]:
         occurs twice, or some rows name a data set and others do not.
     """
     targets: list[TargetVolume] = []
-    line = 1
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file, skipinitialspace=True):
-                line += 1
-                (plane,) = (p for p in PLANES if p == row["plane"])
-                target = TargetVolume(row["case"], plane, int(row["volume_id"]), row.get("dataset") or "")
-                is_again = any(t.id == target.id or (t.case, t.plane) == (target.case, plane) for t in targets)
-                is_folder = target.dataset not in (".", "..") and not set(target.dataset) & set("/\\\0")
-                is_like_others = not targets or bool(target.dataset) == bool(targets[0].dataset)
-                if target.id < 1 or is_again or not is_folder or not is_like_others or VOLUME_WORD in target.dataset:
-                    raise ValueError
-                targets.append(target)
+    columns = "case,plane,volume_id and, for masks of several data sets, dataset (a folder's name)"
+    with _rows(path, "volume", columns) as rows:
+        for row in rows:
+            (plane,) = (p for p in PLANES if p == row["plane"])
+            target = TargetVolume(row["case"], plane, int(row["volume_id"]), row.get("dataset") or "")
+            is_again = any(t.id == target.id or (t.case, t.plane) == (target.case, plane) for t in targets)
+            is_folder = target.dataset not in (".", "..") and not set(target.dataset) & set("/\\\0")
+            is_like_others = not targets or bool(target.dataset) == bool(targets[0].dataset)
+            if target.id < 1 or is_again or not is_folder or not is_like_others or VOLUME_WORD in target.dataset:
+                raise ValueError
+            targets.append(target)
         if not targets:
             raise ValueError
+    return tuple(targets)
+
+
+@contextmanager
+def _rows(path: Path, entry: str, columns: str) -> Iterator[Iterator[dict[str, str]]]:
+    """Open the table of an option, one `entry` a row; a ValueError, KeyError or TypeError is told with its line."""
+    line = 1
+
+    def count(rows: Iterator[dict[str, str]]) -> Iterator[dict[str, str]]:
+        nonlocal line
+        for row in rows:
+            line += 1
+            yield row
+
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield count(csv.DictReader(file, skipinitialspace=True))
     except OSError as error:
         raise ConfigError(
-            f"cannot read: {error.strerror}", code="bad-volumes", subject=str(path), hint="check the path of --volumes"
+            f"cannot read: {error.strerror}",
+            code=f"bad-{entry}s",
+            subject=str(path),
+            hint=f"check the path of --{entry}s",
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"line {line} does not say a volume, or says one again",
-            code="bad-volumes",
+            f"line {line} does not say a {entry}, or says one again",
+            code=f"bad-{entry}s",
             subject=str(path),
-            hint="the columns are case,plane,volume_id and, for masks of several data sets, dataset (a folder's name)",
+            hint=f"the columns are {columns}",
         ) from error
-    return tuple(targets)
 
 
 def write_mapping(root: Path, ids: Mapping[str, int]) -> None:
