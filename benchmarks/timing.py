@@ -1,4 +1,4 @@
-"""Contestants in turn, whole commands or calls in this process: medians of ratios in one run, and the machine.
+"""Contestants in turn, whole commands or calls in Python: medians of ratios in one run, and the machine.
 
 Every script makes one `Report`, which prints what it is told and writes it to ``benchmarks/results/``.
 """
@@ -6,15 +6,18 @@ Every script makes one `Report`, which prints what it is told and writes it to `
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +64,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Call:
-    """Work in this process; what it returns is dropped, so that the next run finds its memory warm."""
+    """Work in Python; what it returns is dropped, so that the next run finds its memory warm."""
 
     work: Callable[[], object]
 
@@ -70,6 +73,53 @@ class Call:
         wall, cpu = time.perf_counter(), time.process_time()
         self.work()
         return Run(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+class Contestant:
+    """A call in a process of its own, forked from this one, so that nobody else's use of the heap is timed with it."""
+
+    def __init__(self, name: str, call: Call) -> None:
+        context = multiprocessing.get_context("fork")
+        self._name = name
+        self._runs, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(call, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def __call__(self) -> Run:
+        """Have it done once; a call that fails stops the benchmark."""
+        try:
+            self._runs.send(None)
+            run = self._runs.recv()
+        except (EOFError, BrokenPipeError):
+            raise SystemExit(f"{self._name} failed") from None
+        assert isinstance(run, Run)
+        return run
+
+    def leave(self) -> None:
+        """End its process."""
+        self._process.kill()
+        self._process.join()
+
+
+def _serve(call: Call, turns: Connection[Run, None]) -> None:
+    while True:
+        turns.recv()
+        turns.send(call())
+
+
+@contextmanager
+def _entered(contestants: Mapping[str, Command | Call]) -> Iterator[dict[str, Callable[[], Run]]]:
+    """Give each call its process, unless it is alone."""
+    if len(contestants) == 1:
+        yield dict(contestants)
+        return
+    calls = {name: Contestant(name, c) for name, c in contestants.items() if isinstance(c, Call)}
+    try:
+        yield {**contestants, **calls}
+    finally:
+        for call in calls.values():
+            call.leave()
 
 
 class Report:
@@ -104,7 +154,7 @@ class Report:
         scale: int = 1,
         warm_up: bool = True,
     ) -> dict[str, dict[str, float]]:
-        """Run every contestant once a round, the order rotated by one each round.
+        """Run every contestant once a round, each in a process of its own, the order rotated by one each round.
 
         Parameters
         ----------
@@ -126,12 +176,13 @@ class Report:
         names = list(contestants)
         runs: dict[str, list[Run]] = {name: [] for name in names}
         warming = warm_up and all(isinstance(c, Call) for c in contestants.values())
-        for turn in range(-warming, rounds):
-            shift = turn % len(names)
-            for name in names[shift:] + names[:shift]:
-                run = contestants[name]()
-                if turn >= 0:
-                    runs[name].append(run)
+        with _entered(contestants) as entered:
+            for turn in range(-warming, rounds):
+                shift = turn % len(names)
+                for name in names[shift:] + names[:shift]:
+                    run = entered[name]()
+                    if turn >= 0:
+                        runs[name].append(run)
         rows = {name: _summarize(taken, runs[ours], scale) for name, taken in runs.items()}
         _print_table(f"{title} ({rounds} rounds)", rows)
         self.result["contests"][title] = {

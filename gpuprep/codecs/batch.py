@@ -54,6 +54,8 @@ class Decoded:
         What was added to each stored value; `fold_offset` takes it out again.
     loader : str
         What brought the frames to a device, or why it was not DALI, for the ledger; empty on the CPU.
+    ends : array of shape (D, 2), int64, or None
+        Least and greatest stored value of each frame, where reading found them on the way.
     """
 
     array: Image
@@ -62,6 +64,7 @@ class Decoded:
     bits_are_clean: bool
     offset: int = 0
     loader: str = ""
+    ends: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,9 +216,9 @@ def decode_sources(
         extents = [
             native.frame_extent(s.header, s.spec, s.index, destination=s.slot * array[0].nbytes) for s in sources
         ]
-        native.read_extents(extents, array, workers=workers, clean_as=clean_as)
+        ends = native.read_extents(extents, array, workers=workers, clean_as=clean_as)
         if clean_as is not None:
-            return Decoded(array, _shifted_down(layout), native.NAME, True)
+            return Decoded(array, _shifted_down(layout), native.NAME, True, ends=ends)
         return Decoded(array, layout, native.NAME, are_bits_clean(layout))
 
     from concurrent.futures import Future, ThreadPoolExecutor

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuprep import hostlib
 from gpuprep.codecs.base import Image, clean_bits, container_dtype, empty_images, image_shape, unstored_bits
@@ -38,7 +39,9 @@ class Extent:
     destination: int
 
 
-def read_extents(extents: Sequence[Extent], buffer: Image, *, workers: int, clean_as: FrameSpec | None = None) -> None:
+def read_extents(
+    extents: Sequence[Extent], buffer: Image, *, workers: int, clean_as: FrameSpec | None = None
+) -> NDArray[np.int64] | None:
     """Read parts of files into place, in threads of the host library.
 
     Parameters
@@ -51,6 +54,12 @@ def read_extents(extents: Sequence[Extent], buffer: Image, *, workers: int, clea
         Most threads.
     clean_as : FrameSpec, optional
         Have the words of `buffer` that are read cleaned, as `clean_bits` does, while they are in the cache.
+
+    Returns
+    -------
+    array of shape (n, 2), int64, or None
+        Least and greatest cleaned word of each extent; None of words that are not cleaned, floats, or wider than 16
+        bits.
 
     Raises
     ------
@@ -67,19 +76,23 @@ def read_extents(extents: Sequence[Extent], buffer: Image, *, workers: int, clea
             paths += os.fsencode(extent.path) + b"\0"
     requests = np.array([(starts[e.path], e.offset, e.length, e.destination) for e in extents], np.int64)
     status = np.empty(len(extents), np.int32)
-    left, right = (0, 0) if clean_as is None else unstored_bits(clean_as)
-    word = (-1 if buffer.dtype.kind == "i" else 1) * buffer.dtype.itemsize if left or right else 0
+    ends = np.empty((len(extents), 2), np.int64)
+    size = left = right = 0
+    if clean_as is not None and buffer.dtype.kind in "iu":
+        size = -buffer.dtype.itemsize if buffer.dtype.kind == "i" else buffer.dtype.itemsize
+        left, right = unstored_bits(clean_as)
     _library().gp_read_frames(
         bytes(paths),
         requests.ctypes.data,
         len(extents),
         buffer.ctypes.data,
         buffer.nbytes,
-        word,
+        size,
         left,
         right,
         workers,
         status.ctypes.data,
+        ends.ctypes.data,
     )
     for position in map(int, np.flatnonzero(status)):
         extent, code = extents[position], int(status[position])
@@ -92,6 +105,7 @@ def read_extents(extents: Sequence[Extent], buffer: Image, *, workers: int, clea
                 subject=extent.path,
             )
         raise DecodeError(f"cannot be read: {os.strerror(code)}", code="unreadable", subject=extent.path)
+    return ends if 0 < abs(size) <= 2 else None
 
 
 @cache
@@ -108,6 +122,7 @@ def _library() -> Any:
         ctypes.c_int32,
         ctypes.c_int32,
         ctypes.c_uint,
+        ctypes.c_void_p,
         ctypes.c_void_p,
     ]
     return library

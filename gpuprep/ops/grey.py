@@ -19,6 +19,7 @@ from gpuprep.errors import DecodeError
 from gpuprep.ops.intensity import stored_range
 
 Float = NDArray[np.float64]
+Ends = NDArray[np.int64]
 
 #: ``LOWEST_IS_BLACK`` is LINEAR with the value ``centre - (width - 1) / 2`` still black, which makes the least value
 #: black and the greatest white when the window spans them.
@@ -139,7 +140,9 @@ class GreyImages:
     windows: tuple[GreyWindow | None, ...]
 
 
-def to_grey(stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, backend: Backend) -> GreyImage:
+def to_grey(
+    stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, ends: Ends | None = None, backend: Backend
+) -> GreyImage:
     """Make grey levels of stored values: uint8 up to 8 bits stored, else uint16 over its whole range.
 
     Frames without VOI share one window from the least to the greatest modality value of them all, padding left out.
@@ -151,6 +154,8 @@ def to_grey(stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, backend
         Decoded stored values with clean bits, on `backend`.
     rules : sequence of D GreyRule
     bits_stored : int
+    ends : array of shape (D, 2), optional
+        Least and greatest stored value of each frame, where they are known; else they are looked for when needed.
     backend : Backend
         Where to compute.
 
@@ -159,16 +164,18 @@ def to_grey(stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, backend
     DecodeError
         ``not-finite``: float pixels hold no finite number.
     """
-    return _only(to_grey_images(stored, rules, [0] * len(rules), bits_stored, backend=backend))
+    return _only(to_grey_images(stored, rules, [0] * len(rules), bits_stored, ends=ends, backend=backend))
 
 
-def to_values(stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, backend: Backend) -> GreyImage:
+def to_values(
+    stored: Any, rules: Sequence[GreyRule], bits_stored: int, *, ends: Ends | None = None, backend: Backend
+) -> GreyImage:
     """Make modality values: int16 where all that the stored bits can hold fit, else float32.
 
     Padding becomes background. Parameters and errors as `to_grey`, of the rules VOI is not used, and `is_inverted` only
     tells which end is background; `stored` is overwritten likewise.
     """
-    return _only(to_value_images(stored, rules, [0] * len(rules), bits_stored, backend=backend))
+    return _only(to_value_images(stored, rules, [0] * len(rules), bits_stored, ends=ends, backend=backend))
 
 
 def _only(images: GreyImages) -> GreyImage:
@@ -176,7 +183,13 @@ def _only(images: GreyImages) -> GreyImage:
 
 
 def to_grey_images(
-    stored: Any, rules: Sequence[GreyRule], image_of: Sequence[int], bits_stored: int, *, backend: Backend
+    stored: Any,
+    rules: Sequence[GreyRule],
+    image_of: Sequence[int],
+    bits_stored: int,
+    *,
+    ends: Ends | None = None,
+    backend: Backend,
 ) -> GreyImages:
     """Make grey levels of several images at once, each as `to_grey` does.
 
@@ -190,7 +203,7 @@ def to_grey_images(
     if any(rule.voi is None for rule in rules):
         windows = [
             _whole_window(low, high, stored.dtype)
-            for low, high in _modality_ranges(stored, rules, image_of, bits_stored, backend)
+            for low, high in _modality_ranges(stored, rules, image_of, bits_stored, ends, backend)
         ]
         rules = [
             rule if rule.voi is not None else replace(rule, voi=windows[image])
@@ -203,13 +216,19 @@ def to_grey_images(
 
 
 def to_value_images(
-    stored: Any, rules: Sequence[GreyRule], image_of: Sequence[int], bits_stored: int, *, backend: Backend
+    stored: Any,
+    rules: Sequence[GreyRule],
+    image_of: Sequence[int],
+    bits_stored: int,
+    *,
+    ends: Ends | None = None,
+    backend: Backend,
 ) -> GreyImages:
     """Make modality values of several images at once, of the type that holds those of all; see `to_grey_images`."""
-    ends = _modality_ranges(stored, rules, image_of, bits_stored, backend)
-    firsts = [rules[image_of.index(image)] for image in range(len(ends))]
-    blacks = tuple(high if rule.is_inverted else low for rule, (low, high) in zip(firsts, ends, strict=True))
-    whites = tuple(low if rule.is_inverted else high for rule, (low, high) in zip(firsts, ends, strict=True))
+    ranges = _modality_ranges(stored, rules, image_of, bits_stored, ends, backend)
+    firsts = [rules[image_of.index(image)] for image in range(len(ranges))]
+    blacks = tuple(high if rule.is_inverted else low for rule, (low, high) in zip(firsts, ranges, strict=True))
+    whites = tuple(low if rule.is_inverted else high for rule, (low, high) in zip(firsts, ranges, strict=True))
     dtype = value_type(rules, stored.dtype, bits_stored)
 
     def values_of(owned: tuple[GreyRule, float], values: Float) -> Float:
@@ -219,7 +238,7 @@ def to_value_images(
 
     owned = [(rule, blacks[image]) for rule, image in zip(rules, image_of, strict=True)]
     planes = _map(stored, owned, bits_stored, values_of, dtype, backend)
-    return GreyImages(planes, blacks, whites, (None,) * len(ends))
+    return GreyImages(planes, blacks, whites, (None,) * len(ranges))
 
 
 def value_type(rules: Sequence[GreyRule], stored: np.dtype[Any], bits_stored: int) -> np.dtype[Any]:
@@ -314,7 +333,12 @@ def _look_up(
 
 
 def _modality_ranges(
-    stored: Any, rules: Sequence[GreyRule], image_of: Sequence[int], bits_stored: int, backend: Backend
+    stored: Any,
+    rules: Sequence[GreyRule],
+    image_of: Sequence[int],
+    bits_stored: int,
+    ends: Ends | None,
+    backend: Backend,
 ) -> list[tuple[float, float]]:
     """Return the least and greatest modality value of each image, padding left out unless there is nothing else."""
     owned, table_of = _distinct(list(zip(image_of, rules, strict=True)))
@@ -323,8 +347,8 @@ def _modality_ranges(
         values = [np.unique(frames[table_of == i]).astype(np.float64) for i in range(len(owned))]
         values = [v[np.isfinite(v)] for v in values]
     elif all(rule.padding is None and rule.modality_lut is None for _, rule in owned):
-        ends = stored_range(ready(stored, backend), 0, 0, backend) if backend.has_kernels else _reference_range(stored)
-        values = [ends[table_of == i].ravel() for i in range(len(owned))]
+        known = _stored_ends(stored, backend) if ends is None else ends.astype(np.float64)
+        values = [known[table_of == i].ravel() for i in range(len(owned))]
     else:
         possible = _possible(stored.dtype, bits_stored)
         found = _present(stored, len(owned), len(possible), table_of, -int(possible[0]), backend)
@@ -342,8 +366,10 @@ def _modality_ranges(
     return ranges
 
 
-def _reference_range(stored: Any) -> Float:
+def _stored_ends(stored: Any, backend: Backend) -> Float:
     """Return the least and greatest stored value of each frame, shape (D, 2)."""
+    if backend.has_kernels:
+        return stored_range(ready(stored, backend), 0, 0, backend)
     return np.array([[frame.min(), frame.max()] for frame in stored], np.float64)
 
 

@@ -52,13 +52,17 @@ class TiffImage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loaded:
-    """A decoded file: stored values of shape (frames, H, W) or (frames, H, W, samples), frames in display order."""
+    """A decoded file: stored values of shape (frames, H, W) or (frames, H, W, samples), frames in display order.
+
+    `ends` are the least and greatest stored value of each frame, shape (frames, 2), where they are known.
+    """
 
     header: InstanceHeader
     spec: FrameSpec
     display: Display
     stored: NDArray[Any]
     decoder: str
+    ends: NDArray[np.int64] | None
 
 
 def load_image(header: InstanceHeader, threads: int, clock: Stopwatch) -> Loaded:
@@ -74,10 +78,10 @@ def load_image(header: InstanceHeader, threads: int, clock: Stopwatch) -> Loaded
         display = read_display(header)
     with clock.stage("decode"):
         decoded = decode_instance(header, spec, workers=threads)
-        stored = decoded.array
-        if display.order != tuple(range(len(stored))):
-            stored = stored[list(display.order)]
-    return Loaded(header, spec, display, stored, decoded.decoder)
+        stored, ends, order = decoded.array, decoded.ends, list(display.order)
+        if order != list(range(len(stored))):
+            stored, ends = stored[order], None if ends is None else ends[order]
+    return Loaded(header, spec, display, stored, decoded.decoder, ends)
 
 
 def make_image(
@@ -99,7 +103,7 @@ def _make_image(loaded: Loaded, options: TiffOptions, backend: Backend, clock: S
     display = loaded.display
     with clock.stage("intensity"):
         stored = backend.upload(loaded.stored)
-        image, samples = _to_planes(stored, loaded.spec, display, options, backend)
+        image, samples = _to_planes(stored, loaded, options, backend)
         del stored
     with clock.stage("frames"):
         planes = _handle_frames(image.planes, samples, display, options, backend)
@@ -194,8 +198,10 @@ def make_images(loaded: Sequence[Loaded], options: TiffOptions, backend: Backend
         words = backend.host_array((len(loaded), *loaded[0].stored.shape[1:]), loaded[0].stored.dtype)
         stored = backend.upload(np.concatenate([image.stored for image in loaded], out=words))
         rules = [rule for image in loaded for rule in _grey_rules(image.display, image.spec, options)]
+        known = [image.ends for image in loaded if image.ends is not None]
+        ends = np.concatenate(known) if len(known) == len(loaded) else None
         to_images = to_value_images if options.window == "none" else to_grey_images
-        grey = to_images(stored, rules, range(len(loaded)), spec.bits_stored, backend=backend)
+        grey = to_images(stored, rules, range(len(loaded)), spec.bits_stored, ends=ends, backend=backend)
         del stored
     with clock.stage("resample"):
         fitted, fits = fit_each(grey, options, backend)
@@ -242,11 +248,9 @@ def _describe_image(
     return TiffImage(np.ascontiguousarray(frames), origin, loaded.decoder)
 
 
-def _to_planes(
-    stored: Any, spec: FrameSpec, display: Display, options: TiffOptions, backend: Backend
-) -> tuple[GreyImage, int]:
+def _to_planes(stored: Any, loaded: Loaded, options: TiffOptions, backend: Backend) -> tuple[GreyImage, int]:
     """Return planes and the samples a pixel: grey levels, or the channels of colour as neighbouring planes."""
-    xp = backend.xp
+    xp, spec, display = backend.xp, loaded.spec, loaded.display
     if display.palette is not None:
         channels = [look_up(stored, np.ascontiguousarray(display.palette[:, c]), backend=backend) for c in range(3)]
         return _colour(xp.stack(channels, axis=1).reshape(-1, *stored.shape[1:])), 3
@@ -256,9 +260,8 @@ def _to_planes(
             planes = (planes >> (8 * planes.dtype.itemsize - 16)).astype(np.uint16)
         return _colour(planes), spec.samples_per_pixel
     rules = _grey_rules(display, spec, options)
-    if options.window == "none":
-        return to_values(stored, rules, spec.bits_stored, backend=backend), 1
-    return to_grey(stored, rules, spec.bits_stored, backend=backend), 1
+    make = to_values if options.window == "none" else to_grey
+    return make(stored, rules, spec.bits_stored, ends=loaded.ends, backend=backend), 1
 
 
 def _colour(planes: Any) -> GreyImage:

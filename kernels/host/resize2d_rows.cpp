@@ -15,6 +15,7 @@ struct Kernels : Thread {
 
 constexpr int kChains = Kernels::kChains;
 constexpr int kBlendTaps = 8;         // source rows blended at once: they and the sums stay in registers
+constexpr i32 kOutputs = 16;
 constexpr std::size_t kStrip = 2048;  // columns blended at once: the sums stay in the level 1 cache
 
 template <int Taps, bool Fresh, class T>
@@ -49,14 +50,23 @@ void blend_rows(const T* src, i64 row, const f32* weight, i32 taps, f32* out, st
     }
 }
 
+// Outputs are finished kOutputs at a time, as the sums of their chains are added up by vectors too.
 template <class T>
 void filter_columns(const f32* row, const i32* first, const f32* weight, i32 taps, T* out, i32 n) {
-    for (i32 x = 0; x < n; ++x, weight += taps) {
-        const f32* at = row + first[x];
-        f32 sums[kChains] = {};
-        for (i32 t = 0; t < taps; t += kChains)
-            for (int k = 0; k < kChains; ++k) sums[k] = fmaf(weight[t + k], at[t + k], sums[k]);
-        Kernels::put(out[x], Kernels::sum_chains(sums));
+    for (i32 begin = 0; begin < n; begin += kOutputs) {
+        const i32 count = std::min(kOutputs, n - begin);
+        f32 sums[kOutputs][kChains] = {};
+        for (i32 x = 0; x < count; ++x, weight += taps) {
+            const f32* at = row + first[begin + x];
+            f32 own[kChains] = {};
+            for (i32 t = 0; t < taps; t += kChains)
+                for (int k = 0; k < kChains; ++k) own[k] = fmaf(weight[t + k], at[t + k], own[k]);
+            for (int k = 0; k < kChains; ++k) sums[x][k] = own[k];
+        }
+        T results[kOutputs];
+        GPUPREP_INDEPENDENT
+        for (i32 x = 0; x < kOutputs; ++x) Kernels::put(results[x], Kernels::sum_chains(sums[x]));
+        std::copy_n(results, count, out + begin);
     }
 }
 

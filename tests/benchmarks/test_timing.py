@@ -1,9 +1,18 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+#: Python from 3.12 warns of forks beside threads, which other tests of this process may have started.
+forks = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+
+
+def append(path, text):
+    with path.open("a") as file:
+        file.write(text)
 
 
 @pytest.fixture
@@ -28,11 +37,31 @@ def test_ratios_are_medians_over_rounds(timing):
     assert saved["machine"]["cores"] >= 1
 
 
-def test_the_order_rotates_and_the_first_round_of_calls_does_not_count(timing):
-    order = []
-    calls = {name: timing.Call(lambda n=name: order.append(n)) for name in "abc"}
-    timing.Report("trial").contest("turns", calls, 2, ours="a", scale=10)
-    assert "".join(order) == "cababcbca"
+@forks
+def test_the_order_rotates_and_the_first_round_of_calls_does_not_count(timing, tmp_path):
+    order = tmp_path / "order"
+    calls = {name: timing.Call(lambda n=name: append(order, n)) for name in "abc"}
+    rows = timing.Report("trial").contest("turns", calls, 2, ours="a", scale=10)
+    assert order.read_text() == "cababcbca"
+    assert set(rows) == set("abc")
+
+
+@forks
+def test_contestants_that_are_calls_have_processes_of_their_own(timing, tmp_path):
+    folder = tmp_path / "processes"
+    folder.mkdir()
+    calls = {name: timing.Call(lambda n=name: append(folder / n, f"{os.getpid()} ")) for name in "ab"}
+    timing.Report("trial").contest("turns", calls, 2, ours="a")
+    a, b = ((folder / name).read_text().split() for name in "ab")
+    assert len(a) == len(b) == 3
+    assert len({*a, *b, str(os.getpid())}) == 3
+
+
+@forks
+def test_a_call_that_fails_stops_the_benchmark(timing):
+    calls = {"well": timing.Call(lambda: None), "ill": timing.Call(lambda: 1 / 0)}
+    with pytest.raises(SystemExit, match="ill failed"):
+        timing.Report("trial").contest("turns", calls, 2, ours="well")
 
 
 def test_a_missed_demand_is_the_exit_status(timing):

@@ -18,6 +18,8 @@ from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import DecodeError
 
+#: Words of a part that is read, in the tests of cleaning.
+PART_WORDS = 50
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
 
@@ -52,6 +54,60 @@ def test_reads_many_parts_of_many_files_into_place(workers: int, tmp_path: Path)
     read_extents(extents, buffer, workers=workers)
     expected = b"".join(contents[part // 2][10 + 400 * (part % 2) :][:300] for part in order)
     assert buffer.tobytes() == expected + b"M"
+
+
+def stored_value(word: int, stored: int, high: int, *, is_signed: bool) -> int:
+    """Return what the stored bits of a word mean (PS3.5 8.1.1)."""
+    value = (word >> high - stored + 1) % (1 << stored)
+    return value - (1 << stored) if is_signed and value >> stored - 1 else value
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+@pytest.mark.parametrize(
+    ("allocated", "stored", "high"),
+    [(8, 8, 7), (8, 6, 5), (16, 16, 15), (16, 12, 11), (16, 12, 14), (32, 20, 19), (64, 40, 39), (64, 64, 63)],
+)
+@pytest.mark.parametrize("is_dirty", [False, True])
+def test_words_are_cleaned_and_their_ends_found(
+    allocated: int, stored: int, high: int, is_signed: bool, is_dirty: bool, tmp_path: Path
+) -> None:
+    spec = make_spec(allocated, bits_stored=stored, high_bit=high, is_signed=is_signed)
+    rng = np.random.default_rng(allocated + stored)
+    words = [int.from_bytes(rng.bytes(allocated // 8), "little") for _ in range(2 * PART_WORDS)]
+    meant = [stored_value(word, stored, high, is_signed=is_signed) for word in words]
+    if not is_dirty:
+        words = [value % (1 << allocated) << high - stored + 1 & (1 << allocated) - 1 for value in meant]
+    content = b"".join(word.to_bytes(allocated // 8, "little") for word in words)
+    (tmp_path / "words").write_bytes(content)
+    half = len(content) // 2
+    extents = [Extent(str(tmp_path / "words"), start, half, start) for start in (half, 0)]
+    buffer = np.empty(len(words), f"{'i' if is_signed else 'u'}{allocated // 8}")
+    ends = read_extents(extents, buffer, workers=1, clean_as=spec)
+    assert buffer.tolist() == meant
+    halves = meant[PART_WORDS:], meant[:PART_WORDS]
+    assert (ends.tolist() if ends is not None else None) == (
+        [[min(half), max(half)] for half in halves] if allocated <= 16 else None
+    )
+
+
+def test_bits_that_only_the_last_words_have_wrong_are_cleaned(tmp_path: Path) -> None:
+    words = np.full(1_000_001, 7, "<u2")
+    words[-1] = 0xF123
+    words.tofile(tmp_path / "words")
+    buffer = np.empty_like(words)
+    extent = Extent(str(tmp_path / "words"), 0, words.nbytes, 0)
+    ends = read_extents([extent], buffer, workers=1, clean_as=make_spec(16, bits_stored=12, high_bit=11))
+    assert ends is not None
+    assert ends.tolist() == [[7, 0x123]]
+    assert (buffer[:-1] == 7).all()
+
+
+def test_words_that_are_not_cleaned_have_no_ends(tmp_path: Path) -> None:
+    (tmp_path / "words").write_bytes(b"abcd")
+    extent = Extent(str(tmp_path / "words"), 0, 4, 0)
+    assert read_extents([extent], np.empty(2, "u2"), workers=1) is None
+    floats = make_spec(32, is_float=True)
+    assert read_extents([extent], np.empty(1, "f4"), workers=1, clean_as=floats) is None
 
 
 def test_refuses_a_file_that_ends_too_early(tmp_path: Path) -> None:

@@ -120,6 +120,21 @@ def test_one_range_for_all_frames_without_padding():
     assert grey.planes.ravel().tolist() == [0, 0, 13139, 26246, 65535, 0]
 
 
+def test_known_ends_are_not_looked_for():
+    stored = np.array([[[10, 20]], [[20, 30]]], np.uint16)
+    ends = np.array([[5, 20], [20, 40]])
+    grey = to_grey(stored.copy(), [GreyRule(2.0)] * 2, 16, ends=ends, backend=CPU)
+    assert grey.window == GreyWindow(45.0, 71.0, "LOWEST_IS_BLACK")
+    values = to_values(stored, [GreyRule(2.0)] * 2, 12, ends=ends, backend=CPU)
+    assert (values.background, values.white) == (10, 80)
+
+
+def test_known_ends_may_be_padding():
+    stored = np.array([[[0, 10, 4095]]], np.uint16)
+    values = to_values(stored, [GreyRule(padding=(0, 0))], 12, ends=np.array([[0, 4095]]), backend=CPU)
+    assert (values.background, values.white) == (10, 4095)
+
+
 def test_monochrome1_is_inverted_and_padding_stays_black():
     stored = np.array([[[0, 10, 255]]], np.uint8)
     rule = GreyRule(is_inverted=True, padding=(0, 0))

@@ -11,7 +11,8 @@ from gpuprep.coordinates import CoordinateMap
 from gpuprep.dicom.display import BREAST_TOMOSYNTHESIS_UID
 from gpuprep.dicom.header import read_headers
 from gpuprep.errors import CaseError
-from gpuprep.run.tiff_image import make_image
+from gpuprep.run.case import Stopwatch
+from gpuprep.run.tiff_image import load_image, make_image
 from gpuprep.writers.tiff import write_tiff
 
 
@@ -60,6 +61,10 @@ def test_frames_follow_their_dimension_indices(tmp_path):
     result = convert(path, window="none")
     assert result.frames[:, 0, 0].tolist() == [2, 3, 1]
     assert result.origin.description["frames"]["ordered_by"] == "dimension-index"
+    (header,) = read_headers([str(path)])
+    ends = load_image(header, 1, Stopwatch()).ends
+    assert ends is not None
+    assert ends.tolist() == [[2, 2], [3, 3], [1, 1]]
 
 
 @pytest.mark.parametrize(("z", "expected"), [((9, 1, 5), [2, 3, 1]), ((9, 5, 1), [1, 2, 3]), ((1, 5, 9), [1, 2, 3])])
