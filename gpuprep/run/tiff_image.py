@@ -14,8 +14,8 @@ from gpuprep.backends.base import Backend
 from gpuprep.codecs.batch import decode_instance
 from gpuprep.coordinates import CoordinateMap
 from gpuprep.dicom.display import Display, read_display
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader
-from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import DeviceMemoryError, GeometryError
 from gpuprep.ops.frames import combine_frames, interpolate_frames
 from gpuprep.ops.grey import (

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader, read_headers
-from gpuprep.dicom.stack import BrokenVolume, FrameSpec, Stack, build_stacks, build_volumes
+from gpuprep.dicom.stack import BrokenVolume, Stack, build_stacks, build_volumes
 from gpuprep.errors import CaseError, GeometryError, HeaderError
 
 #: Voxel centres equal dcm2niix's within this, mm.
@@ -201,7 +202,7 @@ def test_missing_slice():
     error = refused(images)
     assert isinstance(error, GeometryError)
     assert error.code == "missing-slice"
-    assert "1 slices missing" in error.message
+    assert "1 slice missing" in error.message
     assert "4.000 mm after slice 3 of 5 (instance 3, at 4.000 mm)" in error.message
     assert "resample" in error.hint
     (stack,) = build_stacks(images, on_irregular="resample")

@@ -11,7 +11,7 @@ from gpuprep.dicom.display import Lut
 from gpuprep.errors import DecodeError
 from gpuprep.ops.grey import GreyRule, GreyWindow, look_up, to_grey, to_values
 
-CPU, REFERENCE = CpuBackend(), ReferenceBackend()
+CPU, KERNEL_TEXT, REFERENCE = CpuBackend(2), CpuBackend(2, row_forms=False), ReferenceBackend()
 STORED = [(np.uint8, 8), (np.int8, 8), (np.uint16, 12), (np.int16, 12), (np.uint16, 16), (np.int16, 16), (np.uint8, 1),
           (np.uint16, 8), (np.int16, 7)]  # fmt: skip
 #: pydicom rounds where we truncate.
@@ -26,15 +26,16 @@ def every_value(dtype, bits):
 @pytest.mark.parametrize(("dtype", "bits"), STORED)
 @pytest.mark.parametrize("make", [to_grey, to_values])
 @pytest.mark.parametrize("slope", [1.0, 0.37])
-def test_kernel_equals_reference(dtype, bits, make, slope):
+@pytest.mark.parametrize("backend", [CPU, KERNEL_TEXT], ids=["rows", "kernels"])
+def test_kernel_equals_reference(dtype, bits, make, slope, backend):
     rng = np.random.default_rng(6)
-    stored = rng.choice(every_value(dtype, bits).ravel(), (3, 23, 41))
+    stored = rng.choice(every_value(dtype, bits).ravel(), (3, 211, 331))  # more than a thread takes, slices in between
     rules = [
         GreyRule(slope, -3.0, voi=GreyWindow(20, 100)),
         GreyRule(slope, 5.0, is_inverted=True, padding=(0, 1)),
         GreyRule(slope, -3.0, voi=GreyWindow(20, 100)),
     ]
-    found, plain = (make(stored.copy(), rules, bits, backend=backend) for backend in (CPU, REFERENCE))
+    found, plain = (make(stored.copy(), rules, bits, backend=each) for each in (backend, REFERENCE))
     assert found.planes.dtype == plain.planes.dtype
     assert (found.background, found.white, found.window) == (plain.background, plain.white, plain.window)
     np.testing.assert_array_equal(found.planes, plain.planes)
