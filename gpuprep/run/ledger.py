@@ -81,13 +81,14 @@ class Ledger:
     path : Path
         Made, with its folder, when missing.
     job : str
-        The command that writes the data set. Two in one folder would take each other's files for their own, replaced.
+        The command that writes the data set. Two in one folder would take each other's files for their own, replaced
+        or unfinished. So ledgers do not nest either: one is of all that a folder holds, or of one of its data sets.
 
     Raises
     ------
     OutputError
         ``ledger-unreadable``: the file is no ledger of this version; ``output-locked``: another run is using it;
-        ``other-job``: it is another command's; ``disk-full``; ``not-writable``.
+        ``other-job``: it, or one above or below, is another command's; ``disk-full``; ``not-writable``.
     """
 
     def __init__(self, path: Path, job: str) -> None:
@@ -118,14 +119,25 @@ class Ledger:
                 hint="choose another output folder or name",
             )
         (found,) = self._db.execute("SELECT name FROM job").fetchone()
-        if found != job:
+        other = f"gpuprep {found}" if found != job else self._find_other()
+        if other:
             self.close()
+            if version == 0:
+                path.unlink(missing_ok=True)
             raise OutputError(
-                f"the folder holds what gpuprep {found} has written",
+                f"the folder holds what {other} has written",
                 code="other-job",
                 subject=str(path.parent.parent),
                 hint="choose another output folder: each command has its own",
             )
+
+    def _find_other(self) -> str:
+        """Return what names the ledger above or below, if there is one. It is looked for when this one is there.
+
+        So of two jobs that begin at the same time at least one sees the other.
+        """
+        above, below = self.path.parent.parent / self.path.name, self.path.parent.glob(f"*/{self.path.name}")
+        return next((f"the job of {path}" for path in (above, *below) if path.exists()), "")
 
     def close(self) -> None:
         """Close the file."""

@@ -20,16 +20,13 @@ from gpuprep.dicom.crawl import CrawlProblem, FoundFile, crawl
 from gpuprep.dicom.header import InstanceHeader, read_headers
 from gpuprep.errors import ConfigError, InputNotFoundError, OutputError, WriteError
 from gpuprep.writers.atomic import replacing
-from gpuprep.writers.tiff import TIFF_SUFFIXES, name_compression
+from gpuprep.writers.tiff import MOST_PAGES, PAGE_NUMBER, TIFF_SUFFIXES, name_compression
 
 _DICOM_SUFFIXES = (".dcm", ".dicom")
 #: Of file names; others are the end of a UID.
 _SUFFIXES = (*_DICOM_SUFFIXES, *TIFF_SUFFIXES)
 #: How TIFF and BigTIFF begin, in either byte order.
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_PAGE_NUMBER = 297
-#: Total of PageNumber that may stand for more pages: the greatest SHORT.
-_MANY_PAGES = 0xFFFF
 #: Files that are described at a time, and rows that are written at a time.
 _BATCH = 1000
 _ROWS_AT_ONCE = 10_000
@@ -206,7 +203,7 @@ def describe_tiff(path: str) -> ManifestRow:
     try:
         with tifffile.TiffFile(path) as file:
             page: Any = file.pages.first
-            number = page.tags.valueof(_PAGE_NUMBER, (0, 0))
+            number = page.tags.valueof(PAGE_NUMBER, (0, 0))
             total = number[1] if isinstance(number, tuple) and len(number) == 2 else 0
             ends = (o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True))
             is_cut = max(ends, default=0) > file.filehandle.size
@@ -216,7 +213,7 @@ def describe_tiff(path: str) -> ManifestRow:
                 width=page.imagewidth,
                 height=page.imagelength,
                 channels=page.samplesperpixel,
-                num_frames=total if 0 < total < _MANY_PAGES else len(file.pages),
+                num_frames=total if 0 < total < MOST_PAGES else len(file.pages),
                 bits=max(page.bitspersample) if isinstance(page.bitspersample, tuple) else page.bitspersample,
                 compression=name_compression(page.compression),
                 error="pixel-data-truncated" if is_cut else "",

@@ -21,6 +21,7 @@ from gpuprep.run.slots import BackendChoice, place, slot_backend
 from gpuprep.run.tiff_image import Loaded, Made, load_image, make_where_it_fits, make_where_they_fit
 from gpuprep.run.tiff_options import TiffOptions
 from gpuprep.run.tiff_plan import ImagePlan, group_images, plan_images
+from gpuprep.writers.atomic import LEDGER, SIDECARS
 from gpuprep.writers.base import Output
 from gpuprep.writers.tiff import write_tiff
 
@@ -177,7 +178,7 @@ def convert_to_tiff(
         if strict and row.status == "failed":
             raise CaseError(row.message, code=row.code, subject=row.subject or row.case, hint=row.hint)
 
-    ledger = Ledger(root / "gpuprep" / "ledger.sqlite", "tiff")
+    ledger = Ledger(root / SIDECARS / LEDGER, "tiff")
     try:
         ledger.set_file_problems(problems)
         placement = place(execution.resources, len(plans))

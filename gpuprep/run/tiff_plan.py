@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from gpuprep.dicom.index import Index, build_index
 from gpuprep.errors import ConfigError, HeaderError, InputNotFoundError, LinkError
 from gpuprep.run.ledger import FileProblem
 from gpuprep.run.plan import FailedPlan
+from gpuprep.run.sources import leave_out, refuse_as_output
 from gpuprep.run.tiff_options import Layout, TiffOptions
 from gpuprep.writers.names import safe_name, text_digest
 
@@ -43,24 +44,28 @@ class ImagePlan:
         return self.header.path
 
 
-def read_sources(source: Path, *, workers: int) -> Index:
-    """Read the headers below a folder, of one file, or of the files that a text file lists.
+def read_sources(
+    source: Path, output: Path, *, workers: int, on_progress: Callable[[int], None] | None = None
+) -> Index:
+    """Read the headers below a folder, of one file, or of files that a text file lists, but not what is in `output`.
 
-    A listed path that is not there is a row with an error.
+    A listed path that is not there is a row with an error. `on_progress` is told the number of files read so far.
 
     Raises
     ------
     InputNotFoundError
         ``path-missing``; ``no-dicom-found``: no file is DICOM.
     ConfigError
-        ``bad-list``: the text file is not UTF-8.
+        ``bad-list``: the text file is not UTF-8; ``output-is-source``.
     """
     paths = [source]
     if source.suffix.lower() == ".txt" and source.is_file():
         paths = [Path(line) for line in _read_lines(source) if line]
+    refuse_as_output(paths, output)
     is_list = paths != [source]
     lost = [path for path in paths if not path.exists()] if is_list else []
-    index = build_index([path for path in paths if path not in set(lost)], workers=workers)
+    index = build_index([path for path in paths if path not in set(lost)], workers=workers, on_progress=on_progress)
+    index = leave_out(index, paths, output)
     index = Index((*index.instances, *read_headers([str(path) for path in lost])))
     if all(row.error_code in _NO_DICOM for row in index.instances):
         raise InputNotFoundError(

@@ -195,6 +195,14 @@ def test_strict_stops_at_the_first_error(gpuprep, images, tmp_path):
     assert not list((tmp_path / "out").rglob("*.tiff"))
 
 
+def test_an_output_inside_the_source_is_no_input(gpuprep, tmp_path):
+    write_image(tmp_path / "a", np.ones((1, 4, 4), np.uint16))
+    for said in ("1 of 1 cases done", "1 case is done already"):
+        result = gpuprep("tiff", "--strict", tmp_path, tmp_path / "out")
+        assert result.status == ExitStatus.DONE, result.stderr
+        assert said in result.stderr and "unusable" not in result.stderr
+
+
 def test_a_listed_file_that_is_lost_is_a_failure(gpuprep, images, tmp_path):
     (tmp_path / "list.txt").write_text(f"{images / 'a'}\n{images / 'lost.dcm'}\n")
     result = gpuprep("tiff", tmp_path / "list.txt", tmp_path / "out")

@@ -56,6 +56,13 @@ def test_boxes_of_a_single_tiff(tiffs):
     assert (counts.mapped, counts.outside, counts.missing) == (2, 1, ("9.9",))
 
 
+def test_a_table_that_cannot_be_written_is_an_output_that_cannot(gpuprep, tiffs):
+    csv.write_csv(TABLE, tiffs / "boxes.csv")
+    result = gpuprep("traces", tiffs, tiffs / "boxes.csv", tiffs / "boxes.csv" / "mapped.csv")
+    assert result.status == ExitStatus.OUTPUT
+    assert "[not-writable]" in result.stderr
+
+
 def test_two_tiffs_of_an_image_are_refused(tiffs):
     csv.write_csv(TABLE, tiffs / "boxes.csv")
     (tiffs / "older" / "1.2").mkdir(parents=True)
