@@ -129,6 +129,12 @@ def write_tiff(path: Path, frames: NDArray[Any], origin: TiffOrigin, style: Tiff
     return Output(path.relative_to(root).as_posix(), size, 0)
 
 
+def is_writable(frame: NDArray[Any]) -> bool:
+    """Whether a page is one that `write_pages` takes: grey or RGB, uint8, uint16, int16 or float32."""
+    is_shaped = frame.ndim == 2 or (frame.ndim == 3 and frame.shape[-1] == 3)
+    return is_shaped and frame.dtype.name in ("uint8", "uint16", "int16", "float32")
+
+
 def write_pages(
     file: Any, frames: NDArray[Any], style: TiffStyle, *, description: str | None = None, **options: Any
 ) -> None:
@@ -176,14 +182,7 @@ def name_compression(value: int) -> str:
 def _tags(origin: TiffOrigin, style: TiffStyle, frames: int) -> list[tuple[int, int, tuple[float, ...]]]:
     coordinates = origin.coordinates
     left, top, width, height = coordinates.crop
-    scale = coordinates.scale
-    active = (
-        coordinates.pad[0],
-        coordinates.pad[1],
-        coordinates.pad[0] + round(width * scale[0]),
-        coordinates.pad[1] + round(height * scale[1]),
-    )
-    start = (left, top)
+    scale, start, active = coordinates.scale, (left, top), coordinates.active_area
     if style.is_compat:
         start, active = (left + width // 2, top + height // 2), coordinates.pad
         scale = (origin.nominal_scale, origin.nominal_scale) if origin.nominal_scale else scale
