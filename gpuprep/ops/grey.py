@@ -261,7 +261,7 @@ def value_type(rules: Sequence[GreyRule], stored: np.dtype[Any], bits_stored: in
 
 
 def _whole_window(low: float, high: float, *, is_whole: bool) -> GreyWindow:
-    """Return the window that makes `low` black and `high` white; between whole numbers it has half a step at the ends."""
+    """Return the window that makes `low` black and `high` white; whole numbers have half a step at the ends."""
     if is_whole:
         return GreyWindow((low + high) / 2, high - low + 1, "LOWEST_IS_BLACK")
     return GreyWindow((low + high) / 2, max(high - low, float(np.finfo(np.float32).tiny)), "LINEAR_EXACT")

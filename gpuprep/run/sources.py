@@ -83,7 +83,7 @@ def refuse_as_output(paths: Sequence[Path], output: Path) -> None:
     """
     if output.resolve() in [path.resolve() for path in paths]:
         raise ConfigError(
-            "the output folder is a source, and sources are not written to",
+            "the output is a source, and sources are not written to",
             code="output-is-source",
             subject=str(output),
             hint="choose another one; a folder inside the source is left out when it is read",

@@ -109,6 +109,11 @@ class TiffWork:
         return row.failed(error)
 
 
+def _discard(root: Path, path: str | None) -> None:
+    if path is not None:
+        (root / path).unlink(missing_ok=True)
+
+
 def _name(backend: Backend) -> str:
     return f"{backend.name} {backend.device}".strip()
 
@@ -178,6 +183,7 @@ def convert_to_tiff(
         if strict and row.status == "failed":
             raise CaseError(row.message, code=row.code, subject=row.subject or row.case, hint=row.hint)
 
+    paths = {plan.case: plan.path for plan in plans if isinstance(plan, ImagePlan)}
     ledger = Ledger(root / SIDECARS / LEDGER, "tiff")
     try:
         ledger.set_file_problems(problems)
@@ -189,7 +195,7 @@ def convert_to_tiff(
             work=work,
             batching=batching if placement.choice.name == "cuda" else None,
             config=config_of(options),
-            discard=lambda case: (root / f"{case}.tiff").unlink(missing_ok=True),
+            discard=lambda case: _discard(root, paths.get(case)),
             root=root,
             own_folders=[root],
             ledger=ledger,

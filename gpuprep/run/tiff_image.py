@@ -268,8 +268,8 @@ def _full_range(planes: Any, bits_stored: int, backend: Backend) -> Any:
         planes, bits_stored = (planes >> max(0, bits_stored - 16)).astype(np.uint16), min(bits_stored, 16)
     if bits_stored == 8 * planes.dtype.itemsize:
         return planes
-    dtype = np.dtype(np.uint8 if bits_stored <= 8 else np.uint16)
-    levels = np.linspace(0, np.iinfo(dtype).max, 1 << bits_stored)
+    dtype: np.dtype[Any] = np.dtype("u1" if bits_stored <= 8 else "u2")
+    levels = np.linspace(0, greatest_value(dtype), 1 << bits_stored)
     return look_up(planes, np.rint(levels).astype(dtype), backend=backend)
 
 

@@ -172,6 +172,12 @@ def test_a_rerun_resumes_and_a_changed_option_does_not_lie(gpuprep, images, tmp_
     assert gpuprep("tiff", "-s", "32,32", "--on-existing", "fail", images, tmp_path).status == ExitStatus.OUTPUT
 
 
+def test_another_layout_leaves_no_file_of_the_one_before(gpuprep, images, tmp_path):
+    for layout, depth in (("study/sop", 2), ("study/series/sop", 3), ("study/sop", 2)):
+        assert gpuprep("tiff", "--layout", layout, images, tmp_path).status == ExitStatus.DONE
+        assert [len(p.relative_to(tmp_path).parts) for p in tmp_path.rglob("*.tiff")] == [depth] * 3
+
+
 def test_one_broken_file_costs_itself(gpuprep, images, tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()

@@ -87,6 +87,33 @@ def test_a_list_may_come_from_windows_but_must_be_text(tmp_path):
     assert caught.value.code == "bad-list"
 
 
+def test_lines_that_are_no_names_are_lost_files(tmp_path):
+    path = write_image(tmp_path / "a.dcm", IMAGE)
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"{path}\n{'x' * 300}\na\0b\n")
+    plans, _ = plan_images(read_sources(listing, tmp_path / "out", workers=1), "study/sop")
+    assert sorted(plan.error.code for plan in plans if isinstance(plan, FailedPlan)) == ["unreadable"] * 2
+    assert len(plans) == 3
+
+
+def test_a_broken_file_beside_the_image_is_not_passed_over(tmp_path):
+    path = write_image(tmp_path / "a.dcm", IMAGE)
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"{path}\n{tmp_path / 'lost.dcm'}\n")
+    with pytest.raises(CaseError) as caught:
+        only_image(read_sources(listing, tmp_path / "b.tiff", workers=1), tmp_path / "b.tiff")
+    assert (caught.value.code, caught.value.subject) == ("unreadable", str(tmp_path / "lost.dcm"))
+
+
+def test_a_source_is_never_overwritten(tmp_path):
+    (tmp_path / "in").mkdir()
+    source = write_image(tmp_path / "in" / "a.tiff", IMAGE)
+    for given in (source, source.parent):
+        with pytest.raises(ConfigError) as caught:
+            only_image(read_sources(given, source, workers=1), source)
+        assert caught.value.code == "output-is-source"
+
+
 def test_sources_without_dicom_are_refused(tmp_path):
     (tmp_path / "a.dcm").write_text("no")
     with pytest.raises(InputNotFoundError) as caught:
