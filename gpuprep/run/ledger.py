@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, field, fields, replace
@@ -17,6 +18,8 @@ from typing import Any, Literal
 from gpuprep.errors import CaseError, OutputError
 from gpuprep.writers.base import Output
 
+#: Longest wait for a ledger below to go that was made at the same time.
+_YIELD_S = 0.5
 #: Raised when the tables change; a ledger of another version is refused, never guessed at.
 SCHEMA_VERSION = 2
 
@@ -119,7 +122,7 @@ class Ledger:
                 hint="choose another output folder or name",
             )
         (found,) = self._db.execute("SELECT name FROM job").fetchone()
-        other = f"gpuprep {found}" if found != job else self._find_other()
+        other = f"gpuprep {found}" if found != job else self._find_other(is_new=version == 0)
         if other:
             self.close()
             if version == 0:
@@ -131,13 +134,21 @@ class Ledger:
                 hint="choose another output folder: each command has its own",
             )
 
-    def _find_other(self) -> str:
-        """Return what names the ledger above or below, if there is one. It is looked for when this one is there.
+    def _find_other(self, *, is_new: bool) -> str:
+        """Return what names the ledger above or below, if there is one.
 
-        So of two jobs that begin at the same time at least one sees the other.
+        It is looked for when this one is there, so that of two jobs which begin at the same time one sees the other:
+        the one below gives up, and a new one above waits for that.
         """
-        above, below = self.path.parent.parent / self.path.name, self.path.parent.glob(f"*/{self.path.name}")
-        return next((f"the job of {path}" for path in (above, *below) if path.exists()), "")
+        above = self.path.parent.parent / self.path.name
+        if above.exists():
+            return f"the job of {above}"
+        end = time.monotonic() + (_YIELD_S if is_new else 0.0)
+        while below := next(self.path.parent.glob(f"*/{self.path.name}"), None):
+            if time.monotonic() >= end:
+                return f"the job of {below}"
+            time.sleep(_YIELD_S / 20)
+        return ""
 
     def close(self) -> None:
         """Close the file."""

@@ -23,7 +23,7 @@ from gpuprep.run.local import Crash, map_isolated
 from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
 from gpuprep.run.slots import place, share_cores
 from gpuprep.run.sources import Sources
-from gpuprep.writers.atomic import PART_SUFFIX, make_folder, of_the_job
+from gpuprep.writers.atomic import PART_SUFFIX, make_folder, of_the_job, remove
 from gpuprep.writers.base import Output
 from gpuprep.writers.nnunet import (
     DatasetFolder,
@@ -115,7 +115,7 @@ def convert_to_nnunet(
     ledger = Ledger(folder.ledger, "nnunet")
     try:
         make_folder(folder.raw)
-        _refuse_taken_id(folder)
+        _refuse_taken_id(folder, ledger)
         ledger.set_file_problems(sources.problems)
         known, vanished = split_vanished(ledger.rows(), plans, folder.root)
         splits = _assign(plans, known, options)
@@ -169,12 +169,14 @@ def _refuse_foreign(folder: DatasetFolder) -> None:
         )
 
 
-def _refuse_taken_id(folder: DatasetFolder) -> None:
-    """Refuse an id that a run which began at the same time has taken too; the folder must be there."""
+def _refuse_taken_id(folder: DatasetFolder, ledger: Ledger) -> None:
+    """Refuse an id that a run which began at the same time has taken too, once folder and ledger are there."""
     others = [p.name for p in folder.raw.parent.glob(f"Dataset{folder.number:03d}_*") if p.name != folder.full_name]
-    if others and not any(folder.raw.iterdir()):
+    if others and not any(folder.raw.iterdir()) and not ledger.rows():
+        ledger.close()
         with of_the_job():
             folder.raw.rmdir()
+            remove(folder.sidecars)
         raise OutputError(
             f"another run has just taken the data set id {folder.number}, for {others[0]}",
             code="dataset-id-taken",

@@ -1,4 +1,5 @@
 import sqlite3
+import threading
 from contextlib import closing
 from dataclasses import replace
 
@@ -55,6 +56,16 @@ def test_ledgers_do_not_nest(tmp_path, places, is_running):
         assert not second.exists()
     ledger.close()
     Ledger(first, "one").close()
+
+
+def test_a_new_ledger_waits_for_one_below_that_gives_up(tmp_path):
+    below = tmp_path / "set" / "l.sqlite"
+    below.parent.mkdir()
+    below.touch()
+    giving_up = threading.Timer(0.1, below.unlink)
+    giving_up.start()
+    Ledger(tmp_path / "l.sqlite", "one").close()
+    giving_up.join()
 
 
 def test_data_sets_of_a_folder_have_ledgers_of_their_own(tmp_path):

@@ -24,5 +24,5 @@ def test_an_id_that_two_runs_take_at_once_goes_to_one_of_them(tmp_path):
             execution=Execution(OnExisting.SKIP, Resources("cpu")),
         )
     assert caught.value.code == "dataset-id-taken"
-    assert [path.name for path in (output / "nnUNet_raw").iterdir()] == ["Dataset001_A"]
+    assert [path.name for path in output.glob("*/*")] == ["Dataset001_A"]
     assert find_dataset(output, name="B", number=None).number == 2
