@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -165,7 +166,8 @@ def build_volumes(
 
     A series with one image at each place is one stack. Where places repeat, the series is split by what tells the
     images apart, in this order: `CATEGORIES` (image type, echo, stack, b-value, temporal position, acquisition, …),
-    then the order in time or of Instance Numbers at each place, if each place has equally many (`ORDERS`).
+    then the order in time or of Instance Numbers at each place, if each place has equally many (`ORDERS`) and no echo,
+    b-value or the like (`KINDS`) would come to lie in another volume from place to place.
 
     Images of another orientation or size among a clear majority (a localizer in an axial series) become stacks of
     their own after the volume's; both carry a finding. Further copies of the same SOP instance are left out.
@@ -369,6 +371,8 @@ _Split = list[tuple[str, list[_Placed], list[Finding]]]
 CATEGORIES = (
     "series", "type", "echo", "echo time", "stack", "b-value", "direction", "time", "acquisition", "instance",
 )  # fmt: skip
+#: Those that say what an image shows: an order that puts some of a value here and some there is not that of volumes.
+KINDS = ("series", "type", "echo", "echo time", "stack", "b-value", "direction", "time")
 #: Traits whose order at each place names a volume; they may differ from place to place.
 ORDERS = ("trigger time", "acquisition time", "content time", "instance", "frame")
 
@@ -389,7 +393,7 @@ def _split(placed: list[_Placed]) -> _Split:
     twice = [p for p in placed if places[p.site] > 1]
     raise GeometryError(
         f"{len(twice)} of {len(placed)} images share {sum(n > 1 for n in places.values())} positions and nothing tells "
-        f"them apart: {_name(twice[0].plane)} and {_name(twice[1].plane)} are "
+        f"all of them apart: {_name(twice[0].plane)} and {_name(twice[1].plane)} are "
         f"{twice[1].along_mm - twice[0].along_mm:.3f} mm apart",
         code="duplicate-position",
         subject=twice[0].plane.instance.series_instance_uid,
@@ -424,9 +428,22 @@ def _split_by_order(placed: list[_Placed]) -> _Split:
         if any(None in of_site or len(set(of_site)) < count for of_site in values):
             continue
         ranked = [sorted(members, key=lambda p: p.plane.traits[trait]) for members in by_site.values()]
+        if any(_mixes(ranked, kind) for kind in KINDS):
+            continue
         remark = Finding("repeated-positions", f"{count} images at each position, told apart by the order of {trait}")
         return [(f"{trait} #{n + 1}", [members[n] for members in ranked], [remark]) for n in range(count)]
     return []
+
+
+def _mixes(ranked: Sequence[Sequence[_Placed]], kind: str) -> bool:
+    """Whether images of one kind, among others of their place, would be in one volume here and in another there."""
+    places: dict[Any, set[frozenset[int]]] = {}
+    for members in ranked:
+        values = [p.plane.traits.get(kind) for p in members]
+        if len(set(values)) > 1:
+            for value in set(values) - {None}:
+                places.setdefault(value, set()).add(frozenset(n for n, v in enumerate(values) if v == value))
+    return any(a.isdisjoint(b) for found in places.values() for a, b in combinations(found, 2))
 
 
 def _labels(trait: str, values: Sequence[Any]) -> dict[Any, str]:

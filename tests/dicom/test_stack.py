@@ -302,6 +302,22 @@ def test_times_that_differ_from_slice_to_slice_are_ranked_at_each_place():
     assert codes(first) == {"repeated-positions"}
 
 
+@pytest.mark.parametrize(
+    ("trait", "values"),
+    [("echo_time_ms", (2.3, 4.6)), ("diffusion_b_value", (0.0, 800.0)), ("image_type", ("A\\M", "A\\P"))],
+)
+def test_an_order_that_would_mix_echoes_tells_nothing(trait, values):
+    # the second echo comes first at the third place, and one image does not say which it is
+    images = [image(n, (0, 0, n), **{trait: values[0]}) for n in (1, 2)]
+    images += [image(n + 4, (0, 0, n), **{trait: values[1]}) for n in (1, 2)]
+    images += [image(3, (0, 0, 3), **{trait: values[1]}), image(7, (0, 0, 3), **{trait: values[0]})]
+    images += [image(4, (0, 0, 4), **{trait: values[0]})]
+    unknown = image(8, (0, 0, 4), **{trait: 7.7 if isinstance(values[0], float) else "B"})
+    assert refused([*images, unknown]).code == "duplicate-position"
+    swapped = [replace(i, instance_number=10 - i.instance_number) if i in images[4:6] else i for i in images]
+    assert [stack.label for stack in build_stacks([*swapped, unknown])] == ["instance #1", "instance #2"]
+
+
 def test_traits_do_not_split_where_no_position_repeats():
     images = [replace(i, acquisition_number=n, image_type=f"A\\{n}") for n, i in enumerate(axial([1, 2, 3]))]
     assert len(build_stacks(images)) == 1
