@@ -288,6 +288,8 @@ def _table(dataset: Any, sequence: str, *, is_signed: bool) -> Lut | None:
 def _palette(header: InstanceHeader, dataset: Any) -> NDArray[Any]:
     from pydicom.pixels.processing import apply_color_lut
 
+    if header.pixel_representation == 1 or (header.bits_allocated or 0) > 16:
+        raise ValueError("palette indices are signed, or have more than 16 bits")
     bits = header.bits_stored or 8
     indices = np.arange(1 << bits, dtype=np.uint8 if bits <= 8 else np.uint16)
     return np.asarray(apply_color_lut(indices, dataset))

@@ -16,7 +16,7 @@ from gpuprep.coordinates import CoordinateMap
 from gpuprep.dicom.display import Display, read_display
 from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader
-from gpuprep.errors import DeviceMemoryError, GeometryError
+from gpuprep.errors import DecodeError, DeviceMemoryError, GeometryError
 from gpuprep.ops.frames import combine_frames, interpolate_frames
 from gpuprep.ops.grey import (
     GreyImage,
@@ -93,7 +93,7 @@ def make_image(
     ------
     CaseError
         As `load_image`; GeometryError ``spacing-unknown``: a spacing is asked for and the file has none, ``too-large``:
-        it makes too many pixels or frames; DeviceMemoryError.
+        it makes too many pixels or frames; DecodeError ``unsupported-pixels``: signed colour; DeviceMemoryError.
     """
     clock = clock or Stopwatch()
     return _make_image(load_image(header, threads, clock), options, backend, clock)
@@ -255,6 +255,10 @@ def _to_planes(stored: Any, loaded: Loaded, options: TiffOptions, backend: Backe
         channels = [look_up(stored, np.ascontiguousarray(display.palette[:, c]), backend=backend) for c in range(3)]
         return _colour(xp.stack(channels, axis=1).reshape(-1, *stored.shape[1:])), 3
     if spec.samples_per_pixel > 1:
+        if spec.is_signed:
+            raise DecodeError(
+                "samples of colour that are signed", code="unsupported-pixels", subject=loaded.header.path
+            )
         planes = xp.ascontiguousarray(xp.moveaxis(stored, -1, 1)).reshape(-1, *stored.shape[1:3])
         return _colour(_full_range(planes, spec.bits_stored, backend)), spec.samples_per_pixel
     rules = _grey_rules(display, spec, options)

@@ -90,6 +90,29 @@ def test_colour_takes_the_whole_range(tmp_path, allocated, stored, samples, expe
         assert (found.dtype.itemsize, found.ravel().tolist()) == (1 if stored <= 8 else 2, expected)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.int16])
+def test_signed_colour_is_refused(tmp_path, dtype):
+    path = write_image(
+        tmp_path / "a.dcm", np.zeros((1, 2, 6), dtype), bits=8 * np.dtype(dtype).itemsize, photometric="RGB", Columns=2,
+        SamplesPerPixel=3, PlanarConfiguration=0,
+    )  # fmt: skip
+    with pytest.raises(CaseError) as caught:
+        convert(path, crop=True)
+    assert caught.value.code == "unsupported-pixels"
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(np.int8, 8), (np.int16, 16), (np.uint32, 32), (np.uint32, 8)])
+def test_palettes_of_signed_or_wide_indices_are_refused(tmp_path, dtype, bits):
+    palette = {f"{colour}PaletteColorLookupTable{part}": value for colour in ("Red", "Green", "Blue")
+               for part, value in (("Descriptor", [256, 0, 8]), ("Data", bytes(range(256))))}  # fmt: skip
+    path = write_image(
+        tmp_path / "a.dcm", np.zeros((1, 2, 2), dtype), bits=bits, photometric="PALETTE COLOR", **palette
+    )
+    with pytest.raises(CaseError) as caught:
+        convert(path)
+    assert caught.value.code == "attribute-invalid"
+
+
 @pytest.mark.parametrize(
     ("handling", "expected"),
     [("keep", [1, 2, 3, 4]), ("central-slice", [3]), ("max-intensity", [4]), ("mean", [2]), ("interpolate", [1, 2, 4])],
