@@ -1,12 +1,13 @@
 """Every kernel on random input, through the ops that launch it: what two backends have to agree on.
 
 A trial makes its input from a random generator, so that each backend gets the same, and returns NumPy arrays.
-`compare` runs trials on two backends and says which kernels took part; a test asserts that none is left out.
+`compare` runs one on two backends and says which kernels took part; a test asserts that trials leave none out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -16,8 +17,9 @@ import numpy as np
 from gpuprep.backends.base import Backend
 from gpuprep.backends.metered import MeteredBackend
 from gpuprep.dicom.display import Lut
-from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.rtstruct import Contour, RoiContours
+from gpuprep.dicom.stack import FrameSpec
+from gpuprep.errors import DeviceLostError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Roi
 from gpuprep.ops import resample, resize
@@ -37,6 +39,8 @@ Arrays = list[np.ndarray[Any, Any]]
 WINDOW_TOLERANCE = 2e-6
 #: A grey level, by which a rounded voxel may differ: 1 / 400 of the range, of which results reach half at least.
 LEVEL = 2 / 400
+#: Of values that differ, this many are told.
+_PLACES_TOLD = 5
 _WINDOWS = {
     "clamp": Window(40, 400),
     "map": Window(40, 400, (0, 1)),
@@ -78,23 +82,28 @@ class Outcome:
     difference: str
 
 
-def compare(subject: Backend, oracle: Backend, shapes: Sequence[Shape], seed: int) -> Iterator[Outcome]:
-    """Run all trials on `subject` and `oracle`, and hold their results against each other.
+def compare(trial: Trial, subject: Backend, oracle: Backend, shape: Shape, seed: Sequence[int]) -> Outcome:
+    """Run a trial on `subject` and `oracle`, and hold their results against each other.
 
-    They are equal bit for bit when both have kernels, else within the tolerance of the trial.
+    They are equal bit for bit when both have kernels, else within the tolerance of the trial. What goes wrong is a
+    difference too, but for a device that is lost.
     """
-    for shape, (number, trial) in product(shapes, enumerate(list_trials())):
-        metered = MeteredBackend(subject)
-        try:
-            with subject.activate():
-                found = trial.run(metered, np.random.default_rng((seed, number)), shape)
-        except Exception as error:  # one kernel that fails must not keep the others from being checked
-            yield Outcome(trial.name, shape, tuple(metered.kernels), f"{type(error).__name__}: {error}")
-            continue
-        expected = trial.run(oracle, np.random.default_rng((seed, number)), shape)
+    metered = MeteredBackend(subject)
+    difference = ""
+    try:
+        with subject.activate():
+            found = trial.run(metered, np.random.default_rng(seed), shape)
+        expected = trial.run(oracle, np.random.default_rng(seed), shape)
         tolerance = 0.0 if oracle.has_kernels else trial.tolerance
-        differences = [describe_difference(a, b, tolerance) for a, b in zip(found, expected, strict=True)]
-        yield Outcome(trial.name, shape, tuple(metered.kernels), next(filter(None, differences), ""))
+        for place, (a, b) in enumerate(zip(found, expected, strict=True)):
+            if not difference and (said := describe_difference(a, b, tolerance)):
+                difference = f"array {place}: {said}"
+    except DeviceLostError as error:
+        error.add_note(f"last of the kernels launched: {', '.join(metered.kernels)}")
+        raise
+    except Exception:  # one kernel that fails must not keep the others from being checked
+        difference = traceback.format_exc()
+    return Outcome(trial.name, shape, tuple(metered.kernels), difference)
 
 
 def describe_difference(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], tolerance: float) -> str:
@@ -104,19 +113,19 @@ def describe_difference(found: np.ndarray[Any, Any], expected: np.ndarray[Any, A
     """
     if (found.shape, found.dtype) != (expected.shape, expected.dtype):
         return f"{found.dtype}{list(found.shape)} instead of {expected.dtype}{list(expected.shape)}"
-    if _with_one_nan(found).tobytes() == _with_one_nan(expected).tobytes():
-        return ""
+    word = f"u{found.dtype.itemsize}"
+    bits, expected_bits = (_with_one_nan(array).view(word) for array in (found, expected))
+    differs = bits != expected_bits
     if tolerance:
         a, b = found.astype(np.float64), expected.astype(np.float64)
-        finite = np.isfinite(b)
-        largest = np.abs(b[finite]).max(initial=0)
-        allowed = tolerance * largest + (found.dtype.kind in "iu")
-        if np.array_equal(a[~finite], b[~finite], equal_nan=True) and np.abs(a - b)[finite].max(initial=0) <= allowed:
-            return ""
-    differs = (found != expected) & ~((found != found) & (expected != expected))
-    count = int(differs.sum())
-    at = tuple(int(i) for i in np.argwhere(differs)[0]) if count else "the sign of zero"
-    return f"{count} of {found.size} values differ, first at {at}"
+        largest = np.abs(b[np.isfinite(b)]).max(initial=0)
+        with np.errstate(invalid="ignore"):  # infinities
+            differs &= ~(np.abs(a - b) <= tolerance * largest + (found.dtype.kind in "iu"))
+    if not differs.any():
+        return ""
+    places = [tuple(place) for place in np.argwhere(differs)[:_PLACES_TOLD].tolist()]
+    told = (f"{found[p]} instead of {expected[p]} ({bits[p]:#x}, {expected_bits[p]:#x}) at {p}" for p in places)
+    return f"{differs.sum()} of {found.size} values differ: {'; '.join(told)}"
 
 
 def _with_one_nan(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

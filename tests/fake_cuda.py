@@ -30,6 +30,7 @@ import pytest
 from gpuprep.backends import cuda
 from gpuprep.backends.cpu import CpuBackend
 from gpuprep.codecs import dali
+from gpuprep.run import roofline
 
 #: Of a pinned buffer: small, so that test volumes cross in several pieces.
 BUFFER_BYTES = 50_000
@@ -381,6 +382,7 @@ def _function(device: FakeDevice, name: str) -> Callable[..., DeviceArray]:
 
 def _empty(device: FakeDevice) -> Callable[..., DeviceArray]:
     def empty(shape: Any, dtype: Any = float) -> DeviceArray:
+        assert np.dtype(dtype).isnative, "kernels would read another byte order as their own"
         with device.lock:
             values = np.full(shape, 0, dtype)
             values.view(np.uint8 if values.ndim else values.dtype)[...] = 0xA5 if values.ndim else 0
@@ -442,7 +444,7 @@ def _make_cupy(device: FakeDevice) -> Any:
     def alloc_pinned_memory(nbytes: int) -> PinnedMemory:
         if not device.has_pinned_memory:
             raise CudaRuntimeError(OUT_OF_MEMORY)
-        memory = PinnedMemory(b"\xa5" * nbytes)
+        memory = PinnedMemory(b"\xa5" * max(512, 1 << (nbytes - 1).bit_length()))  # as much as CuPy's pool gives
         address = np.frombuffer(memory, np.uint8).ctypes.data
         device.pinned[address], device.pinned_memory[address] = nbytes, weakref.ref(memory)
         weakref.finalize(memory, device.pinned.pop, address)
@@ -513,4 +515,5 @@ def install(monkeypatch: pytest.MonkeyPatch, **options: Any) -> FakeDevice:
     monkeypatch.setattr(cuda.CudaBackend, "lanes", device.host.lanes)
     monkeypatch.setattr(cuda, "BUFFER_BYTES", BUFFER_BYTES)
     monkeypatch.setattr(dali, "find_loader", lambda backend, threads: NO_DALI)
+    monkeypatch.setattr(roofline, "WARM_UP_S", 0.0)
     return device

@@ -89,10 +89,10 @@ class MeteredBackend:
 
     def launch(self, kernel: str, grid: Dims, block: Dims, args: Sequence[Any]) -> None:
         """Run a kernel and wait for it; see `Backend.launch`."""
+        tally = self.kernels.setdefault(kernel, Tally())  # now, so that one that fails is known
         self._before_launch()
         seconds = time_call(self._backend, lambda: self._backend.launch(kernel, grid, block, args))
-        nbytes = sum(arg.nbytes for arg in args if getattr(arg, "shape", ()))
-        self.kernels.setdefault(kernel, Tally()).add(seconds, nbytes)
+        tally.add(seconds, sum(arg.nbytes for arg in args if getattr(arg, "shape", ())))
 
     def host_array(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
         """Return an uninitialised NumPy array; see `Backend.host_array`."""

@@ -282,11 +282,13 @@ def _run_alone(
         start_by=placement.start_by,
     ):
         if isinstance(outcome, Crash):
-            raise BackendUnavailableError(
+            error = BackendUnavailableError(
                 f"the process that measured {resources.backend} ended: {outcome.reason}",
                 code="benchmark-crashed",
                 hint="gpuprep info tells whether the backend works",
             )
+            error.add_note(outcome.details)
+            raise error
         results.append(outcome)
     return results
 

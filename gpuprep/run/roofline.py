@@ -8,6 +8,7 @@ starts them; on the CPU they include the page faults of fresh memory, as jobs ha
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ import numpy as np
 
 from gpuprep.backends.base import Backend
 from gpuprep.backends.metered import MeteredBackend, time_call
-from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.rtstruct import Contour, RoiContours
+from gpuprep.dicom.stack import FrameSpec
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.hostlib import usable_cores
 from gpuprep.masks import Roi
@@ -44,9 +45,11 @@ _ROIS, _VERTICES = 20, 150
 REPETITIONS = 7
 #: Bytes of a copy: more than caches hold.
 COPY_BYTES = {"cuda": 1 << 30, "cpu": 1 << 28}
-#: How often a device writes as much as a CT before each kernel: it takes some 0.1 ms, the host less to start a kernel,
+#: How often a device writes as much as a CT before each kernel: it takes some 0.3 ms, the host less to start a kernel,
 #: and leaves nothing of the kernel's input in its caches.
-_FILLS = 2
+_FILLS = 6
+#: Seconds for which a device is kept busy before it is timed: one that has had nothing to do runs at a low clock.
+WARM_UP_S = 0.2
 #: Kernels that read and write the array they are given once.
 _REWRITING = ("roi_scan", "palette_relabel")
 
@@ -113,6 +116,7 @@ def measure_copies(backend: Backend, size: int | None = None) -> CopyRates:
         xp = backend.xp
         source, target = xp.zeros(size, np.uint8), xp.empty(size, np.uint8)
         locked, stream = np.frombuffer(xp.cuda.alloc_pinned_memory(size), np.uint8, size), xp.cuda.get_current_stream()
+        _warm_up(backend, lambda: xp.copyto(target, source))
         return CopyRates(
             memory=2 * size / _least_seconds(backend, lambda: xp.copyto(target, source)),
             upload=size / _least_seconds(backend, lambda: target.set(locked, stream)),
@@ -150,6 +154,8 @@ def _measure(
     workload: Workload, backend: Backend, rates: CopyRates, shape: Shape, keep_busy: Callable[[], None]
 ) -> KernelRate:
     input_bytes, work = workload.prepare(backend, shape)
+    if backend.name == "cuda":
+        _warm_up(backend, keep_busy)
     taken: list[float] = []
     for _ in range(REPETITIONS):
         metered = MeteredBackend(backend, before_launch=keep_busy)
@@ -162,6 +168,14 @@ def _measure(
     else:
         moved = input_bytes + getattr(result, "nbytes", 0)
     return KernelRate(workload.name, tuple(counted), seconds, moved, moved / seconds / rates.memory)
+
+
+def _warm_up(backend: Backend, call: Callable[[], object]) -> None:
+    """Keep a device busy until its clocks are up."""
+    end = time.perf_counter() + WARM_UP_S
+    while time.perf_counter() < end:
+        call()
+        backend.synchronize()
 
 
 def _least_seconds(backend: Backend, call: Callable[[], object]) -> float:
