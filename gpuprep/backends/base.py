@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
+import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 BackendName = Literal["cpu", "cuda", "reference"]
@@ -88,6 +89,41 @@ class Backend(Protocol):
 
     def synchronize(self) -> None:
         """Wait until all launched work is done."""
+
+
+class OnHost:
+    """What backends have in common whose arrays are NumPy's: there is nowhere to move them, and nothing to wait for."""
+
+    xp: ModuleType = np
+    memory_bytes: int | None = None
+    ndimage: ModuleType | None = None
+
+    @property
+    def host(self) -> Backend:
+        """The backend itself."""
+        return cast(Backend, self)
+
+    def activate(self) -> AbstractContextManager[None]:
+        """Return a context that does nothing: there are no streams."""
+        return nullcontext()
+
+    def free_memory(self) -> None:
+        """Return at once: there is no pool."""
+
+    def host_array(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+        """Return an uninitialised array."""
+        return np.empty(shape, dtype)
+
+    def upload(self, array: Any) -> Any:
+        """Return the array itself."""
+        return array
+
+    def download(self, array: Any) -> Any:
+        """Return the array itself."""
+        return array
+
+    def synchronize(self) -> None:
+        """Return at once: launches end before `launch` returns."""
 
 
 #: Threads a block where nothing speaks for another number.

@@ -5,15 +5,12 @@ from __future__ import annotations
 import ctypes
 import platform
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
 
 from gpuprep import hostlib
-from gpuprep.backends.base import ASKED_FOR, Backend, BackendName, Dims
+from gpuprep.backends.base import ASKED_FOR, BackendName, Dims, OnHost
 from gpuprep.backends.signature import check_arguments, three
 from gpuprep.errors import KernelError
 
@@ -26,7 +23,7 @@ _FAILURES = {
 }
 
 
-class CpuBackend:
+class CpuBackend(OnHost):
     """Runs kernels in the host library on NumPy arrays.
 
     Parameters
@@ -46,9 +43,6 @@ class CpuBackend:
 
     name: BackendName = "cpu"
     has_kernels = True
-    xp: ModuleType = np
-    memory_bytes: int | None = None
-    ndimage: ModuleType | None = None
 
     def __init__(self, workers: int | None = None, *, row_forms: bool = True, reason: str = ASKED_FOR) -> None:
         library, level = hostlib.load()
@@ -60,18 +54,6 @@ class CpuBackend:
         self.reason = reason
         self.workers = workers or hostlib.usable_cores()
         self.device = f"{platform.machine()} {level}, {self.workers} threads"
-
-    @property
-    def host(self) -> Backend:
-        """The backend itself."""
-        return self
-
-    def activate(self) -> AbstractContextManager[None]:
-        """Return a context that does nothing: there are no streams."""
-        return nullcontext()
-
-    def free_memory(self) -> None:
-        """Return at once: there is no pool."""
 
     def launch(self, kernel: str, grid: Dims, block: Dims, args: Sequence[Any]) -> None:
         """Run a kernel and wait for it; see `Backend.launch`.
@@ -96,18 +78,3 @@ class CpuBackend:
         if status != 0:
             code, why = _FAILURES[status]
             raise KernelError(f"{kernel} over {tuple(grid)} × {tuple(block)}: {why}", code=code)
-
-    def host_array(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-        """Return an uninitialised array."""
-        return np.empty(shape, dtype)
-
-    def upload(self, array: Any) -> Any:
-        """Return the array itself."""
-        return array
-
-    def download(self, array: Any) -> Any:
-        """Return the array itself."""
-        return array
-
-    def synchronize(self) -> None:
-        """Return at once: launches end before `launch` returns."""

@@ -10,6 +10,8 @@ from pathlib import Path
 from gpuprep.config import LabelPatterns, OnMissing, RoiOptions, RoiStrategy
 from gpuprep.errors import ConfigError, RoiError
 
+#: ROI names that a message lists.
+_LISTED = 12
 _EXAMPLE = "write one line a label, as in  GTV: ['gtv.*', 'gross.*']"
 
 
@@ -179,6 +181,6 @@ def _refuse_missing(match: RoiMatch, names: Sequence[str], options: RoiOptions) 
         )
 
 
-def _listing(names: Sequence[str], limit: int = 12) -> str:
-    shown = ", ".join(repr(n) for n in names[:limit]) or "none"
-    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+def _listing(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(n) for n in names[:_LISTED]) or "none"
+    return shown + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")

@@ -26,7 +26,6 @@ from gpuprep.writers.tiff import (
 )
 
 Order = Literal["random", "sequential", "inode"]
-ORDERS = ("random", "sequential", "inode")
 
 #: 8 bits spread over 16 are multiples of this.
 _SPREAD = 257

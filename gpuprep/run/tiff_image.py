@@ -84,9 +84,7 @@ def load_image(header: InstanceHeader, threads: int, clock: Stopwatch) -> Loaded
     return Loaded(header, spec, display, stored, decoded.decoder, ends)
 
 
-def make_image(
-    header: InstanceHeader, options: TiffOptions, backend: Backend, threads: int, clock: Stopwatch | None = None
-) -> TiffImage:
+def make_image(header: InstanceHeader, options: TiffOptions, backend: Backend, threads: int) -> TiffImage:
     """Decode a file and bring it to the wanted grey levels, frames, crop, size and padding.
 
     Raises
@@ -95,7 +93,7 @@ def make_image(
         As `load_image`; GeometryError ``spacing-unknown``: a spacing is asked for and the file has none, ``too-large``:
         it makes too many pixels or frames; DeviceMemoryError.
     """
-    clock = clock or Stopwatch()
+    clock = Stopwatch()
     return _make_image(load_image(header, threads, clock), options, backend, clock)
 
 

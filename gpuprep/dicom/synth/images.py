@@ -149,16 +149,10 @@ def build_pet_slice(series: ImageSeries, index: int, activity_bqml: ArrayLike) -
 
 
 def write_pet_series(
-    folder: Path,
-    geometry: VolumeGeometry,
-    activity_bqml: ArrayLike,
-    *,
-    patient_id: str = "SYNTH-001",
-    series: str = "PT",
-    seed: int = 0,
+    folder: Path, geometry: VolumeGeometry, activity_bqml: ArrayLike, *, patient_id: str = "SYNTH-001"
 ) -> ImageSeries:
     """Write a PET series of `build_pet_slice`, as `write_ct_series` does; the array is Bq/ml, shape (D, H, W)."""
-    planned = plan_series(geometry, patient_id=patient_id, series=series, seed=seed)
+    planned = plan_series(geometry, patient_id=patient_id, series="PT")
     return _write_slices(folder, "PT", planned, activity_bqml, build_pet_slice)
 
 
