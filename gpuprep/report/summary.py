@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gpuprep.run.ledger import CaseRow, FileProblem
-from gpuprep.writers.atomic import write_text
+from gpuprep.writers.atomic import writing_text
 
 _CSV_COLUMNS = ("case", "patient", "status", "code", "stage", "subject", "message", "hint", "decoder", "backend",
                 "input_bytes", "seconds", "labels", "unmatched_rois", "warnings", "outputs")  # fmt: skip
@@ -46,24 +45,34 @@ def format_summary(rows: Sequence[CaseRow], problems: Sequence[FileProblem], unl
 def write_reports(folder: Path, rows: Sequence[CaseRow], problems: Sequence[FileProblem]) -> tuple[Path, Path]:
     """Write ``report.json`` (everything) and ``report.csv`` (one line a case) into `folder`; return their paths."""
     json_path, csv_path = folder / "report.json", folder / "report.csv"
-    report: dict[str, Any] = {
-        "cases": [asdict(row) for row in rows],
-        "unusable_files": [asdict(problem) for problem in problems],
-    }
-    write_text(json_path, json.dumps(report, indent=1, sort_keys=True) + "\n")
-    text = io.StringIO()
-    table = csv.DictWriter(text, _CSV_COLUMNS, lineterminator="\n")
-    table.writeheader()
-    for row in rows:
-        labels = row.details.get("labels", ())
-        table.writerow(
-            {
-                **{c: getattr(row, c) for c in _CSV_COLUMNS if hasattr(row, c)},
-                "labels": "; ".join(f"{m['name']} <- {', '.join(m['rois']) or 'absent'}" for m in labels),
-                "unmatched_rois": "; ".join(row.details.get("unmatched_rois", ())),
-                "warnings": "; ".join(row.details.get("warnings", ())),
-                "outputs": "; ".join(o.path for o in row.outputs),
-            }
-        )
-    write_text(csv_path, text.getvalue())
+    with writing_text(json_path) as stream:
+        stream.write('{\n "cases": ')
+        _write_list(rows, stream)
+        stream.write(',\n "unusable_files": ')
+        _write_list(problems, stream)
+        stream.write("\n}\n")
+    with writing_text(csv_path) as stream:
+        table = csv.DictWriter(stream, _CSV_COLUMNS, lineterminator="\n")
+        table.writeheader()
+        for row in rows:
+            table.writerow(_csv_row(row))
     return json_path, csv_path
+
+
+def _write_list(items: Sequence[CaseRow | FileProblem], stream: TextIO) -> None:
+    """Write a list of the top level as JSON, one item at a time: a million rows fit into memory once."""
+    for number, item in enumerate(items):
+        text = json.dumps(asdict(item), indent=1, sort_keys=True).replace("\n", "\n  ")
+        stream.write(f"{',' if number else '['}\n  {text}")
+    stream.write("\n ]" if items else "[]")
+
+
+def _csv_row(row: CaseRow) -> dict[str, Any]:
+    labels = row.details.get("labels", ())
+    return {
+        **{c: getattr(row, c) for c in _CSV_COLUMNS if hasattr(row, c)},
+        "labels": "; ".join(f"{m['name']} <- {', '.join(m['rois']) or 'absent'}" for m in labels),
+        "unmatched_rois": "; ".join(row.details.get("unmatched_rois", ())),
+        "warnings": "; ".join(row.details.get("warnings", ())),
+        "outputs": "; ".join(o.path for o in row.outputs),
+    }

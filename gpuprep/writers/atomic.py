@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from gpuprep.errors import OutputError, WriteError
 
@@ -60,6 +61,17 @@ def write_text(path: Path, text: str) -> None:
     Bytes of file names that are no UTF-8 are written out, as JSON writes them.
     """
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+@contextmanager
+def writing_text(path: Path) -> Iterator[TextIO]:
+    """Give a stream that becomes a text file of the whole job; as `write_text`, for what is long."""
+    with (
+        of_the_job(),
+        replacing(path) as part,
+        part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
+    ):
+        yield stream
 
 
 def write_bytes(path: Path, content: bytes) -> None:

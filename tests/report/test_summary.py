@@ -1,5 +1,9 @@
 import csv
 import json
+import tracemalloc
+from dataclasses import asdict, replace
+
+import pytest
 
 from gpuprep.errors import GeometryError
 from gpuprep.report.summary import format_summary, write_reports
@@ -24,6 +28,23 @@ def test_the_summary_counts_by_code_and_gives_an_example_and_a_hint():
         "2 image series without a segmentation were left out",
         "  unusable files     2  not-dicom          e.g. x.txt",
     ]
+
+
+@pytest.mark.parametrize("rows", [[], [DONE, FAILED]])
+@pytest.mark.parametrize("problems", [[], PROBLEMS])
+def test_the_report_is_one_json_document(tmp_path, rows, problems):
+    path, _ = write_reports(tmp_path, rows, problems)
+    whole = {"cases": list(map(asdict, rows)), "unusable_files": list(map(asdict, problems))}
+    assert path.read_text() == json.dumps(whole, indent=1, sort_keys=True) + "\n"
+
+
+def test_reports_need_no_memory_for_every_case(tmp_path):
+    rows = [replace(DONE, case=str(i)) for i in range(5000)]
+    tracemalloc.start()
+    path, _ = write_reports(tmp_path, rows, [])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000 < path.stat().st_size
 
 
 def test_the_reports_hold_every_case(tmp_path):
