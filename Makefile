@@ -28,10 +28,12 @@ $(VENV)/bin/python:
 	$(BIN)/python -m pip install -q --upgrade pip
 
 $(VENV)/demo.stamp: $(VENV)/bin/python $(SOURCES)
+	@echo "installing: the kernels take a minute or two to compile"
 	$(BIN)/python -m pip install -q .
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/bin/python $(SOURCES)
+	@echo "installing: the kernels take a minute or two to compile"
 	$(BIN)/python -m pip install -q ".[test]"
 	touch $@
 

@@ -242,8 +242,9 @@ def test_slicerios_own_files(tmp_path):
 
 
 def test_slicer_files_of_the_test_data(data_dir):
-    folder = data_dir / "ct-seg" / "dcmqi_segmentations"
-    for path in sorted(folder.glob("*.nrrd")):
+    paths = sorted((data_dir / "ct-seg" / "dcmqi_segmentations").glob("*.nrrd"))
+    assert paths
+    for path in paths:
         image = SimpleITK.ReadImage(str(path))
         mask = segnrrd.read(path)
         array = SimpleITK.GetArrayFromImage(image)
