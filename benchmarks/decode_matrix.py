@@ -14,7 +14,7 @@ import numpy as np
 from gpuprep.backends.base import Backend
 from gpuprep.codecs.cpu import choose_decoder
 from gpuprep.codecs.dali import BATCH_FRAMES, LOSSY_TOLERANCE, Loader, find_kind
-from gpuprep.dicom.stack import FrameSpec
+from gpuprep.dicom.framespec import FrameSpec
 
 Image = np.ndarray[Any, Any]
 

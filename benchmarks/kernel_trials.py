@@ -17,8 +17,8 @@ import numpy as np
 from gpuprep.backends.base import Backend
 from gpuprep.backends.metered import MeteredBackend
 from gpuprep.dicom.display import Lut
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.rtstruct import Contour, RoiContours
-from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import DeviceLostError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Roi

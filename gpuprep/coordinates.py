@@ -103,7 +103,7 @@ class CoordinateMap:
     @classmethod
     def _from_json(cls, values: dict[str, Any]) -> CoordinateMap:
         parts = [tuple(values[name]) for name in ("source_size", "flip", "crop", "scale", "pad")]
-        if [len(part) for part in parts] != [2, 2, 4, 2, 4] or not all(v > 0 for v in parts[3]):
+        if [len(part) for part in parts] != [2, 2, 4, 2, 4] or not all(0 < v < np.inf for v in parts[3]):
             raise ValueError(f"{parts}")
         return cls(*parts)
 
@@ -111,6 +111,8 @@ class CoordinateMap:
     def _from_compat_tags(cls, tags: dict[int, Any], size: tuple[int, int]) -> CoordinateMap:
         left, top, right, bottom = tags.get(ACTIVE_AREA, (0, 0, 0, 0))
         scale_x, scale_y = tags.get(DEFAULT_SCALE, (1.0, 1.0))
+        if not (0 < scale_x < np.inf and 0 < scale_y < np.inf):
+            raise ValueError(f"a scale of {scale_x} and {scale_y}")
         content = (size[0] - left - right, size[1] - top - bottom)
         cut = (round(content[0] / scale_x), round(content[1] / scale_y))
         if DEFAULT_CROP_SIZE in tags:
@@ -121,6 +123,13 @@ class CoordinateMap:
         return cls(
             (width, height), (bool(horizontal), bool(vertical)), crop, (scale_x, scale_y), (left, top, right, bottom)
         )
+
+    @property
+    def active_area(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom edge of what is no padding, whole pixels of the TIFF."""
+        left, top, _, _ = self.pad
+        width, height = (max(1, int(n * scale + 0.5)) for n, scale in zip(self.crop[2:], self.scale, strict=True))
+        return left, top, left + width, top + height
 
     def to_json(self) -> dict[str, Any]:
         """Return the map as `from_tiff` reads it."""

@@ -21,7 +21,7 @@ a `JobError` stops the job before work is wasted.
        ├─ RoiError                 a ROI or contour cannot be used, or no ROI matches
        ├─ OverlapError             ROIs overlap where the output cannot hold that
        ├─ DeviceMemoryError        the device has too little memory
-       └─ WriteError               this case's files cannot be written
+       └─ WriteError               this case's files cannot be written            exit 6 outside a job
 
 Codes are stable, lower case, with hyphens; tests and scripts rely on them, never on the message.
 """
@@ -173,6 +173,7 @@ class DeviceMemoryError(CaseError, MemoryError):
 
 
 class WriteError(CaseError, OSError):
-    """A case's files cannot be written."""
+    """A case's files cannot be written; outside a job, where there is nothing else to do, the output cannot."""
 
     stage = "write"
+    exit_status = ExitStatus.OUTPUT

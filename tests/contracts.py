@@ -17,7 +17,7 @@ import pytest
 
 from gpuprep.codecs import DECODERS
 from gpuprep.codecs.base import Decoder, container_dtype, image_shape
-from gpuprep.dicom.stack import FrameSpec
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.errors import DecodeError, WriteError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Roi, RoiMask

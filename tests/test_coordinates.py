@@ -117,7 +117,8 @@ def test_files_of_dicom_preprocessing_are_read(tmp_path):
 
 WHOLE = {"source_size": [9, 9], "flip": [0, 0], "crop": [0, 0, 9, 9], "scale": [1, 1], "pad": [0, 0, 0, 0]}
 GARBLED = ['{"transform"', '{"transform": 5}', '{"transform": {}}'] + [
-    json.dumps({"transform": WHOLE | change}) for change in ({"pad": [0, 0]}, {"scale": [1, 0]}, {"scale": ["x", 1]})
+    json.dumps({"transform": WHOLE | change})
+    for change in ({"pad": [0, 0]}, {"scale": [1, 0]}, {"scale": ["x", 1]}, {"scale": [1, np.inf]})
 ]
 
 

@@ -68,3 +68,7 @@ def test_every_command_teaches_itself(gpuprep):
         page = gpuprep(command, "--help")
         assert page.status == ExitStatus.DONE
         assert page.stdout.startswith("Usage: gpuprep")
+
+
+def test_its_types_are_for_others_too():
+    assert Path(gpuprep.__file__).with_name("py.typed").exists()

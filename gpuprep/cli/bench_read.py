@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -44,20 +43,19 @@ def read(folder: Path, order: str, files: int | None, seed: int, is_cold: bool, 
 
     Exit status 4: some files could not be read.
     """
+    from gpuprep.report.progress import count_files
     from gpuprep.report.reads import format_reads
     from gpuprep.run.bench_read import measure_reads
 
-    def show_count(number: int) -> None:
-        click.echo(f"\r{number} files", nl=False, err=True)
-
-    benchmark = measure_reads(
-        folder,
-        order,  # type: ignore[arg-type]
-        files=files,
-        seed=seed,
-        is_cold=is_cold,
-        compare=compare,
-        on_progress=show_count if sys.stderr.isatty() else None,
-    )
+    with count_files() as on_progress:
+        benchmark = measure_reads(
+            folder,
+            order,  # type: ignore[arg-type]
+            files=files,
+            seed=seed,
+            is_cold=is_cold,
+            compare=compare,
+            on_progress=on_progress,
+        )
     click.echo(format_reads(benchmark))
     return ExitStatus.CASES_FAILED if benchmark.failed else ExitStatus.DONE

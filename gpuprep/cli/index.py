@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -23,13 +22,11 @@ def index(source: tuple[Path, ...], output: Path, workers: int | None) -> int:
     written to. `gpuprep show` prints the result; any Parquet tool can query it.
     """
     from gpuprep.hostlib import usable_cores
+    from gpuprep.report.progress import count_files
     from gpuprep.run.sources import load_index
 
-    def show_count(files: int) -> None:
-        click.echo(f"\r{files} files", nl=False, err=True)
-
-    on_progress = show_count if sys.stderr.isatty() else None
-    result = load_index(source, index_path=output, workers=workers or usable_cores(), on_progress=on_progress)
+    with count_files() as on_progress:
+        result = load_index(source, index_path=output, workers=workers or usable_cores(), on_progress=on_progress)
     click.echo(str(output))
     click.echo(f"{len(result.instances)} files, {len(result.problems)} of them unusable", err=True)
     return ExitStatus.DONE
@@ -41,9 +38,11 @@ def show(source: tuple[Path, ...]) -> int:
     """Print the tree patient → study → series → segmentations of SOURCE, an index or folders that are read now."""
     from gpuprep.dicom.link import link
     from gpuprep.hostlib import usable_cores
+    from gpuprep.report.progress import count_files
     from gpuprep.report.tree import format_tree
     from gpuprep.run.sources import load_index
 
-    result = load_index(source, index_path=None, workers=usable_cores())
+    with count_files() as on_progress:
+        result = load_index(source, index_path=None, workers=usable_cores(), on_progress=on_progress)
     click.echo(format_tree(result, link(result.series())))
     return ExitStatus.DONE

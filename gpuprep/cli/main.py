@@ -7,6 +7,7 @@ Only click is imported here; a command imports what it needs when it runs, so th
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 from contextlib import suppress
@@ -20,6 +21,8 @@ from gpuprep.errors import ExitStatus, GpuprepError
 
 #: Objects made between two searches for garbage: imports make many that stay.
 GARBAGE_THRESHOLD = 50_000
+#: Exit status of a program that SIGPIPE ends, as shells tell it.
+_READER_GONE = 128 + 13
 #: Command → where its function is.
 COMMANDS = {
     "nnunet": "gpuprep.cli.nnunet:nnunet",
@@ -63,11 +66,18 @@ def main() -> NoReturn:
     # NumPy's BLAS would start a thread a core, which spin for work; the matrices here are 4 × 4.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(GARBAGE_THRESHOLD)
+    _print_anything()
     status = run()
     with suppress(BrokenPipeError):
         sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _print_anything() -> None:
+    """Have stdout take names of files that are no text, as they are, and arrows where its encoding has none."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape" if sys.stdout.encoding == "utf-8" else "backslashreplace")
 
 
 def run() -> int:
@@ -85,4 +95,6 @@ def run() -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("\ninterrupted; finished cases are kept, run the same command again to go on", err=True)
         return ExitStatus.INTERRUPTED
+    except SystemExit:  # how click ends when nobody reads stdout any more, as in ``| head``
+        return _READER_GONE
     return status or ExitStatus.DONE

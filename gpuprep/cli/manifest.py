@@ -29,17 +29,13 @@ def manifest(source: Path, output: Path | None, workers: int | None) -> int:
     gpuprep manifest /data/tiffs | sort -t, -k5n | cut -d, -f4      # paths in the order of inodes
     """
     from gpuprep.hostlib import usable_cores
+    from gpuprep.report.progress import count_files
     from gpuprep.run.manifest import write_manifest
 
-    def show_count(files: int) -> None:
-        click.echo(f"\r{files} files", nl=False, err=True)
-
-    counts = write_manifest(
-        source,
-        output or sys.stdout,
-        workers=workers or usable_cores(),
-        on_progress=show_count if sys.stderr.isatty() else None,
-    )
+    with count_files() as on_progress:
+        counts = write_manifest(
+            source, output or sys.stdout, workers=workers or usable_cores(), on_progress=on_progress
+        )
     if output is not None:
         click.echo(str(output))
     left_out = f", {counts.others} other files left out" if counts.others else ""

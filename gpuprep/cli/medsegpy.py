@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from gpuprep.cli import options
-from gpuprep.config import OnExisting
 
 
 @click.command(short_help="Studies with RTSTRUCT or SEG → HDF5 for MedSegPy.")
@@ -57,14 +56,11 @@ def medsegpy(
 
     gpuprep.data reads the files back without MedSegPy. Run the same command again to resume, or to add new studies.
     """
-    from gpuprep.cli.jobs import finish
-    from gpuprep.hostlib import usable_cores
-    from gpuprep.report.progress import Progress
-    from gpuprep.run.job import Execution
+    from gpuprep.cli.jobs import find_sources, finish, watched
     from gpuprep.run.labelled import labels_of
     from gpuprep.run.medsegpy import MedsegpyOptions, convert_to_medsegpy
     from gpuprep.run.plan import parse_modalities
-    from gpuprep.run.sources import open_sources
+    from gpuprep.writers.atomic import SIDECARS
     from gpuprep.writers.medsegpy import Collation, parse_shares, read_split_file
     from gpuprep.writers.names import safe_name
 
@@ -81,21 +77,14 @@ def medsegpy(
         seed=random_seed,
         collations=tuple(Collation.parse(text, labels) for text in collated),
     )
-    sources = open_sources(source, index_path=index_path, workers=workers or usable_cores(), output=output)
-    with Progress() as progress:
+    options.warn_of_unused(dict.fromkeys(["splits", "random_seed"], (split_file is None, "--split-file says it all")))
+    resources = options.parse_resources(backend, devices, workers)
+    sources = find_sources(source, output, index_path, resources)
+    with watched(on_existing, resources) as execution:
         result, overlaps = convert_to_medsegpy(
-            sources,
-            output,
-            case_options=case_options,
-            options=job,
-            execution=Execution(
-                OnExisting(on_existing),
-                options.parse_resources(backend, devices, workers),
-                progress.start,
-                progress.add,
-            ),
+            sources, output, case_options=case_options, options=job, execution=execution
         )
     for line in overlaps:
         click.echo(f"warning: {line}", err=True)
     click.echo(str(output))
-    return finish(output / "gpuprep", result.rows, result.problems, result.unlabelled)
+    return finish(output / SIDECARS, result.rows, result.problems, result.unlabelled)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gpuprep.cli import options
-from gpuprep.config import MaskContainer, OnExisting, OnMissing, RoiStrategy
+from gpuprep.config import MaskContainer, OnMissing, RoiStrategy
 
 
 @click.command(short_help="Images, masks and doses of studies → a tree of NIfTI files.")
@@ -30,7 +30,7 @@ from gpuprep.config import MaskContainer, OnExisting, OnMissing, RoiStrategy
                       "is written."),
     click.option("--roi-strategy", type=click.Choice([m.value for m in RoiStrategy], case_sensitive=False),
                  default="separate", show_default=True,
-                 help="What several ROIs that match one label become: label__ROI each, their union, or the first."),
+                 help="What several ROIs that match one label become: their union, the first, or label__ROI each."),
     click.option("--on-missing", type=click.Choice([m.value for m in OnMissing]), default="warn", show_default=True,
                  help="A label of the ROI map without a ROI: fail the mask, or go on, with or without a warning."),
     click.option("--dose-grid", type=click.Choice(["own", "image"]), default="own", show_default=True,
@@ -64,16 +64,17 @@ def nifti(
     lie on the grid of their image. OUTPUT/index.csv lists every file with where it comes from, its grid, its values,
     and the volume and box of each ROI.
 
+    TEMPLATE has fields in braces: ImageID, CaseID, PatientID, StudyInstanceUID, SeriesInstanceUID, SOPInstanceUID,
+    FrameOfReferenceUID, Modality, Manufacturer, StudyDate, StudyTime, SeriesDate, SeriesTime, SeriesNumber,
+    SeriesDescription, AcquisitionNumber, StructureSetLabel. What a header lacks is "none".
+
     Run the same command again to resume, or to add new studies.
     """
-    from gpuprep.cli.jobs import finish
-    from gpuprep.hostlib import usable_cores
+    from gpuprep.cli.jobs import find_sources, finish, watched
     from gpuprep.report.contents import write_contents
-    from gpuprep.report.progress import Progress
-    from gpuprep.run.job import Execution
     from gpuprep.run.nifti import NiftiOptions, convert_to_nifti
     from gpuprep.run.plan import StudyModalities
-    from gpuprep.run.sources import open_sources
+    from gpuprep.writers.atomic import SIDECARS
     from gpuprep.writers.paths import PathTemplate
 
     job = NiftiOptions(
@@ -83,20 +84,15 @@ def nifti(
         dose_grid=dose_grid,  # type: ignore[arg-type]
     )
     case_options = options.parse_case_options(**shared)
-    sources = open_sources(source, index_path=index_path, workers=workers or usable_cores(), output=output)
-    with Progress() as progress:
-        result = convert_to_nifti(
-            sources,
-            output,
-            case_options=case_options,
-            options=job,
-            execution=Execution(
-                OnExisting(on_existing),
-                options.parse_resources(backend, devices, workers),
-                progress.start,
-                progress.add,
-            ),
-        )
+    has_masks = bool(job.wanted.segmentations)
+    options.warn_of_unused(
+        dict.fromkeys(["masks", "roi_match_yaml"], (has_masks, "it needs RTSTRUCT or SEG among --modalities"))
+        | {"dose_grid": (job.wanted.doses, "it needs RTDOSE among --modalities")}
+    )
+    resources = options.parse_resources(backend, devices, workers)
+    sources = find_sources(source, output, index_path, resources)
+    with watched(on_existing, resources) as execution:
+        result = convert_to_nifti(sources, output, case_options=case_options, options=job, execution=execution)
     write_contents(output, result.outputs, index_format)
     click.echo(str(output))
-    return finish(output / "gpuprep", result.rows, result.problems)
+    return finish(output / SIDECARS, result.rows, result.problems)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gpuprep.cli import options
-from gpuprep.config import MaskStrategy, OnExisting
+from gpuprep.config import MaskStrategy
 from gpuprep.errors import ConfigError
 
 
@@ -25,7 +25,7 @@ from gpuprep.errors import ConfigError
                  help="Codes of region_mask: those that occur, numbered; or 2^i sums, at most 15 labels."),
     click.option("--dataset-id", type=click.IntRange(1, 999), help="nnU-Net data set id; by default that of the "
                  "data set of this name, or the smallest free one."),
-    click.option("--dataset-name", metavar="NAME", help="By default the name of the source folder."),
+    click.option("--dataset-name", metavar="NAME", help="By default the name of the first source folder."),
     click.option("--test-set-ratio", type=float, default=0.0, show_default=True,
                  help="Share of the patients, rounded up, that become the test set. It is drawn again when patients "
                       "are added, and some may change sides; --test-cases pins it."),
@@ -68,13 +68,9 @@ def nnunet(
 
     Run the same command again to resume, or to add new studies.
     """
-    from gpuprep.cli.jobs import finish
-    from gpuprep.hostlib import usable_cores
-    from gpuprep.report.progress import Progress
-    from gpuprep.run.job import Execution
+    from gpuprep.cli.jobs import find_sources, finish, watched
     from gpuprep.run.nnunet import NnunetOptions, convert_to_nnunet
     from gpuprep.run.plan import parse_modalities
-    from gpuprep.run.sources import open_sources
     from gpuprep.writers.nnunet import find_dataset
 
     images, segmentations = parse_modalities(modalities)
@@ -88,22 +84,16 @@ def nnunet(
         test_cases=_read_list(test_cases) if test_cases else None,
         seed=random_seed,
     )
-    sources = open_sources(source, index_path=index_path, workers=workers or usable_cores(), output=output)
-    name = dataset_name or source[0].resolve().stem
+    options.warn_of_unused(
+        {"region_codes": (job.strategy is MaskStrategy.REGION_MASK, "it needs --mask-saving-strategy region_mask")}
+    )
+    resources = options.parse_resources(backend, devices, workers)
+    sources = find_sources(source, output, index_path, resources)
+    first = source[0].resolve()
+    name = dataset_name or (first.stem if first.is_file() else first.name)
     folder = find_dataset(output, name=name, number=dataset_id)
-    with Progress() as progress:
-        result = convert_to_nnunet(
-            sources,
-            folder,
-            case_options=case_options,
-            options=job,
-            execution=Execution(
-                OnExisting(on_existing),
-                options.parse_resources(backend, devices, workers),
-                progress.start,
-                progress.add,
-            ),
-        )
+    with watched(on_existing, resources) as execution:
+        result = convert_to_nnunet(sources, folder, case_options=case_options, options=job, execution=execution)
     click.echo(str(folder.raw))
     return finish(folder.sidecars, result.rows, result.problems, result.unlabelled)
 

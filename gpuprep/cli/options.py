@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from gpuprep.config import (
     Crop,
@@ -48,7 +49,7 @@ def label_options(command: Command) -> Command:
                           "segmentations; with nnunet others are further channels, in this order, on its grid."),
         click.option("-ryaml", "--roi-match-yaml", type=PATH, required=True, metavar="FILE",
                      help="YAML map from labels to regular expressions that fit whole ROI names, in label order; "
-                          "see gpuprep nnunet --help."),
+                          "gpuprep nnunet --help has an example."),
         click.option("--roi-strategy", type=click.Choice(["merge", "keep_first"], case_sensitive=False),
                      default="merge", show_default=True, help="What several ROIs that match one label become."),
         click.option("--on-missing", type=click.Choice([m.value for m in OnMissing]), default="error",
@@ -132,6 +133,21 @@ def run_options(command: Command) -> Command:
         click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N",
                      help="Cases at once: on the CPU processes, as many as cores by default; on CUDA 3 a device."),
     )(command)  # fmt: skip
+
+
+def warn_of_unused(uses: Mapping[str, tuple[bool, str]]) -> None:
+    """Tell on stderr which options of the command line have no use.
+
+    Parameters
+    ----------
+    uses : mapping
+        Parameter of the running command → whether it has a use, and why it has none.
+    """
+    context = click.get_current_context()
+    for option in context.command.params:
+        has_use, reason = uses.get(option.name or "", (True, ""))
+        if not has_use and context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE:
+            click.echo(f"warning: {max(option.opts, key=len)} has no use: {reason}", err=True)
 
 
 def parse_case_options(

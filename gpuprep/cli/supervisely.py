@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from gpuprep.cli import options
-from gpuprep.config import OnExisting
 
 
 def _plane_options(command: options.Command) -> options.Command:
@@ -96,14 +95,11 @@ def _convert(
     volumes: Path | None = None,
     **shared: Any,
 ) -> int:
-    from gpuprep.cli.jobs import finish
-    from gpuprep.hostlib import usable_cores
-    from gpuprep.report.progress import Progress
-    from gpuprep.run.job import Execution
+    from gpuprep.cli.jobs import find_sources, finish, watched
     from gpuprep.run.labelled import labels_of
     from gpuprep.run.plan import parse_modalities
-    from gpuprep.run.sources import open_sources
     from gpuprep.run.supervisely import SuperviselyOptions, convert_to_supervisely
+    from gpuprep.writers.atomic import SIDECARS
     from gpuprep.writers.supervisely import IMPORT_FOLDER, parse_planes
     from gpuprep.writers.supervisely_tables import read_scores, read_targets
 
@@ -121,19 +117,15 @@ def _convert(
         scores=read_scores(scores, labels) if scores else (),
         targets=read_targets(volumes) if volumes else (),
     )
-    sources = open_sources(source, index_path=index_path, workers=workers or usable_cores(), output=output)
-    with Progress() as progress:
-        result = convert_to_supervisely(
-            sources,
-            output,
-            case_options=case_options,
-            options=job,
-            execution=Execution(
-                OnExisting(on_existing),
-                options.parse_resources(backend, devices, workers),
-                progress.start,
-                progress.add,
-            ),
-        )
+    is_by_plane, is_map = layout != "volume", layout != "volume" and plane_masks == "semantic"
+    options.warn_of_unused(
+        dict.fromkeys(["plane_masks", "planes"], (is_by_plane, "it needs --layout plane"))
+        | {"overlap": (is_map, "it needs --layout plane and --plane-masks semantic")}
+        | {"instances": (not is_map, "label maps have no objects; use --plane-masks instance")}
+    )
+    resources = options.parse_resources(backend, devices, workers)
+    sources = find_sources(source, output, index_path, resources)
+    with watched(on_existing, resources) as execution:
+        result = convert_to_supervisely(sources, output, case_options=case_options, options=job, execution=execution)
     click.echo(str(output / IMPORT_FOLDER))
-    return finish(output / "gpuprep", result.rows, result.problems, result.unlabelled)
+    return finish(output / SIDECARS, result.rows, result.problems, result.unlabelled)

@@ -10,7 +10,7 @@ import click
 from gpuprep._version import __version__
 from gpuprep.cli import options
 from gpuprep.config import OnExisting
-from gpuprep.errors import ConfigError
+from gpuprep.errors import ConfigError, ExitStatus
 
 if TYPE_CHECKING:
     from gpuprep.run.tiff_options import TiffOptions
@@ -53,6 +53,7 @@ _CHOICES = {
     "--border-frac",
     type=float,
     default=0.0,
+    show_default=True,
     metavar="F",
     help="Look for the picture only inside this share of each border, then grow the box by as much.",
 )
@@ -67,7 +68,7 @@ _CHOICES = {
     type=click.Choice(_CHOICES["filter"]),
     default="triangle",
     show_default=True,
-    help="Antialiased, but for nearest.",
+    help="How pixels are resampled: antialiased, but for nearest.",
 )
 @click.option(
     "-p",
@@ -78,8 +79,14 @@ _CHOICES = {
     help="Where to add pixels to reach --size; zero: at the sides that are emptier.",
 )
 @click.option("--no-padding", is_flag=True, help="The same as --padding none.")
-@click.option("-z", "--compressor", type=click.Choice(_CHOICES["compressor"]), default="packbits", show_default=True,
-              help="Of the pages; gpuprep bench read --compare tells sizes and times for your data.")  # fmt: skip
+@click.option(
+    "-z",
+    "--compressor",
+    type=click.Choice(_CHOICES["compressor"]),
+    default="packbits",
+    show_default=True,
+    help="Compression of the pages; gpuprep bench read --compare tells sizes and times for your data.",
+)
 @click.option(
     "--predictor/--no-predictor",
     default=None,
@@ -91,7 +98,7 @@ _CHOICES = {
     type=click.Choice(_CHOICES["frames"]),
     default="keep",
     show_default=True,
-    help="What becomes of several frames.",
+    help="What becomes of several frames: all, the middle one, the greatest or mean of each pixel, or --target-frames.",
 )
 @click.option(
     "-t",
@@ -155,32 +162,34 @@ def tiff(
     bits, or of 16 when more than 8 are stored. Tags DefaultCropOrigin, DefaultCropSize, DefaultScale and ActiveArea,
     and ImageDescription as JSON, map coordinates back to the source: see gpuprep.CoordinateMap and gpuprep traces.
     """
-    from gpuprep.cli.jobs import finish
+    from gpuprep.cli.jobs import finish, watched
     from gpuprep.hostlib import usable_cores
-    from gpuprep.report.progress import Progress
-    from gpuprep.run.job import Execution
+    from gpuprep.report.progress import count_files
     from gpuprep.run.tiff import convert_one, convert_to_tiff
     from gpuprep.run.tiff_plan import only_image, read_sources
+    from gpuprep.writers.atomic import SIDECARS
     from gpuprep.writers.tiff import TIFF_SUFFIXES
 
     tiff_options = parse_tiff_options(**chosen)
+    is_cut, is_sized = tiff_options.crop is not None, tiff_options.size is not None
+    options.warn_of_unused(
+        dict.fromkeys(["crop_max", "crop_mode", "no_components", "border_frac"], (is_cut, "it needs --crop"))
+        | dict.fromkeys(["padding", "no_padding"], (is_sized, "it needs --size"))
+        | {"filter_name": (is_sized or tiff_options.spacing_xyz_mm is not None, "it needs --size or --spacing")}
+        | {"target_frames": (tiff_options.frames == "interpolate", "it needs --volume-handler interpolate")}
+    )
     resources = options.parse_resources(backend, devices, workers)
-    index = read_sources(source, workers=workers or usable_cores())
+    with count_files() as on_progress:
+        index = read_sources(source, output, workers=workers or usable_cores(), on_progress=on_progress)
     if output.suffix.lower() in TIFF_SUFFIXES and not output.is_dir():
         image = only_image(index, output)
         convert_one(image, output, tiff_options, resources, on_existing=OnExisting(on_existing))
         click.echo(str(output))
-        return 0
-    with Progress() as progress:
-        rows, problems = convert_to_tiff(
-            index,
-            output,
-            tiff_options,
-            execution=Execution(OnExisting(on_existing), resources, progress.start, progress.add),
-            strict=strict,
-        )
+        return ExitStatus.DONE
+    with watched(on_existing, resources) as execution:
+        rows, problems = convert_to_tiff(index, output, tiff_options, execution=execution, strict=strict)
     click.echo(str(output))
-    return finish(output / "gpuprep", rows, problems)
+    return finish(output / SIDECARS, rows, problems)
 
 
 def parse_tiff_options(

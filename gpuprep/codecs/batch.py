@@ -25,8 +25,9 @@ from gpuprep.codecs.base import (
     unstored_bits,
 )
 from gpuprep.codecs.cpu import choose_decoder, decoders_for
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader
-from gpuprep.dicom.stack import FrameSpec, Stack
+from gpuprep.dicom.stack import Stack
 from gpuprep.errors import DecodeError
 
 #: Frames handed to each thread ahead of the one that is awaited.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpuprep.codecs.base import Image
-from gpuprep.dicom.stack import FrameSpec
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.errors import DecodeError
 
 #: Interpretations whose samples are converted. YBR_ICT and YBR_RCT are undone by the JPEG 2000 decoder itself.

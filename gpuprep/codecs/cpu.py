@@ -22,7 +22,7 @@ from gpuprep.codecs.codestream import Codestream, check_codestream, read_jpeg, r
 from gpuprep.codecs.colour import check_photometric, convert_to_rgb, is_ybr
 from gpuprep.codecs.native import frame_bits, unpack_frame
 from gpuprep.dicom.datasets import quiet_pydicom
-from gpuprep.dicom.stack import FrameSpec
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.errors import DecodeError
 
 # Transfer syntaxes. Source: PS3.6 table A-1.

@@ -36,7 +36,7 @@ from gpuprep.backends.base import Backend
 from gpuprep.codecs.base import Image, container_dtype, image_shape
 from gpuprep.codecs.codestream import Codestream, check_codestream, clear_sign, has_end, read_jpeg, read_jpeg2000
 from gpuprep.codecs.cpu import choose_decoder
-from gpuprep.dicom.stack import FrameSpec
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.errors import BackendUnavailableError, DeviceMemoryError
 
 _LOG = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from gpuprep.codecs import encapsulated
 from gpuprep.codecs.base import container_dtype, empty_images
 from gpuprep.codecs.batch import Decoded, Source, decode_sources, find_sources, named
 from gpuprep.codecs.dali import BATCH_FRAMES, Kind, Loader, find_kind, is_loadable
-from gpuprep.dicom.stack import FrameSpec, Stack
+from gpuprep.dicom.framespec import FrameSpec
+from gpuprep.dicom.stack import Stack
 
 #: Batches of codestreams read ahead of the one that DALI is given.
 _BATCHES_AHEAD = 2

@@ -13,8 +13,8 @@ import numpy as np
 
 from gpuprep import hostlib
 from gpuprep.dicom.datasets import quiet_pydicom
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader
-from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import DecodeError
 
 #: Each fragment has an item tag and a length.

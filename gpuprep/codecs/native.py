@@ -17,8 +17,8 @@ from gpuprep import hostlib
 from gpuprep.codecs.base import Image, clean_bits, container_dtype, empty_images, image_shape, unstored_bits
 from gpuprep.codecs.colour import check_photometric, convert_to_rgb, expand_422, is_ybr
 from gpuprep.dicom.datasets import EXPLICIT_BIG_UID, quiet_pydicom
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader
-from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import DecodeError
 
 NAME = "native"

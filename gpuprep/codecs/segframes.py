@@ -11,9 +11,9 @@ from gpuprep.codecs import native
 from gpuprep.codecs.base import NATIVE_SYNTAXES, container_dtype, image_shape
 from gpuprep.codecs.cpu import choose_decoder, decoders_for
 from gpuprep.codecs.encapsulated import read_frames
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader, read_headers
 from gpuprep.dicom.seg import Segmentation
-from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import DecodeError
 
 Pixels = NDArray[np.unsignedinteger]

@@ -71,6 +71,7 @@ class FrameDisplay:
     window_centre: float | None
     window_width: float | None
     voi_function: str
+    voi_lut: Lut | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +86,7 @@ class Display:
         Stored frame numbers in the order of dimension indices, stack positions or positions along the normal.
     ordered_by : str
         ``"dimension-index"``, ``"stack-position"``, ``"position"`` or ``"stored"``.
-    modality_lut, voi_lut : Lut or None
+    modality_lut : Lut or None
     padding : (int, int) or None
         Stored values that are padding, least and greatest.
     pixel_spacing_yx_mm : (float, float) or None
@@ -102,7 +103,6 @@ class Display:
     order: tuple[int, ...]
     ordered_by: str
     modality_lut: Lut | None
-    voi_lut: Lut | None
     padding: tuple[int, int] | None
     pixel_spacing_yx_mm: tuple[float, float] | None
     slice_spacing_mm: float | None
@@ -148,24 +148,34 @@ def _display(header: InstanceHeader, dataset: Any) -> Display:
         groups = [{}] * count
     order, ordered_by = _order(groups, shared)
     measures = _item((groups[0], shared), "PixelMeasuresSequence")
-    spacing = header.pixel_spacing_mm or header.imager_pixel_spacing_mm or _numbers(measures.get("PixelSpacing"))
+    spacings = header.pixel_spacing_mm, header.imager_pixel_spacing_mm, _numbers(measures.get("PixelSpacing"))
     modality_lut = _table(dataset, "ModalityLUTSequence", is_signed=header.pixel_representation == 1)
-    may_be_negative = header.pixel_representation == 1 or (header.rescale_intercept or 0) < 0
+    rescale = _item((groups[0], shared), "PixelValueTransformationSequence")
+    intercept = _number(rescale.get("RescaleIntercept"), header.rescale_intercept) or 0
+    is_signed = modality_lut is None and (header.pixel_representation == 1 or intercept < 0)
+    voi_lut = _table(dataset, "VOILUTSequence", is_signed=is_signed)
+    voi_lut = _voi_lut(shared, voi_lut, is_signed=is_signed)
     return Display(
-        frames=tuple(_frame(header, group, shared) for group in groups),
+        frames=tuple(_frame(header, group, shared, _voi_lut(group, voi_lut, is_signed=is_signed)) for group in groups),
         order=order,
         ordered_by=ordered_by,
         modality_lut=modality_lut,
-        voi_lut=_table(dataset, "VOILUTSequence", is_signed=modality_lut is None and may_be_negative),
         padding=_padding(header),
-        pixel_spacing_yx_mm=(spacing[0], spacing[1]) if len(spacing) == 2 and all(map(_is_spacing, spacing)) else None,
+        pixel_spacing_yx_mm=next(((s[0], s[1]) for s in spacings if len(s) == 2 and all(map(_is_spacing, s))), None),
         slice_spacing_mm=_slice_spacing(header, dataset, groups, shared, order),
         is_turned=header.sop_class_uid == BREAST_TOMOSYNTHESIS_UID and _is_turned(dataset, (groups[0], shared)),
         palette=_palette(header, dataset) if header.photometric_interpretation == "PALETTE COLOR" else None,
     )
 
 
-def _frame(header: InstanceHeader, group: Any, shared: Any) -> FrameDisplay:
+def _voi_lut(group: Any, otherwise: Lut | None, *, is_signed: bool) -> Lut | None:
+    """Return the VOI LUT of a functional group (PS3.3 C.7.6.16.2.10b); `otherwise` when it has no window either."""
+    voi = _item((group,), "FrameVOILUTSequence")
+    lut = _table(voi, "VOILUTSequence", is_signed=is_signed)
+    return otherwise if lut is None and not _numbers(voi.get("WindowCenter")) else lut
+
+
+def _frame(header: InstanceHeader, group: Any, shared: Any, voi_lut: Lut | None) -> FrameDisplay:
     rescale = _item((group, shared), "PixelValueTransformationSequence")
     voi = _item((group, shared), "FrameVOILUTSequence")
     slope = _number(rescale.get("RescaleSlope"), header.rescale_slope)
@@ -184,6 +194,7 @@ def _frame(header: InstanceHeader, group: Any, shared: Any) -> FrameDisplay:
         window_centre=centres[0] if has_window else None,
         window_width=widths[0] if has_window else None,
         voi_function=function,
+        voi_lut=voi_lut,
     )
 
 
@@ -277,6 +288,8 @@ def _table(dataset: Any, sequence: str, *, is_signed: bool) -> Lut | None:
 def _palette(header: InstanceHeader, dataset: Any) -> NDArray[Any]:
     from pydicom.pixels.processing import apply_color_lut
 
+    if header.pixel_representation == 1 or (header.bits_allocated or 0) > 16:
+        raise ValueError("palette indices are signed, or have more than 16 bits")
     bits = header.bits_stored or 8
     indices = np.arange(1 << bits, dtype=np.uint8 if bits <= 8 else np.uint16)
     return np.asarray(apply_color_lut(indices, dataset))

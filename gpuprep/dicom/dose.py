@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from gpuprep.config import SPACING_TOLERANCE
 from gpuprep.dicom.datasets import parse_file, pydicom_errors, quiet_pydicom, raw_text
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader, parse_float
 from gpuprep.dicom.planes import Plane, plane_of_classic
-from gpuprep.dicom.stack import DEFAULT_SPACING_TOLERANCE, UNKNOWN_SPACING_MM, FrameSpec
+from gpuprep.dicom.stack import UNKNOWN_SPACING_MM
 from gpuprep.errors import GeometryError, HeaderError
 from gpuprep.geometry import DIRECTION_TOLERANCE, Float, VolumeGeometry
 
@@ -135,7 +137,7 @@ def _build_geometry(header: InstanceHeader, plane: Plane, offsets_mm: Float) -> 
     spacing_mm = float(np.median(steps)) if len(steps) else plane.slice_spacing_mm or UNKNOWN_SPACING_MM
     if len(steps) and steps.min() <= 0:
         raise GeometryError("two planes lie at the same position", code="duplicate-position", subject=header.path)
-    if len(steps) and np.abs(steps - spacing_mm).max() > DEFAULT_SPACING_TOLERANCE * spacing_mm:
+    if len(steps) and np.abs(steps - spacing_mm).max() > SPACING_TOLERANCE * spacing_mm:
         raise GeometryError(
             f"planes {steps.min():.3f} to {steps.max():.3f} mm apart", code="variable-spacing", subject=header.path
         )

@@ -280,7 +280,10 @@ def write_index(index: Index, path: Path) -> None:
         part.replace(path)
     except OSError as error:
         raise OutputError(
-            f"the index cannot be written: {error.strerror or error}", code="index-not-written", subject=str(path)
+            f"the index cannot be written: {error.strerror or error}",
+            code="index-not-written",
+            subject=str(path),
+            hint="make room, or name a file elsewhere",
         ) from error
     finally:
         with suppress(OSError):

@@ -18,8 +18,8 @@ from gpuprep.dicom.datasets import (
     pydicom_errors,
     quiet_pydicom,
 )
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import LABELMAP_SEG_UID, SEG_UID
-from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import HeaderError
 from gpuprep.geometry import DIRECTION_TOLERANCE
 from gpuprep.masks import Code, Roi

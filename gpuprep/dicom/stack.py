@@ -10,10 +10,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 
+from gpuprep.config import SPACING_TOLERANCE
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader, strip_encoding
 from gpuprep.dicom.mosaic import is_mosaic, planes_of_mosaic
 from gpuprep.dicom.multiframe import planes_of_multiframe
@@ -21,8 +24,6 @@ from gpuprep.dicom.planes import Plane, plane_of_classic
 from gpuprep.errors import GeometryError, HeaderError
 from gpuprep.geometry import DIRECTION_TOLERANCE, SAME_GRID_TOLERANCE_MM, Float, VolumeGeometry
 
-#: Steps between slices that differ from the median step by at most this share of it count as regular.
-DEFAULT_SPACING_TOLERANCE = 0.05
 #: Planes nearer to each other than this along the normal are at the same place, mm; no clinical slice is thinner.
 SAME_POSITION_TOLERANCE_MM = 0.01
 #: Frames that drift off the normal by at most this over the whole stack, in pixels, are upright; more is a gantry tilt.
@@ -35,91 +36,6 @@ CLEAR_MAJORITY = 2
 MOST_GRID_GROWTH = 16
 #: Distance given to a single slice whose file knows no thickness.
 UNKNOWN_SPACING_MM = 1.0
-#: A frame with more pixels than this is a lie of the header or a whole-slide image: 16 384 × 16 384.
-MOST_FRAME_PIXELS = 1 << 28
-#: More frames in one file than any modality writes.
-MOST_FRAMES = 1 << 20
-
-_MONOCHROME = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
-_PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
-_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
-
-
-@dataclass(frozen=True, slots=True)
-class FrameSpec:
-    """Layout of the frames of one instance or of a whole stack (PS3.3 C.7.6.3, Image Pixel Module)."""
-
-    transfer_syntax_uid: str
-    rows: int
-    columns: int
-    bits_allocated: int
-    bits_stored: int
-    high_bit: int
-    is_signed: bool
-    samples_per_pixel: int = 1
-    photometric_interpretation: str = "MONOCHROME2"
-    planar_configuration: int = 0
-    number_of_frames: int = 1
-    is_float: bool = False
-
-    @classmethod
-    def from_header(cls, header: InstanceHeader) -> FrameSpec:
-        """Read and check the layout of the frames of one instance.
-
-        Float pixel data (Parametric Map) has 32 or 64 bits and no Bits Stored; `is_float` tells it.
-
-        Raises
-        ------
-        GeometryError
-            ``not-an-image``: there are no rows and columns.
-        HeaderError
-            ``attribute-missing``: an attribute is absent or garbled. ``attribute-invalid``: it has a value that no
-            image has.
-        """
-        if header.rows is None and header.columns is None:
-            raise GeometryError(
-                f"modality {header.modality or 'unknown'} without rows and columns",
-                code="not-an-image",
-                subject=header.path,
-            )
-        is_float = header.sop_class_uid == _PARAMETRIC_MAP and header.bits_stored is None
-        allocated = _required(header, "bits_allocated")
-        stored = allocated if is_float else _required(header, "bits_stored")
-        spec = cls(
-            transfer_syntax_uid=header.transfer_syntax_uid,
-            rows=_required(header, "rows"),
-            columns=_required(header, "columns"),
-            bits_allocated=allocated,
-            bits_stored=stored,
-            high_bit=stored - 1 if header.high_bit is None else header.high_bit,
-            is_signed=is_float or _required(header, "pixel_representation") == 1,
-            samples_per_pixel=_required(header, "samples_per_pixel"),
-            photometric_interpretation=_required(header, "photometric_interpretation"),
-            planar_configuration=header.planar_configuration or 0,
-            number_of_frames=1 if header.number_of_frames is None else header.number_of_frames,
-            is_float=is_float,
-        )
-        expected = {
-            "rows": spec.rows >= 1 and spec.rows * spec.columns <= MOST_FRAME_PIXELS,
-            "columns": spec.columns >= 1,
-            "number_of_frames": 1 <= spec.number_of_frames <= MOST_FRAMES,
-            "bits_allocated": spec.bits_allocated in ((32, 64) if is_float else (1, 8, 16, 32, 64)),
-            "bits_stored": 1 <= spec.bits_stored <= spec.bits_allocated,
-            "high_bit": spec.bits_stored - 1 <= spec.high_bit < spec.bits_allocated,
-            "pixel_representation": header.pixel_representation in (None, 0, 1),
-            "photometric_interpretation": spec.photometric_interpretation in _MONOCHROME + _COLOUR,
-            "samples_per_pixel": spec.samples_per_pixel == (1 if spec.photometric_interpretation in _MONOCHROME else 3),
-            "planar_configuration": spec.planar_configuration in (0, 1),
-        }
-        for name, is_good in expected.items():
-            if not is_good:
-                raise HeaderError(
-                    f"{name} is {getattr(header, name)!r} in a {spec.columns} × {spec.rows} image "
-                    f"of {spec.bits_allocated} bits, {spec.photometric_interpretation}",
-                    code="attribute-invalid",
-                    subject=header.path,
-                )
-        return spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +63,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something noteworthy that is no error: ``Finding("spacing-jitter", "…", {"max_mm": 0.01})``."""
+    """Something noteworthy that is no error: ``Finding("spacing-jitter", "…")``."""
 
     code: str
     message: str
@@ -227,7 +143,7 @@ class BrokenVolume:
 def build_stacks(
     instances: Sequence[InstanceHeader],
     *,
-    spacing_tolerance: float = DEFAULT_SPACING_TOLERANCE,
+    spacing_tolerance: float = SPACING_TOLERANCE,
     on_irregular: Literal["error", "resample"] = "error",
 ) -> tuple[Stack, ...]:
     """Sort the images of one series into volumes, all of them good: as `build_volumes`, raising the first error."""
@@ -243,14 +159,15 @@ def build_stacks(
 def build_volumes(
     instances: Sequence[InstanceHeader],
     *,
-    spacing_tolerance: float = DEFAULT_SPACING_TOLERANCE,
+    spacing_tolerance: float = SPACING_TOLERANCE,
     on_irregular: Literal["error", "resample"] = "error",
 ) -> tuple[Stack | BrokenVolume, ...]:
     """Sort the images of one series into volumes; one that makes no grid does not cost the others.
 
     A series with one image at each place is one stack. Where places repeat, the series is split by what tells the
     images apart, in this order: `CATEGORIES` (image type, echo, stack, b-value, temporal position, acquisition, …),
-    then the order in time or of Instance Numbers at each place, if each place has equally many (`ORDERS`).
+    then the order in time or of Instance Numbers at each place, if each place has equally many (`ORDERS`) and no echo,
+    b-value or the like (`KINDS`) would come to lie in another volume from place to place.
 
     Images of another orientation or size among a clear majority (a localizer in an axial series) become stacks of
     their own after the volume's; both carry a finding. Further copies of the same SOP instance are left out.
@@ -299,13 +216,6 @@ def build_volumes(
         good = (other for other in others if isinstance(other, Stack))
         volumes += tuple(replace(stack, label=f"stray {number} {stack.label}".rstrip()) for stack in good)
     return volumes
-
-
-def _required(header: InstanceHeader, name: str) -> Any:
-    value = getattr(header, name)
-    if value is None or value == "":
-        raise HeaderError(f"{name} is absent or garbled", code="attribute-missing", subject=header.path)
-    return value
 
 
 def _leave_out_copies(instances: Sequence[InstanceHeader]) -> tuple[list[InstanceHeader], list[Finding]]:
@@ -461,6 +371,8 @@ _Split = list[tuple[str, list[_Placed], list[Finding]]]
 CATEGORIES = (
     "series", "type", "echo", "echo time", "stack", "b-value", "direction", "time", "acquisition", "instance",
 )  # fmt: skip
+#: Those that say what an image shows: an order that puts some of a value here and some there is not that of volumes.
+KINDS = ("series", "type", "echo", "echo time", "stack", "b-value", "direction", "time")
 #: Traits whose order at each place names a volume; they may differ from place to place.
 ORDERS = ("trigger time", "acquisition time", "content time", "instance", "frame")
 
@@ -481,7 +393,7 @@ def _split(placed: list[_Placed]) -> _Split:
     twice = [p for p in placed if places[p.site] > 1]
     raise GeometryError(
         f"{len(twice)} of {len(placed)} images share {sum(n > 1 for n in places.values())} positions and nothing tells "
-        f"them apart: {_name(twice[0].plane)} and {_name(twice[1].plane)} are "
+        f"all of them apart: {_name(twice[0].plane)} and {_name(twice[1].plane)} are "
         f"{twice[1].along_mm - twice[0].along_mm:.3f} mm apart",
         code="duplicate-position",
         subject=twice[0].plane.instance.series_instance_uid,
@@ -516,9 +428,22 @@ def _split_by_order(placed: list[_Placed]) -> _Split:
         if any(None in of_site or len(set(of_site)) < count for of_site in values):
             continue
         ranked = [sorted(members, key=lambda p: p.plane.traits[trait]) for members in by_site.values()]
+        if any(_mixes(ranked, kind) for kind in KINDS):
+            continue
         remark = Finding("repeated-positions", f"{count} images at each position, told apart by the order of {trait}")
         return [(f"{trait} #{n + 1}", [members[n] for members in ranked], [remark]) for n in range(count)]
     return []
+
+
+def _mixes(ranked: Sequence[Sequence[_Placed]], kind: str) -> bool:
+    """Whether images of one kind, among others of their place, would be in one volume here and in another there."""
+    places: dict[Any, set[frozenset[int]]] = {}
+    for members in ranked:
+        values = [p.plane.traits.get(kind) for p in members]
+        if len(set(values)) > 1:
+            for value in set(values) - {None}:
+                places.setdefault(value, set()).add(frozenset(n for n, v in enumerate(values) if v == value))
+    return any(a.isdisjoint(b) for found in places.values() for a, b in combinations(found, 2))
 
 
 def _labels(trait: str, values: Sequence[Any]) -> dict[Any, str]:
@@ -626,7 +551,8 @@ def _find_problems(placed: list[_Placed], steps_mm: Float, drift_pixels: Float, 
     strayed_mm = np.abs(np.concatenate([[0], np.cumsum(steps_mm)]) - expected_mm)
     if is_off.any():
         at = int(is_off.argmax())
-        missing = f"{int((whole - 1).sum())} slices missing in " if is_gap.sum() == is_off.sum() else ""
+        lost = int((whole - 1).sum())
+        missing = f"{lost} slice{'s' * (lost > 1)} missing in " if is_gap.sum() == is_off.sum() else ""
         message = (
             f"{missing}{is_off.sum()} of {len(steps_mm)} steps, first {steps_mm[at]:.3f} mm after "
             f"{_describe(placed, at)}, where the median step is {step_mm:.3f} mm"

@@ -13,7 +13,9 @@ FrameHandling = Literal["keep", "central-slice", "max-intensity", "mean", "inter
 FRAME_HANDLINGS = ("keep", "central-slice", "max-intensity", "mean", "interpolate")
 
 
-def combine_frames(planes: Any, handling: FrameHandling, *, samples: int = 1, backend: Backend) -> Any:
+def combine_frames(
+    planes: Any, handling: FrameHandling, *, samples: int = 1, least_is_white: bool = False, backend: Backend
+) -> Any:
     """Reduce frames to one, or keep them.
 
     Parameters
@@ -21,9 +23,11 @@ def combine_frames(planes: Any, handling: FrameHandling, *, samples: int = 1, ba
     planes : array of shape (frames · samples, H, W)
         On `backend`; the samples of a pixel are neighbouring planes.
     handling : {"keep", "central-slice", "max-intensity", "mean"}
-        Frame ``frames // 2``; the greatest of each pixel; the mean, rounded half to even.
+        Frame ``frames // 2``; the brightest of each pixel; the mean, rounded half to even.
     samples : int
         1, or 3 for RGB.
+    least_is_white : bool
+        Lower values are brighter.
     backend : Backend
         Where to compute.
 
@@ -40,7 +44,7 @@ def combine_frames(planes: Any, handling: FrameHandling, *, samples: int = 1, ba
         case "central-slice":
             return frames[len(frames) // 2]
         case "max-intensity":
-            return frames.max(axis=0)
+            return frames.min(axis=0) if least_is_white else frames.max(axis=0)
         case "mean":
             mean = frames.mean(axis=0, dtype=np.float64)
             return (xp.rint(mean) if planes.dtype.kind in "iu" else mean).astype(planes.dtype)
@@ -54,10 +58,13 @@ def combine_frames(planes: Any, handling: FrameHandling, *, samples: int = 1, ba
 def interpolate_frames(planes: Any, count: int, *, samples: int = 1, backend: Backend) -> Any:
     """Return `count` frames spread evenly from the first to the last, linear between neighbours, truncated.
 
-    Frame i is at ``i (frames - 1) / (count - 1)``; a single one is the first. Parameters as `combine_frames`.
+    Frame i is at ``i (frames - 1) / (count - 1)``; a single one is the first, and as many as there are stay as they
+    are. Parameters as `combine_frames`.
     """
     xp = backend.xp
     frames = planes.reshape(-1, samples, *planes.shape[1:])
+    if count == len(frames):
+        return planes
     result = xp.empty((count, *frames.shape[1:]), planes.dtype)
     for i in range(count):
         # in float32, as the neighbours' weights are

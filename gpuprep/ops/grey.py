@@ -52,7 +52,7 @@ class GreyWindow:
                 low = centre - (width - 1) / 2
         with np.errstate(over="ignore"):
             inside = np.floor(((values - middle) / span + 0.5) * white)
-        return np.where(values <= low, 0.0, np.where(values > high, white, inside))
+        return np.where(values <= low, 0.0, np.where(values >= high, white, inside))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,11 @@ class GreyRule:
     is_inverted: bool = False
     padding: tuple[int, int] | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether whole stored values have whole modality values."""
+        return self.modality_lut is not None or (self.slope % 1 == 0 and self.intercept % 1 == 0)
+
     def to_modality(self, stored: Float) -> Float:
         """Return modality values."""
         if self.modality_lut is not None:
@@ -99,7 +104,8 @@ class GreyRule:
         stored = self.without_nan(stored)
         values = self.to_modality(stored)
         if isinstance(self.voi, Lut):
-            grey = np.floor(self.voi.apply(values) * (white / ((1 << self.voi.bits) - 1)))
+            entries = self.voi.apply(values) * (white / ((1 << self.voi.bits) - 1))
+            grey = np.minimum(np.floor(entries), white)  # entries may have more bits than their table says
         elif self.voi is not None:
             grey = self.voi.apply(values, white)
         else:
@@ -201,9 +207,12 @@ def to_grey_images(
     dtype: np.dtype[Any] = np.dtype("u1" if bits_stored <= 8 else "u2")
     white = (1 << 8 * dtype.itemsize) - 1
     if any(rule.voi is None for rule in rules):
+        fractional = {
+            image for rule, image in zip(rules, image_of, strict=True) if stored.dtype.kind == "f" or not rule.is_whole
+        }
         windows = [
-            _whole_window(low, high, stored.dtype)
-            for low, high in _modality_ranges(stored, rules, image_of, bits_stored, ends, backend)
+            _whole_window(low, high, is_whole=image not in fractional)
+            for image, (low, high) in enumerate(_modality_ranges(stored, rules, image_of, bits_stored, ends, backend))
         ]
         rules = [
             rule if rule.voi is not None else replace(rule, voi=windows[image])
@@ -251,11 +260,11 @@ def value_type(rules: Sequence[GreyRule], stored: np.dtype[Any], bits_stored: in
     return np.dtype(np.float32)
 
 
-def _whole_window(low: float, high: float, stored: np.dtype[Any]) -> GreyWindow:
-    """Return the window that makes `low` black and `high` white."""
-    if stored.kind == "f":  # no whole numbers, so no half a step at the ends
-        return GreyWindow((low + high) / 2, max(high - low, float(np.finfo(np.float32).tiny)), "LINEAR_EXACT")
-    return GreyWindow((low + high) / 2, high - low + 1, "LOWEST_IS_BLACK")
+def _whole_window(low: float, high: float, *, is_whole: bool) -> GreyWindow:
+    """Return the window that makes `low` black and `high` white; whole numbers have half a step at the ends."""
+    if is_whole:
+        return GreyWindow((low + high) / 2, high - low + 1, "LOWEST_IS_BLACK")
+    return GreyWindow((low + high) / 2, max(high - low, float(np.finfo(np.float32).tiny)), "LINEAR_EXACT")
 
 
 def look_up(stored: Any, table: NDArray[Any], *, backend: Backend) -> Any:

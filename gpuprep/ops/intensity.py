@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuprep.backends.base import BLOCK_THREADS, TYPE_SUFFIX, Backend, lane_dims, ready
-from gpuprep.dicom.stack import FrameSpec
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.errors import ConfigError, DecodeError
 from gpuprep.volume import Step, Volume
 

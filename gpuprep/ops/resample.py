@@ -18,16 +18,17 @@ orientation goes through an affine kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuprep.backends.base import Backend, Dims
+from gpuprep.backends.base import TYPE_SUFFIX, Backend, Dims
+from gpuprep.config import Interpolation
 from gpuprep.errors import ConfigError, GeometryError
 from gpuprep.geometry import VolumeGeometry
+from gpuprep.ops.axis_tables import FILTERS, AxisTable, Float, Index, axis_table, axis_tables, plane_table, snapped
 from gpuprep.ops.intensity import (
     Window,
     apply_window,
@@ -38,28 +39,16 @@ from gpuprep.ops.intensity import (
 )
 from gpuprep.volume import Step, Volume
 
-Interpolation = Literal["linear", "cubic", "lanczos", "nearest"]
 GridInterpolation = Literal["linear", "nearest"]
 
-Float = NDArray[np.float64]
-Index = NDArray[np.int32]
-
-#: Source coordinates are multiples of 1 / COORDINATE_STEPS voxel. The kernels round alike (source_coordinate).
-COORDINATE_STEPS = 1 << 24
 #: Axes are parallel when no voxel of the target is farther than this from where parallel axes put it, in source voxels.
 AXIS_DRIFT_TOLERANCE_VOXEL = 1e-3
-#: Weights smaller than this are rounding errors of a zero of the filter.
-WEIGHT_FLOOR = 1e-12
 #: Kernels (float32) and reference (float64) differ by no more than this times the largest magnitude of the source;
 #: integers by one more, where that decides which way a value is rounded.
 REFERENCE_TOLERANCE = 2e-6
 
-#: Free parameter of the cubic filter. Source: Keys, IEEE Trans. ASSP 29 (1981) 1153.
-KEYS_A = -0.5
-LANCZOS_LOBES = 3
-
 _BLOCK = (64, 4, 1)
-_ELEMENT = {"uint8": "u8", "int16": "i16", "uint16": "u16", "int32": "i32", "float32": "f32"}
+_IMAGE_DTYPES = ("uint8", "int16", "uint16", "int32", "float32")
 _WINDOWED = ("int16", "int32", "float32")
 _LABEL_DTYPES = ("uint8", "uint16", "uint32")
 
@@ -229,9 +218,9 @@ def resample_to_grid(
     _check_grid_interpolation(interpolation)
     source = volume.geometry
     to_source = _index_to_source(source, target)
-    value = _fill_value(fill, _checked_dtype(volume.array, tuple(_ELEMENT)))
+    value = _fill_value(fill, _checked_dtype(volume.array, _IMAGE_DTYPES))
     if _is_parallel(to_source, target.shape):
-        axes = _axis_tables(to_source, source.shape, target.shape, interpolation, antialias=False)
+        axes = axis_tables(to_source, source.shape, target.shape, interpolation, antialias=False)
         array = _resample_axes(volume.array, axes, target.shape, value, backend)
     else:
         array = _resample_affine(volume.array, to_source, target.shape, interpolation, value, backend)
@@ -269,7 +258,7 @@ def resample_labels(codes: Any, source: VolumeGeometry, target: VolumeGeometry, 
         )
     to_source = _index_to_source(source, target)
     if _is_parallel(to_source, target.shape):
-        axes = _axis_tables(to_source, source.shape, target.shape, "nearest", antialias=False)
+        axes = axis_tables(to_source, source.shape, target.shape, "nearest", antialias=False)
         return _resample_axes(codes, axes, target.shape, zero, backend)
     return _resample_affine(codes, to_source, target.shape, "nearest", zero, backend)
 
@@ -316,7 +305,7 @@ def regularize(
         ``unknown-interpolation``, ``fill-out-of-range``, ``unsupported-dtype``.
     """
     _check_grid_interpolation(interpolation)
-    dtype = _checked_dtype(array, tuple(_ELEMENT))
+    dtype = _checked_dtype(array, _IMAGE_DTYPES)
     value = _fill_value(fill, dtype)
     offsets = np.asarray(plane_offsets_lps_mm, np.float64)
     if offsets.shape != (array.shape[0], 3):
@@ -326,8 +315,8 @@ def regularize(
     if not geometry.is_orthogonal():
         raise GeometryError("planes can be put on a grid with slices at a right angle only", code="not-orthogonal")
     positions = geometry.to_index(offsets)
-    planes, weights = _plane_table(positions[:, 0], geometry.shape[0], interpolation)
-    shifts = _snapped(-positions[:, 1:])
+    planes, weights = plane_table(positions[:, 0], geometry.shape[0], interpolation)
+    shifts = snapped(-positions[:, 1:])
     if interpolation == "nearest":
         shifts = np.floor(shifts + 0.5)
     if not backend.has_kernels:
@@ -335,7 +324,7 @@ def regularize(
     out = backend.xp.empty(geometry.shape, dtype)
     tables = (planes, weights.astype(np.float32), np.ascontiguousarray(shifts))
     backend.launch(
-        f"regularize_{_ELEMENT[dtype.name]}",
+        f"regularize_{TYPE_SUFFIX[dtype.name]}",
         _grid(geometry.shape),
         _BLOCK,
         [
@@ -356,11 +345,11 @@ def _plan_axes(
     volume: Volume, target: VolumeGeometry, interpolation: Interpolation, fill: float, *, antialias: bool
 ) -> tuple[list[AxisTable], Any, Step]:
     """Return the tables of `resample_volume`, the fill value in the volume's type, and what is noted of it."""
-    if interpolation not in _FILTERS and interpolation != "nearest":
+    if interpolation not in FILTERS and interpolation != "nearest":
         raise ConfigError(
             f"there is no interpolation {interpolation!r}",
             code="unknown-interpolation",
-            hint=f"choose one of: {', '.join(_FILTERS)}, nearest",
+            hint=f"choose one of: {', '.join(FILTERS)}, nearest",
         )
     if antialias and interpolation == "nearest":
         raise ConfigError(
@@ -374,8 +363,8 @@ def _plan_axes(
             code="axes-not-parallel",
             hint="linear or nearest interpolation without antialiasing takes any orientation",
         )
-    value = _fill_value(fill, _checked_dtype(volume.array, tuple(_ELEMENT)))
-    axes = _axis_tables(to_source, source.shape, target.shape, interpolation, antialias)
+    value = _fill_value(fill, _checked_dtype(volume.array, _IMAGE_DTYPES))
+    axes = axis_tables(to_source, source.shape, target.shape, interpolation, antialias)
     return axes, value, _step(to_source, target, interpolation, fill, antialias=antialias)
 
 
@@ -443,141 +432,6 @@ def _step(to_source: Float, target: VolumeGeometry, interpolation: str, fill: fl
     )
 
 
-def _snapped(coordinates: Float) -> Float:
-    return np.asarray(np.rint(coordinates * COORDINATE_STEPS) / COORDINATE_STEPS, np.float64)
-
-
-# Tables along one axis
-
-
-def _linear(x: Float) -> Float:
-    return np.maximum(0.0, 1.0 - np.abs(x))
-
-
-def _cubic(x: Float) -> Float:
-    x = np.abs(x)
-    near = ((KEYS_A + 2) * x - (KEYS_A + 3)) * x * x + 1
-    far = KEYS_A * (((x - 5) * x + 8) * x - 4)
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
-
-
-def _lanczos(x: Float) -> Float:
-    return np.where(np.abs(x) < LANCZOS_LOBES, np.sinc(x) * np.sinc(x / LANCZOS_LOBES), 0.0)
-
-
-#: Filter and the half width of its support, in voxels.
-_FILTERS: dict[str, tuple[Callable[[Float], Float], int]] = {
-    "linear": (_linear, 1),
-    "cubic": (_cubic, 2),
-    "lanczos": (_lanczos, LANCZOS_LOBES),
-}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AxisTable:
-    """What each output position along an axis is made of.
-
-    Parameters
-    ----------
-    inside : slice
-        The outputs that have a value; the n of the tables.
-    index : ndarray of shape (n, taps), int32
-        Source positions; an edge position repeats.
-    weight : ndarray of shape (n, taps), float64
-        Their weights; each row adds up to 1.
-    """
-
-    inside: slice
-    index: Index
-    weight: Float
-
-    def cut(self, outputs: slice) -> tuple[AxisTable, slice]:
-        """Return the table of some of the outputs over the source positions they need, and which these are."""
-        start, stop = (min(max(i, outputs.start), outputs.stop) for i in (self.inside.start, self.inside.stop))
-        rows = slice(start - self.inside.start, stop - self.inside.start)
-        index = self.index[rows]
-        low, high = (int(index.min()), int(index.max()) + 1) if len(index) else (0, 1)
-        inside = slice(start - outputs.start, stop - outputs.start)
-        return AxisTable(inside, index - np.int32(low), self.weight[rows]), slice(low, high)
-
-
-def axis_table(coordinates: Float, size: int, interpolation: Interpolation, scale: float = 1.0) -> AxisTable:
-    """Make the table of an axis.
-
-    Parameters
-    ----------
-    coordinates : ndarray of shape (m,)
-        Source coordinate of each output, monotonic, in source voxels.
-    size : int
-        Voxels of the source along the axis.
-    interpolation : {"linear", "cubic", "lanczos", "nearest"}
-        The filter.
-    scale : float
-        Factor by which the filter is widened, at least 1.
-    """
-    within = np.flatnonzero((coordinates >= -0.5) & (coordinates < size - 0.5))
-    if len(within) == 0:
-        return AxisTable(slice(0, 0), np.zeros((0, 1), np.int32), np.zeros((0, 1)))
-    inside = slice(int(within[0]), int(within[-1]) + 1)
-    centre = coordinates[inside]
-    if interpolation == "nearest":
-        index = np.floor(centre + 0.5).astype(np.int32)[:, None]
-        return AxisTable(inside, index, np.ones(index.shape))
-    function, radius = _FILTERS[interpolation]
-    support = radius * scale
-    first = np.floor(centre - support).astype(np.int64) + 1
-    taps = first[:, None] + np.arange(int(np.ceil(2 * support)))
-    weight = function((taps - centre[:, None]) / scale)
-    weight[np.abs(weight) < WEIGHT_FLOOR] = 0.0
-    weight /= weight.sum(axis=1, keepdims=True)
-    index = np.clip(taps, 0, size - 1).astype(np.int32)
-    strongest = np.take_along_axis(index, np.abs(weight).argmax(axis=1)[:, None], axis=1)
-    index = np.where(weight == 0, strongest, index)
-    used = (weight != 0).any(axis=0)
-    return AxisTable(inside, np.ascontiguousarray(index[:, used]), np.ascontiguousarray(weight[:, used]))
-
-
-def _axis_tables(
-    to_source: Float,
-    source_shape: Sequence[int],
-    target_shape: Sequence[int],
-    interpolation: Interpolation,
-    antialias: bool,
-) -> list[AxisTable]:
-    """Return the tables of the three axes; what little the other axes contribute is taken at the target's middle."""
-    middle = (np.asarray(target_shape) - 1) / 2
-    tables = []
-    for axis in range(3):
-        row = to_source[axis]
-        origin = row[3] + row[:3] @ middle - row[axis] * middle[axis]
-        coordinates = _snapped(origin + row[axis] * np.arange(target_shape[axis]))
-        scale = max(1.0, abs(float(row[axis]))) if antialias else 1.0
-        tables.append(axis_table(coordinates, source_shape[axis], interpolation, scale))
-    return tables
-
-
-def _plane_table(positions: Float, depth: int, interpolation: str) -> tuple[Index, Float]:
-    """Return, for each output slice, its two planes and their weights, (depth, 2) each; weights 0 where outside.
-
-    `positions` are those of the planes in slices of the output grid.
-    """
-    order = np.argsort(positions, kind="stable")
-    ordered = _snapped(positions[order])
-    twins = np.flatnonzero(np.diff(ordered) == 0)
-    if len(twins):
-        a, b = sorted(order[twins[0] : twins[0] + 2].tolist())
-        raise GeometryError(f"planes {a} and {b} lie at the same position", code="duplicate-position")
-    slices = np.arange(depth, dtype=np.float64)
-    inside = (slices >= ordered[0] - 0.5) & (slices < ordered[-1] + 0.5)
-    between = np.interp(slices, ordered, np.arange(len(ordered), dtype=np.float64))
-    between = _snapped(between) if interpolation == "linear" else np.floor(between + 0.5)
-    low = np.floor(between).astype(np.intp)
-    high = np.minimum(low + 1, len(ordered) - 1)
-    upper = between - low
-    weights = np.stack([1 - upper, upper], axis=1) * inside[:, None]
-    return order[np.stack([low, high], axis=1)].astype(np.int32), weights
-
-
 # Kernel forms
 
 
@@ -603,7 +457,7 @@ def _resample_axes(
     if not backend.has_kernels:
         return _reference_axes(array, axes, shape, fill)
     copies = _are_copied(axes)
-    name, dtype, numbers = "" if copies else _ELEMENT[array.dtype.name], array.dtype, ()
+    name, dtype, numbers = "" if copies else TYPE_SUFFIX[array.dtype.name], array.dtype, ()
     if window is not None:
         name, dtype, numbers = window_kernel(window, array.dtype)
         fill = apply_window_array(backend.xp.full(1, fill, array.dtype), window, backend)
@@ -656,7 +510,7 @@ def _resample_affine(
             fill.view(bits),
         )
     else:
-        kernel, arrays, value = f"affine_linear_{_ELEMENT[array.dtype.name]}", (array, out), fill
+        kernel, arrays, value = f"affine_linear_{TYPE_SUFFIX[array.dtype.name]}", (array, out), fill
     matrix = backend.upload(np.ascontiguousarray(to_source[:3]))
     backend.launch(kernel, _grid(shape), _BLOCK, [*arrays, matrix, *map(np.int32, (*array.shape, *shape)), value])
     return out
@@ -702,7 +556,7 @@ def _reference_affine(
     rows, columns = np.meshgrid(np.arange(shape[1]), np.arange(shape[2]), indexing="ij")
     for d in range(shape[0]):
         index = np.stack([np.full(rows.shape, d), rows, columns], axis=-1)
-        centre = _snapped(index @ to_source[:3, :3].T + to_source[:3, 3])
+        centre = snapped(index @ to_source[:3, :3].T + to_source[:3, 3])
         inside = ((centre >= -0.5) & (centre < size - 0.5)).all(axis=-1)
         centre = centre[inside]
         if interpolation == "nearest":

@@ -94,7 +94,9 @@ def filter_taps(source: int, output: int, name: str) -> Taps:
     end = np.clip(np.ceil(centres + support * widening), first + 1, source).astype(np.int32)
     taps = int((end - first).max())
     pixels = first[:, None] + np.arange(taps)
-    weights = np.where(pixels < end[:, None], kernel((pixels + 0.5 - centres[:, None]) / widening), 0.0)
+    # (pixel + 0.5 - centre) / widening, in whole numbers up to the division: an edge of the box is hit exactly
+    distances = (2 * pixels + 1) * output - (2 * np.arange(output)[:, None] + 1) * source
+    weights = np.where(pixels < end[:, None], kernel(distances / (2 * max(source, output))), 0.0)
     weights /= weights.sum(axis=1, keepdims=True)
     for table in (first, weights):
         table.flags.writeable = False
@@ -103,8 +105,7 @@ def filter_taps(source: int, output: int, name: str) -> Taps:
 
 def nearest_pixels(source: int, output: int) -> NDArray[np.int32]:
     """Return the source pixel that each output pixel's centre lies in."""
-    pixels: Float = np.floor((np.arange(output) + 0.5) * (source / output))
-    return np.minimum(pixels, source - 1).astype(np.int32)
+    return ((2 * np.arange(output) + 1) * source // (2 * output)).astype(np.int32)
 
 
 def resize_planes(

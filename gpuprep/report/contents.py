@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gpuprep.writers.atomic import replacing, write_text
+from gpuprep.writers.atomic import of_the_job, replacing, write_text
 from gpuprep.writers.base import Output
 
 #: Column → Parquet type. Voxel indices and sizes are in NIfTI's order: x along columns, y along rows, z along slices.
@@ -49,15 +49,16 @@ def write_contents(folder: Path, outputs: Iterable[Output], form: str) -> Path:
 
     Raises
     ------
-    WriteError
-        As `replacing`.
+    OutputError
+        The codes of `replacing`.
     """
     entries = (entry for output in outputs for entry in _entries(output))
     write = {"csv": _write_csv, "parquet": _write_parquet}[form]
     paths = {name: folder / f"index.{name}" for name in CONTENTS_FORMATS}
     write(paths[form], entries)
     for name in set(paths) - {form}:
-        paths[name].unlink(missing_ok=True)
+        with of_the_job():
+            paths[name].unlink(missing_ok=True)
     return paths[form]
 
 
@@ -77,7 +78,7 @@ def _write_parquet(path: Path, entries: Iterable[dict[str, Any]]) -> None:
     columns = {
         name: pa.array([row.get(name) for row in rows], pa.type_for_alias(kind)) for name, kind in COLUMNS.items()
     }
-    with replacing(path) as part, part.open("wb") as file:
+    with of_the_job(), replacing(path) as part, part.open("wb") as file:
         parquet.write_table(pa.table(columns), file, compression="zstd")
 
 

@@ -1,15 +1,41 @@
-"""What a person sees while a job runs: a bar on a terminal, plain lines elsewhere. Always on stderr."""
+"""What a person sees while work goes on: a bar or a count on a terminal, plain lines elsewhere. Always on stderr."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 import click
 
 from gpuprep.run.ledger import CaseRow
+
+#: Seconds between two lines of a count that does not go to a terminal.
+_SECONDS_A_LINE = 10.0
+
+
+@contextmanager
+def count_files() -> Iterator[Callable[[int], None]]:
+    """Give what shows a growing number of files: on a terminal in one line, which is gone at the end."""
+    is_terminal = sys.stderr.isatty()
+    shown = time.monotonic()
+
+    def show(files: int) -> None:
+        nonlocal shown
+        if is_terminal:
+            click.echo(f"\r{files} files", nl=False, err=True)
+        elif time.monotonic() - shown >= _SECONDS_A_LINE:
+            click.echo(f"{files} files", err=True)
+            shown = time.monotonic()
+
+    try:
+        yield show
+    finally:
+        if is_terminal:
+            click.echo("\r\x1b[K", nl=False, err=True)
 
 
 class Progress:
@@ -28,7 +54,7 @@ class Progress:
         self._total = total
         self._start = time.monotonic()
         if skipped:
-            click.echo(f"{skipped} cases are done already", err=True)
+            click.echo(f"{skipped} {'case is' if skipped == 1 else 'cases are'} done already", err=True)
         if sys.stderr.isatty() and total:
             from tqdm import tqdm
 

@@ -21,6 +21,7 @@ from gpuprep.writers.tiff import (
     COMPRESSORS,
     PREDICTED,
     TiffStyle,
+    is_writable,
     name_compression,
     write_pages,
 )
@@ -110,7 +111,8 @@ def measure_reads(
     is_cold : bool
         Have the system forget the files first (POSIX_FADV_DONTNEED). Caches of disks and servers stay as they are.
     compare : int
-        So many of the frames are written anew with every compressor, in memory, and decoded.
+        So many of the frames are written anew with every compressor, in memory, and decoded; those that ``gpuprep
+        tiff`` does not write, as they have other types or channels, are left out.
     on_progress : callable, optional
         Told the number of files read.
 
@@ -141,7 +143,7 @@ def measure_reads(
         if on_progress is not None:
             on_progress(number)
     frames = (tifffile.imread(read.path, key=read.frame) for read in reads[:compare])
-    compared = [coded for frame in frames for coded in _recode(frame)]
+    compared = [coded for frame in frames if is_writable(frame) for coded in _recode(frame)]
     return ReadBenchmark(order, is_cold, tuple(reads), tuple(failed), tuple(compared))
 
 

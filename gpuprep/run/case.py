@@ -352,9 +352,10 @@ def _doubt_values(channel: Channel, stack: Stack) -> list[str]:
     if stack.spec.photometric_interpretation == "PALETTE COLOR":
         warnings.append("palette: voxels are numbers of colours, which need not rise with what was measured")
     first = stack.instances[0]
-    is_bare = first.rescale_intercept is None and (first.number_of_frames or 1) == 1
-    if channel.modality == "CT" and is_bare:
-        warnings.append("rescale: a CT without Rescale Intercept, whose values need not be HU")
+    rescale = {"Rescale Slope": first.rescale_slope, "Rescale Intercept": first.rescale_intercept}
+    lacking = [name for name, value in rescale.items() if value is None]
+    if (first.number_of_frames or 1) == 1 and (len(lacking) == 1 or (lacking and channel.modality == "CT")):
+        warnings.append(f"rescale: without {' and '.join(lacking)} values need not be in the units of their modality")
     return warnings
 
 

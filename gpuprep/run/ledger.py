@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, field, fields, replace
@@ -17,6 +18,8 @@ from typing import Any, Literal
 from gpuprep.errors import CaseError, OutputError
 from gpuprep.writers.base import Output
 
+#: Longest wait for a ledger below to go that was made at the same time.
+_YIELD_S = 0.5
 #: Raised when the tables change; a ledger of another version is refused, never guessed at.
 SCHEMA_VERSION = 2
 
@@ -81,13 +84,14 @@ class Ledger:
     path : Path
         Made, with its folder, when missing.
     job : str
-        The command that writes the data set. Two in one folder would take each other's files for their own, replaced.
+        The command that writes the data set. Two in one folder would take each other's files for their own, replaced
+        or unfinished. So ledgers do not nest either: one is of all that a folder holds, or of one of its data sets.
 
     Raises
     ------
     OutputError
         ``ledger-unreadable``: the file is no ledger of this version; ``output-locked``: another run is using it;
-        ``other-job``: it is another command's; ``disk-full``; ``not-writable``.
+        ``other-job``: it, or one above or below, is another command's; ``disk-full``; ``not-writable``.
     """
 
     def __init__(self, path: Path, job: str) -> None:
@@ -118,14 +122,33 @@ class Ledger:
                 hint="choose another output folder or name",
             )
         (found,) = self._db.execute("SELECT name FROM job").fetchone()
-        if found != job:
+        other = f"gpuprep {found}" if found != job else self._find_other(is_new=version == 0)
+        if other:
             self.close()
+            if version == 0:
+                path.unlink(missing_ok=True)
             raise OutputError(
-                f"the folder holds what gpuprep {found} has written",
+                f"the folder holds what {other} has written",
                 code="other-job",
                 subject=str(path.parent.parent),
                 hint="choose another output folder: each command has its own",
             )
+
+    def _find_other(self, *, is_new: bool) -> str:
+        """Return what names the ledger above or below, if there is one.
+
+        It is looked for when this one is there, so that of two jobs which begin at the same time one sees the other:
+        the one below gives up, and a new one above waits for that.
+        """
+        above = self.path.parent.parent / self.path.name
+        if above.exists():
+            return f"the job of {above}"
+        end = time.monotonic() + (_YIELD_S if is_new else 0.0)
+        while below := next(self.path.parent.glob(f"*/{self.path.name}"), None):
+            if time.monotonic() >= end:
+                return f"the job of {below}"
+            time.sleep(_YIELD_S / 20)
+        return ""
 
     def close(self) -> None:
         """Close the file."""

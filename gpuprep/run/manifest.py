@@ -20,19 +20,18 @@ from gpuprep.dicom.crawl import CrawlProblem, FoundFile, crawl
 from gpuprep.dicom.header import InstanceHeader, read_headers
 from gpuprep.errors import ConfigError, InputNotFoundError, OutputError, WriteError
 from gpuprep.writers.atomic import replacing
-from gpuprep.writers.tiff import TIFF_SUFFIXES, name_compression
+from gpuprep.writers.tiff import MOST_PAGES, PAGE_NUMBER, TIFF_SUFFIXES, name_compression
 
 _DICOM_SUFFIXES = (".dcm", ".dicom")
 #: Of file names; others are the end of a UID.
 _SUFFIXES = (*_DICOM_SUFFIXES, *TIFF_SUFFIXES)
 #: How TIFF and BigTIFF begin, in either byte order.
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_PAGE_NUMBER = 297
-#: Total of PageNumber that may stand for more pages: the greatest SHORT.
-_MANY_PAGES = 0xFFFF
 #: Files that are described at a time, and rows that are written at a time.
 _BATCH = 1000
 _ROWS_AT_ONCE = 10_000
+#: Greatest number that a column holds; greater ones are garbled.
+_GREATEST = 0xFFFFFFFF
 #: Memory that sorting may take before it goes to disk, KiB.
 _SORT_MEMORY_KIB = 16_000
 _UID = re.compile(r"\d+(\.\d+)+")
@@ -58,7 +57,8 @@ class ManifestRow:
         What ``gpuprep tiff --compressor`` calls it, or the Transfer Syntax UID.
     error : str
         ``unreadable``, ``empty-file``, ``not-tiff``, ``tiff-damaged``, ``pixel-data-truncated``, ``name-not-utf8``,
-        ``unreadable-folder``, ``broken-symlink``, ``not-an-image`` and what `InstanceHeader` has.
+        ``unreadable-folder``, ``broken-symlink``, ``not-an-image``, ``attribute-invalid`` and what `InstanceHeader`
+        has.
     """
 
     study_instance_uid: str
@@ -206,27 +206,33 @@ def describe_tiff(path: str) -> ManifestRow:
     try:
         with tifffile.TiffFile(path) as file:
             page: Any = file.pages.first
-            number = page.tags.valueof(_PAGE_NUMBER, (0, 0))
+            number = page.tags.valueof(PAGE_NUMBER, (0, 0))
             total = number[1] if isinstance(number, tuple) and len(number) == 2 else 0
             ends = (o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True))
             is_cut = max(ends, default=0) > file.filehandle.size
-            return replace(
+            found = replace(
                 row,
                 **_read_uids(page.description),
                 width=page.imagewidth,
                 height=page.imagelength,
                 channels=page.samplesperpixel,
-                num_frames=total if 0 < total < _MANY_PAGES else len(file.pages),
+                num_frames=total if 0 < total < MOST_PAGES else len(file.pages),
                 bits=max(page.bitspersample) if isinstance(page.bitspersample, tuple) else page.bitspersample,
                 compression=name_compression(page.compression),
                 error="pixel-data-truncated" if is_cut else "",
             )
+        return found if _has_numbers(found) else replace(row, error="tiff-damaged")
     except OSError:
         return replace(row, error="unreadable")
     except tifffile.TiffFileError:
         return replace(row, error="not-tiff" if Path(path).stat().st_size else "empty-file")
     except TIFF_ERRORS:
         return replace(row, error="tiff-damaged")
+
+
+def _has_numbers(row: ManifestRow) -> bool:
+    numbers = [getattr(row, name) for name in _NUMBERS[1:]]
+    return all(isinstance(n, int) and 0 <= n <= _GREATEST for n in numbers)
 
 
 def _read_uids(description: str) -> dict[str, Any]:
@@ -237,7 +243,8 @@ def _read_uids(description: str) -> dict[str, Any]:
         return {}
     if not isinstance(told, dict):
         return {}
-    return {name: told[name] for name in COLUMNS[:3] if isinstance(told.get(name), str)}
+    uids = {name: told.get(name) for name in COLUMNS[:3]}
+    return {name: uid for name, uid in uids.items() if isinstance(uid, str) and uid.isascii()}
 
 
 def _describe_dicom(header: InstanceHeader) -> ManifestRow | None:
@@ -253,7 +260,7 @@ def _describe_dicom(header: InstanceHeader) -> ManifestRow | None:
         return row
     if not header.rows or not header.columns:
         return replace(row, error="not-an-image")
-    return replace(
+    found = replace(
         row,
         width=header.columns,
         height=header.rows,
@@ -262,6 +269,7 @@ def _describe_dicom(header: InstanceHeader) -> ManifestRow | None:
         bits=header.bits_stored or header.bits_allocated or 0,
         compression=header.transfer_syntax_uid,
     )
+    return found if _has_numbers(found) else replace(row, error="attribute-invalid")
 
 
 def _named(path: str, folder: Path, inode: int) -> ManifestRow:

@@ -24,7 +24,7 @@ from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
 from gpuprep.run.slots import place
 from gpuprep.run.sources import Sources
-from gpuprep.writers.atomic import make_folder
+from gpuprep.writers.atomic import LEDGER, SIDECARS, make_folder
 from gpuprep.writers.medsegpy import (
     SPLITS,
     Collation,
@@ -126,10 +126,10 @@ def convert_to_medsegpy(
         multiple=case_options.multiple,
     )
     check_output(root, options.layout)
-    ledger = Ledger(root / "gpuprep" / "ledger.sqlite", "medsegpy")
+    ledger = Ledger(root / SIDECARS / LEDGER, "medsegpy")
     try:
         ledger.set_file_problems(sources.problems)
-        numbering = _number(root / "gpuprep" / "subjects.json", plans)
+        numbering = _number(root / SIDECARS / "subjects.json", plans)
         known, vanished = split_vanished(ledger.rows(), plans, root)
         splits = _assign(plans, known, options)
         placement = place(execution.resources, len(plans))
@@ -150,17 +150,17 @@ def convert_to_medsegpy(
             placement=placement,
         )
         rows = ledger.rows()
+        overlaps = write_dataset_json(
+            root,
+            name=options.name,
+            layout=options.layout,
+            labels=labels,
+            collations=options.collations,
+            scans={writer.scan_ids[c]: (splits[c], r.details) for c, r in rows.items() if r.status == "done"},
+        )
+        write_register_script(root)
     finally:
         ledger.close()
-    overlaps = write_dataset_json(
-        root,
-        name=options.name,
-        layout=options.layout,
-        labels=labels,
-        collations=options.collations,
-        scans={writer.scan_ids[c]: (splits[c], r.details) for c, r in rows.items() if r.status == "done"},
-    )
-    write_register_script(root)
     unlabelled = count_unlabelled(sources, plans, options.images[0])
     return JobResult(tuple(rows.values()), sources.problems, unlabelled), overlaps
 

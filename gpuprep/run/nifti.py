@@ -15,6 +15,7 @@ from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.plan import CasePlan, FailedPlan, StudyModalities, plan_study_cases
 from gpuprep.run.slots import place
 from gpuprep.run.sources import Sources
+from gpuprep.writers.atomic import LEDGER, SIDECARS
 from gpuprep.writers.base import Output
 from gpuprep.writers.names import safe_name
 from gpuprep.writers.paths import PathTemplate
@@ -105,7 +106,7 @@ def convert_to_nifti(
         images_with_masks=crops_to_rois,
         doses_on_images=on_images,
     )
-    ledger = Ledger(root / "gpuprep" / "ledger.sqlite", "nifti")
+    ledger = Ledger(root / SIDECARS / LEDGER, "nifti")
     try:
         held = {without_suffix(o.path).lower(): row.case for row in ledger.rows().values() for o in row.outputs}
         images, masks = name_files(plans, options, case_options.stacking, held)

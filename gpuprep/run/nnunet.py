@@ -23,7 +23,7 @@ from gpuprep.run.local import Crash, map_isolated
 from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
 from gpuprep.run.slots import place, share_cores
 from gpuprep.run.sources import Sources
-from gpuprep.writers.atomic import PART_SUFFIX, make_folder
+from gpuprep.writers.atomic import PART_SUFFIX, make_folder, of_the_job, remove
 from gpuprep.writers.base import Output
 from gpuprep.writers.nnunet import (
     DatasetFolder,
@@ -99,8 +99,8 @@ def convert_to_nnunet(
     ConfigError
         ``bad-modalities``, ``bad-test-set``, ``ignore-label``.
     OutputError
-        ``foreign-files``, ``too-many-regions``, ``exists``, ``options-changed``, ``outputs-missing``,
-        ``output-locked``, ``not-writable``, ``disk-full``.
+        ``foreign-files``, ``other-job``, ``dataset-id-taken``, ``too-many-regions``, ``exists``, ``options-changed``,
+        ``outputs-missing``, ``output-locked``, ``not-writable``, ``disk-full``.
     """
     labels, transforms = labels_of(case_options), case_options.transforms
     check_strategy(options.strategy, labels, options.region_codes)
@@ -112,9 +112,10 @@ def convert_to_nnunet(
         multiple=case_options.multiple,
     )
     _refuse_foreign(folder)
-    make_folder(folder.raw)
     ledger = Ledger(folder.ledger, "nnunet")
     try:
+        make_folder(folder.raw)
+        _refuse_taken_id(folder, ledger)
         ledger.set_file_problems(sources.problems)
         known, vanished = split_vanished(ledger.rows(), plans, folder.root)
         splits = _assign(plans, known, options)
@@ -165,6 +166,22 @@ def _refuse_foreign(folder: DatasetFolder) -> None:
             code="foreign-files",
             subject=str(folder.raw),
             hint="choose another --dataset-name or output folder",
+        )
+
+
+def _refuse_taken_id(folder: DatasetFolder, ledger: Ledger) -> None:
+    """Refuse an id that a run which began at the same time has taken too, once folder and ledger are there."""
+    others = [p.name for p in folder.raw.parent.glob(f"Dataset{folder.number:03d}_*") if p.name != folder.full_name]
+    if others and not any(folder.raw.iterdir()) and not ledger.rows():
+        ledger.close()
+        with of_the_job():
+            folder.raw.rmdir()
+            remove(folder.sidecars)
+        raise OutputError(
+            f"another run has just taken the data set id {folder.number}, for {others[0]}",
+            code="dataset-id-taken",
+            subject=str(folder.root),
+            hint="run the same command again, or choose a --dataset-id",
         )
 
 

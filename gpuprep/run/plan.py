@@ -16,8 +16,9 @@ from gpuprep.writers.names import safe_name, text_digest
 
 #: Modalities that hold segmentations.
 SEGMENTATION_MODALITIES = ("RTSTRUCT", "SEG")
-#: Modalities that can be channels, and what people also call them.
+#: That of RT Doses.
 DOSE_MODALITY = "RTDOSE"
+#: Modalities that can be channels, by what people call them too.
 IMAGE_MODALITIES = {"CT": "CT", "MR": "MR", "PT": "PT", "PET": "PT", "MRI": "MR"}
 
 

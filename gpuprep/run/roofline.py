@@ -18,8 +18,8 @@ import numpy as np
 
 from gpuprep.backends.base import Backend
 from gpuprep.backends.metered import MeteredBackend, time_call
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.rtstruct import Contour, RoiContours
-from gpuprep.dicom.stack import FrameSpec
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.hostlib import usable_cores
 from gpuprep.masks import Roi

@@ -55,9 +55,11 @@ def open_sources(
     ConfigError
         ``output-is-source``; ``index-unreadable`` and the like, from `read_index`.
     """
+    if output is not None:
+        refuse_as_output(paths, output)
     index = load_index(paths, index_path=index_path, workers=workers, on_progress=on_progress)
     if output is not None:
-        index = _leave_out(index, paths, output)
+        index = leave_out(index, paths, output)
     series = index.series()
     if not series:
         files = len(index.instances)
@@ -71,17 +73,27 @@ def open_sources(
     return Sources(tuple(series), link(series), tuple(problems))
 
 
-def _leave_out(index: Index, paths: Sequence[Path], output: Path) -> Index:
-    """Return the index without what lies in the output folder."""
-    own = output.resolve()
-    sources = [path.resolve() for path in paths]
-    if own in sources:
+def refuse_as_output(paths: Sequence[Path], output: Path) -> None:
+    """Refuse to write into a source.
+
+    Raises
+    ------
+    ConfigError
+        ``output-is-source``.
+    """
+    if output.resolve() in [path.resolve() for path in paths]:
         raise ConfigError(
-            "the output folder is a source, and sources are not written to",
+            "the output is a source, and sources are not written to",
             code="output-is-source",
             subject=str(output),
             hint="choose another one; a folder inside the source is left out when it is read",
         )
+
+
+def leave_out(index: Index, paths: Sequence[Path], output: Path) -> Index:
+    """Return the index of `paths` without what lies in the output folder."""
+    own = output.resolve()
+    sources = [path.resolve() for path in paths]
     if not own.is_dir() or not any(own.is_relative_to(s) or s.suffix == INDEX_SUFFIX for s in sources):
         return index
     folders = {row.path.rpartition(os.sep)[0] for row in index.instances}

@@ -24,7 +24,7 @@ from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
 from gpuprep.run.slots import place
 from gpuprep.run.sources import Sources
-from gpuprep.writers.atomic import make_folder
+from gpuprep.writers.atomic import LEDGER, SIDECARS, make_folder
 from gpuprep.writers.sidecar import parse_grid
 from gpuprep.writers.supervisely import (
     COLOUR_MAP,
@@ -152,7 +152,7 @@ def convert_to_supervisely(
     targets = _targets_by_case(plans, options.targets) if options.layout == "annotations" else {}
     if targets:
         plans = [replace(plan, writes_images=False) if isinstance(plan, CasePlan) else plan for plan in plans]
-    ledger = Ledger(root / "gpuprep" / "ledger.sqlite", "supervisely")
+    ledger = Ledger(root / SIDECARS / LEDGER, "supervisely")
     try:
         ledger.set_file_problems(sources.problems)
         placement = place(execution.resources, len(plans))
@@ -172,9 +172,9 @@ def convert_to_supervisely(
             placement=placement,
         )
         rows = ledger.rows()
+        _write_tables(root, {case: row for case, row in rows.items() if row.status == "done"}, labels, options, targets)
     finally:
         ledger.close()
-    _write_tables(root, {case: row for case, row in rows.items() if row.status == "done"}, labels, options, targets)
     unlabelled = count_unlabelled(sources, plans, options.images[0])
     return JobResult(tuple(rows.values()), sources.problems, unlabelled)
 

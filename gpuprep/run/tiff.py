@@ -21,6 +21,7 @@ from gpuprep.run.slots import BackendChoice, place, slot_backend
 from gpuprep.run.tiff_image import Loaded, Made, load_image, make_where_it_fits, make_where_they_fit
 from gpuprep.run.tiff_options import TiffOptions
 from gpuprep.run.tiff_plan import ImagePlan, group_images, plan_images
+from gpuprep.writers.atomic import LEDGER, SIDECARS
 from gpuprep.writers.base import Output
 from gpuprep.writers.tiff import write_tiff
 
@@ -108,6 +109,11 @@ class TiffWork:
         return row.failed(error)
 
 
+def _discard(root: Path, path: str | None) -> None:
+    if path is not None:
+        (root / path).unlink(missing_ok=True)
+
+
 def _name(backend: Backend) -> str:
     return f"{backend.name} {backend.device}".strip()
 
@@ -177,7 +183,8 @@ def convert_to_tiff(
         if strict and row.status == "failed":
             raise CaseError(row.message, code=row.code, subject=row.subject or row.case, hint=row.hint)
 
-    ledger = Ledger(root / "gpuprep" / "ledger.sqlite", "tiff")
+    paths = {plan.case: plan.path for plan in plans if isinstance(plan, ImagePlan)}
+    ledger = Ledger(root / SIDECARS / LEDGER, "tiff")
     try:
         ledger.set_file_problems(problems)
         placement = place(execution.resources, len(plans))
@@ -188,7 +195,7 @@ def convert_to_tiff(
             work=work,
             batching=batching if placement.choice.name == "cuda" else None,
             config=config_of(options),
-            discard=lambda case: (root / f"{case}.tiff").unlink(missing_ok=True),
+            discard=lambda case: _discard(root, paths.get(case)),
             root=root,
             own_folders=[root],
             ledger=ledger,

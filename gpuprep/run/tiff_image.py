@@ -14,9 +14,9 @@ from gpuprep.backends.base import Backend
 from gpuprep.codecs.batch import decode_instance
 from gpuprep.coordinates import CoordinateMap
 from gpuprep.dicom.display import Display, read_display
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader
-from gpuprep.dicom.stack import FrameSpec
-from gpuprep.errors import DeviceMemoryError, GeometryError
+from gpuprep.errors import DecodeError, DeviceMemoryError, GeometryError
 from gpuprep.ops.frames import combine_frames, interpolate_frames
 from gpuprep.ops.grey import (
     GreyImage,
@@ -91,7 +91,7 @@ def make_image(header: InstanceHeader, options: TiffOptions, backend: Backend, t
     ------
     CaseError
         As `load_image`; GeometryError ``spacing-unknown``: a spacing is asked for and the file has none, ``too-large``:
-        it makes too many pixels or frames; DeviceMemoryError.
+        it makes too many pixels or frames; DecodeError ``unsupported-pixels``: signed colour; DeviceMemoryError.
     """
     clock = Stopwatch()
     return _make_image(load_image(header, threads, clock), options, backend, clock)
@@ -104,7 +104,7 @@ def _make_image(loaded: Loaded, options: TiffOptions, backend: Backend, clock: S
         image, samples = _to_planes(stored, loaded, options, backend)
         del stored
     with clock.stage("frames"):
-        planes = _handle_frames(image.planes, samples, display, options, backend)
+        planes = _handle_frames(image, samples, display, options, backend)
     with clock.stage("resample"):
         fitted, fit = fit_planes(
             planes,
@@ -253,13 +253,26 @@ def _to_planes(stored: Any, loaded: Loaded, options: TiffOptions, backend: Backe
         channels = [look_up(stored, np.ascontiguousarray(display.palette[:, c]), backend=backend) for c in range(3)]
         return _colour(xp.stack(channels, axis=1).reshape(-1, *stored.shape[1:])), 3
     if spec.samples_per_pixel > 1:
+        if spec.is_signed:
+            raise DecodeError(
+                "samples of colour that are signed", code="unsupported-pixels", subject=loaded.header.path
+            )
         planes = xp.ascontiguousarray(xp.moveaxis(stored, -1, 1)).reshape(-1, *stored.shape[1:3])
-        if planes.dtype.itemsize > 2:  # the upper 16 bits
-            planes = (planes >> (8 * planes.dtype.itemsize - 16)).astype(np.uint16)
-        return _colour(planes), spec.samples_per_pixel
+        return _colour(_full_range(planes, spec.bits_stored, backend)), spec.samples_per_pixel
     rules = _grey_rules(display, spec, options)
     make = to_values if options.window == "none" else to_grey
     return make(stored, rules, spec.bits_stored, ends=loaded.ends, backend=backend), 1
+
+
+def _full_range(planes: Any, bits_stored: int, backend: Backend) -> Any:
+    """Return samples of colour over the whole range of 8 bits, or of 16: of more the upper 16."""
+    if planes.dtype.itemsize > 2:
+        planes, bits_stored = (planes >> max(0, bits_stored - 16)).astype(np.uint16), min(bits_stored, 16)
+    if bits_stored == 8 * planes.dtype.itemsize:
+        return planes
+    dtype: np.dtype[Any] = np.dtype("u1" if bits_stored <= 8 else "u2")
+    levels = np.linspace(0, greatest_value(dtype), 1 << bits_stored)
+    return look_up(planes, np.rint(levels).astype(dtype), backend=backend)
 
 
 def _colour(planes: Any) -> GreyImage:
@@ -279,8 +292,8 @@ def _grey_rule(display: Display, frame: int, spec: FrameSpec, options: TiffOptio
     voi: Any = None
     if isinstance(options.window, tuple):
         voi = GreyWindow(*options.window, function)
-    elif options.window == "voi" and display.voi_lut is not None:
-        voi = display.voi_lut
+    elif options.window == "voi" and shown.voi_lut is not None:
+        voi = shown.voi_lut
     elif options.window == "voi" and shown.window_centre is not None and shown.window_width is not None:
         voi = GreyWindow(shown.window_centre, shown.window_width, function)
     return GreyRule(
@@ -293,20 +306,21 @@ def _grey_rule(display: Display, frame: int, spec: FrameSpec, options: TiffOptio
     )
 
 
-def _handle_frames(planes: Any, samples: int, display: Display, options: TiffOptions, backend: Backend) -> Any:
-    count = len(planes) // samples
+def _handle_frames(image: GreyImage, samples: int, display: Display, options: TiffOptions, backend: Backend) -> Any:
+    planes = image.planes
+    steps = len(planes) // samples - 1
     if options.frames == "interpolate":
-        if count > 1:
+        if steps:
             planes = interpolate_frames(planes, options.target_frames, samples=samples, backend=backend)
-    elif count > 1:
-        planes = combine_frames(planes, options.frames, samples=samples, backend=backend)
+    elif steps:
+        least_is_white = image.white < image.background
+        planes = combine_frames(planes, options.frames, samples=samples, least_is_white=least_is_white, backend=backend)
     if display.is_turned:
         planes = backend.xp.ascontiguousarray(planes[:, ::-1, ::-1])
-    count = len(planes) // samples
-    if options.spacing_xyz_mm is not None and options.spacing_xyz_mm[2] > 0 and count > 1:
+    if options.spacing_xyz_mm is not None and options.spacing_xyz_mm[2] > 0 and len(planes) > samples:
         if display.slice_spacing_mm is None:
             raise GeometryError("the distance of its frames is not known", code="spacing-unknown")
-        wanted = int((count - 1) * display.slice_spacing_mm / options.spacing_xyz_mm[2] + 0.5) + 1
+        wanted = int(steps * display.slice_spacing_mm / options.spacing_xyz_mm[2] + 0.5) + 1
         check_length(wanted, f"a frame distance of {options.spacing_xyz_mm[2]:g} mm", "frames")
         planes = interpolate_frames(planes, wanted, samples=samples, backend=backend)
     return planes
@@ -320,7 +334,8 @@ def _describe(
     options: TiffOptions,
     frames: int,
 ) -> dict[str, Any]:
-    voi = "modality values" if options.window == "none" else "voi lut" if display.voi_lut else None
+    has_lut = display.frames[display.order[0]].voi_lut is not None
+    voi = "modality values" if options.window == "none" else "voi lut" if has_lut else None
     return {
         "study_instance_uid": header.study_instance_uid,
         "series_instance_uid": header.series_instance_uid,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from gpuprep.dicom.index import Index, build_index
 from gpuprep.errors import ConfigError, HeaderError, InputNotFoundError, LinkError
 from gpuprep.run.ledger import FileProblem
 from gpuprep.run.plan import FailedPlan
+from gpuprep.run.sources import leave_out, refuse_as_output
 from gpuprep.run.tiff_options import Layout, TiffOptions
 from gpuprep.writers.names import safe_name, text_digest
 
@@ -29,7 +30,7 @@ _NO_DICOM = ("not-dicom", "empty-file", "dicomdir")
 
 @dataclass(frozen=True, slots=True)
 class ImagePlan:
-    """One file to convert; `path` is where its TIFF goes, relative to the output folder."""
+    """One file to convert; `path` is where its TIFF goes, relative to the output folder; `case` knows no layout."""
 
     case: str
     patient: str
@@ -43,30 +44,41 @@ class ImagePlan:
         return self.header.path
 
 
-def read_sources(source: Path, *, workers: int) -> Index:
-    """Read the headers below a folder, of one file, or of the files that a text file lists.
+def read_sources(
+    source: Path, output: Path, *, workers: int, on_progress: Callable[[int], None] | None = None
+) -> Index:
+    """Read the headers below a folder, of one file, or of files that a text file lists, but not what is in `output`.
 
-    A listed path that is not there is a row with an error.
+    A listed path that is not there is a row with an error. `on_progress` is told the number of files read so far.
 
     Raises
     ------
     InputNotFoundError
         ``path-missing``; ``no-dicom-found``: no file is DICOM.
     ConfigError
-        ``bad-list``: the text file is not UTF-8.
+        ``bad-list``: the text file is not UTF-8; ``output-is-source``.
     """
     paths = [source]
     if source.suffix.lower() == ".txt" and source.is_file():
         paths = [Path(line) for line in _read_lines(source) if line]
     is_list = paths != [source]
-    lost = [path for path in paths if not path.exists()] if is_list else []
-    index = build_index([path for path in paths if path not in set(lost)], workers=workers)
-    index = Index((*index.instances, *read_headers([str(path) for path in lost])))
+    lost = {path: str(path) for path in paths if not _exists(path)} if is_list else {}
+    there = [path for path in paths if path not in lost]
+    refuse_as_output(there, output)
+    index = leave_out(build_index(there, workers=workers, on_progress=on_progress), there, output)
+    index = Index((*index.instances, *read_headers(list(lost.values()))))
     if all(row.error_code in _NO_DICOM for row in index.instances):
         raise InputNotFoundError(
             f"none of {len(index.instances)} files is DICOM", code="no-dicom-found", subject=str(source)
         )
     return index
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, a folder that may not be entered
+        return False
 
 
 def _read_lines(source: Path) -> list[str]:
@@ -98,13 +110,13 @@ def only_image(index: Index, output: Path) -> InstanceHeader:
     Raises
     ------
     ConfigError
-        ``bad-output``: there are several, or none.
+        ``bad-output``: there are several, or none. ``output-is-source``: it has the name of its source.
     HeaderError
-        There is none, but a broken file: what is wrong with it.
+        A file is broken: what is wrong with it.
     """
     images = [row for row in index.instances if _is_usable(row) and row.rows]
     broken = _broken(index)
-    if not images and broken:
+    if broken:
         raise _header_error(broken[0])
     if len(images) != 1:
         raise ConfigError(
@@ -112,6 +124,10 @@ def only_image(index: Index, output: Path) -> InstanceHeader:
             code="bad-output",
             subject=str(output),
             hint="name a folder",
+        )
+    if output.exists() and output.samefile(images[0].path):
+        raise ConfigError(
+            "the output is the source, and sources are not written to", code="output-is-source", subject=str(output)
         )
     return images[0]
 
@@ -136,7 +152,7 @@ def plan_images(index: Index, layout: Layout) -> tuple[list[ImagePlan | FailedPl
     plans: list[ImagePlan | FailedPlan] = [_unnamed(row, _header_error(row)) for row in _broken(index)]
     for row in images:
         try:
-            name = name_output(row, layout)
+            case, name = name_output(row, "study/sop"), name_output(row, layout)
         except HeaderError as error:
             plans.append(_unnamed(row, error))
             continue
@@ -147,9 +163,9 @@ def plan_images(index: Index, layout: Layout) -> tuple[list[ImagePlan | FailedPl
                 subject=row.path,
                 hint="convert the file that is meant on its own",
             )
-            plans.append(FailedPlan(f"{name}_{text_digest(row.path)}", _patient(row), conflict))
+            plans.append(FailedPlan(f"{case}_{text_digest(row.path)}", _patient(row), conflict))
             continue
-        plans.append(_plan(row, name, f"{name}.tiff"))
+        plans.append(_plan(row, case, f"{name}.tiff"))
     return sorted(plans, key=lambda plan: plan.case), tuple(problems)
 
 

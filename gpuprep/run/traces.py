@@ -13,7 +13,7 @@ from gpuprep.errors import ConfigError, InputNotFoundError
 from gpuprep.run.tiff_files import find_tiffs
 from gpuprep.writers.atomic import replacing
 
-#: Columns of a table of boxes; others are carried along.
+#: Columns of a table of boxes; others are carried along, those of CSV as text.
 UID_COLUMN = "sop_instance_uid"
 BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
 
@@ -90,8 +90,8 @@ def _only(paths: list[str]) -> str:
 def map_boxes(boxes: np.ndarray[Any, Any], coordinates: CoordinateMap) -> np.ndarray[Any, Any]:
     """Map boxes (N, 4) as left, top, right, bottom, and cut them to the picture; empty ones have no area."""
     corners = coordinates.to_output(boxes.reshape(-1, 2, 2))
-    content = np.array(coordinates.pad[:2]) + np.array(coordinates.crop[2:]) * coordinates.scale
-    corners = np.clip(np.sort(corners, axis=1), coordinates.pad[:2], content)
+    area = coordinates.active_area
+    corners = np.clip(np.sort(corners, axis=1), area[:2], area[2:])
     return np.asarray(corners.reshape(-1, 4))
 
 
@@ -108,12 +108,14 @@ def _read_table(path: Path) -> Any:
 
     _check_suffix(path)
     try:
-        content = pa.BufferReader(path.read_bytes())
+        content = path.read_bytes()
         if path.suffix.lower() == ".csv":
-            types = csv.ConvertOptions(column_types={UID_COLUMN: pa.string()})
-            table = csv.read_csv(content, convert_options=types)
+            names = csv.open_csv(pa.BufferReader(content)).schema.names
+            as_it_stands = dict.fromkeys(set(names) - set(BOX_COLUMNS), pa.string())
+            types = csv.ConvertOptions(column_types=as_it_stands)
+            table = csv.read_csv(pa.BufferReader(content), convert_options=types)
         else:
-            table = parquet.read_table(content)
+            table = parquet.read_table(pa.BufferReader(content))
     except FileNotFoundError as error:
         raise InputNotFoundError("there is no such file", code="path-missing", subject=str(path)) from error
     except (pa.ArrowInvalid, OSError) as error:

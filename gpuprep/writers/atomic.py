@@ -14,6 +14,9 @@ from gpuprep.errors import OutputError, WriteError
 
 #: Files with this suffix are unfinished; a run removes those it finds.
 PART_SUFFIX = ".gpuprep-part"
+#: The folder in an output folder that holds what is about the data, and in it, or in a folder for each data set, the
+#: table of cases.
+SIDECARS, LEDGER = "gpuprep", "ledger.sqlite"
 
 _CODES = {
     errno.ENOSPC: "disk-full",
@@ -141,11 +144,26 @@ def _code(error: OSError) -> str:
 
 
 def remove_parts(folder: Path) -> int:
-    """Remove what a killed run left unfinished below `folder`; return how many files and folders that was."""
-    parts = list(folder.rglob(f".*{PART_SUFFIX}"))
+    """Remove what a killed run left unfinished below `folder`; return how many files and folders that was.
+
+    Folders below it that are the output of a job of their own are left alone: that may be running.
+    """
+    parts: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        if here != folder and SIDECARS in folders and has_ledger(here):
+            folders.clear()
+            continue
+        parts += [here / name for name in (*folders, *files) if name.startswith(".") and name.endswith(PART_SUFFIX)]
     for part in parts:
         remove(part)
     return len(parts)
+
+
+def has_ledger(folder: Path) -> bool:
+    """Whether a folder is the output of a job: `SIDECARS` in it has the ledger of all of it, or of its data sets."""
+    sidecars = folder / SIDECARS
+    return (sidecars / LEDGER).exists() or next(sidecars.glob(f"*/{LEDGER}"), None) is not None
 
 
 def remove(path: Path) -> None:

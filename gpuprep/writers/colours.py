@@ -27,9 +27,10 @@ def choose_colours(names: Sequence[str], seen: Iterable[Mapping[str, Sequence[in
             if rgb is not None:
                 red, green, blue = rgb
                 known.setdefault(name, (red, green, blue))
-    return tuple(known.get(name, _hue(number)) for number, name in enumerate(names))
+    return tuple(known.get(name, make_colour(number)) for number, name in enumerate(names))
 
 
-def _hue(number: int) -> Rgb:
+def make_colour(number: int) -> Rgb:
+    """Return the colour of a label that has none: a hue by its number, far from those of the numbers beside it."""
     red, green, blue = colorsys.hsv_to_rgb(number * _GOLDEN % 1, 0.75, 0.95)
     return round(red * 255), round(green * 255), round(blue * 255)

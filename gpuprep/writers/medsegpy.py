@@ -346,28 +346,33 @@ def read_split_file(path: Path) -> dict[str, Split]:
     Raises
     ------
     ConfigError
-        ``bad-splits``: not such a map, or a patient twice.
+        ``bad-splits``: it cannot be read, is not such a map, or has a patient twice.
     """
     import yaml
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        listed = [(str(patient), split) for split in SPLITS for patient in content.get(split) or ()]
-        is_good = content.keys() <= set(SPLITS) and len(dict(listed)) == len(listed)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError) as error:
-        raise _bad_split_file(path) from error
-    if not is_good:
-        raise _bad_split_file(path)
-    return dict(listed)
+    except OSError as error:
+        raise _bad_split_file(path, f"cannot read: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise _bad_split_file(path, f"no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or not content.keys() <= set(SPLITS):
+        raise _bad_split_file(path, "not a map of train, val and test")
+    listed: dict[str, Split] = {}
+    for split in SPLITS:
+        patients = content.get(split) or []
+        if not isinstance(patients, list):
+            raise _bad_split_file(path, f"{split} is no list of patient IDs")
+        for patient in map(str, patients):
+            if patient in listed:
+                raise _bad_split_file(path, f"patient {patient!r} occurs twice")
+            listed[patient] = split
+    return listed
 
 
-def _bad_split_file(path: Path) -> ConfigError:
-    return ConfigError(
-        "not a map of train, val and test to patient IDs, each once",
-        code="bad-splits",
-        subject=str(path),
-        hint='write YAML: {train: ["P1", "P2"], test: ["P3"]}',
-    )
+def _bad_split_file(path: Path, reason: str) -> ConfigError:
+    hint = 'write YAML: {train: ["P1", "P2"], test: ["P3"]}'
+    return ConfigError(reason, code="bad-splits", subject=str(path), hint=hint)
 
 
 def check_output(root: Path, layout: Layout) -> None:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterable
 
 #: Longest name that `safe_name` returns; leaves room for suffixes below the 255 bytes of common file systems.
 MAX_NAME = 80
 
+#: Unicode categories that tell texts apart for who reads them: letters, marks on them, numbers.
+_LEGIBLE = "LMN"
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))})
 
 
 def safe_name(text: str, fallback: str = "unnamed") -> str:
     """Reduce a text to letters, digits, ``-`` and ``_``, at most `MAX_NAME` long, never empty or hidden.
 
-    Runs of other characters become one ``_``. A text that had to be cut or that Windows reserves gets a digest of
-    the whole, so that two long texts that begin alike stay apart. Other collisions are for the caller: two
-    different texts may give the same name.
+    Runs of other characters become one ``_``. A text that had to be cut, that lost letters or digits of another
+    alphabet, or that Windows reserves gets a digest of the whole, so that it has one name in all cases and others have
+    another. Other collisions are for the caller: two different texts may give the same name.
     """
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", text.strip()).strip("_-")
     if not name:
         name = fallback
-    if len(name) > MAX_NAME or name.lower() in _RESERVED:
+    lost = any(unicodedata.category(c)[0] in _LEGIBLE for c in text if not c.isascii())
+    if lost or len(name) > MAX_NAME or name.lower() in _RESERVED:
         name = f"{name[: MAX_NAME - 9]}_{text_digest(text)}"
     return name
 

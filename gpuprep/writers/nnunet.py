@@ -24,7 +24,7 @@ from gpuprep.errors import ConfigError, OutputError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import RoiMask, to_label_image, to_sparse
 from gpuprep.volume import Volume
-from gpuprep.writers.atomic import make_folder, remove_file, replacing, write_text
+from gpuprep.writers.atomic import LEDGER, SIDECARS, make_folder, remove_file, replacing, write_text
 from gpuprep.writers.base import Output
 from gpuprep.writers.names import safe_name
 from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, gzip_crc32, write_nifti
@@ -75,12 +75,12 @@ class DatasetFolder:
     @property
     def sidecars(self) -> Path:
         """Folder for what nnU-Net must not see: ledger, reports, region table."""
-        return self.root / "gpuprep" / self.full_name
+        return self.root / SIDECARS / self.full_name
 
     @property
     def ledger(self) -> Path:
         """Path of the ledger."""
-        return self.sidecars / "ledger.sqlite"
+        return self.sidecars / LEDGER
 
     def image(self, case: str, channel: int, split: Split) -> Path:
         """Path of one channel of a case."""

@@ -37,11 +37,11 @@ _COMPRESSOR_OF = {1: "uncompressed", 32773: "packbits", 5: "lzw", 8: "deflate", 
 #: than their pixels (LZW).
 _CLASSIC_LIMIT = (1 << 32) - (1 << 26)
 _WORST_GROWTH = 1.5
-_PAGE_NUMBER = 297
+#: Tag of which frame a page is and how many there are, and the most that it can say: the greatest SHORT.
+PAGE_NUMBER, MOST_PAGES = 297, 0xFFFF
 _SHORT, _LONG, _FLOAT = 3, 4, 11
 #: Bytes of pixels in a strip of files that dicom-preprocessing could have written.
 _STRIP_BYTES = 1_000_000
-_MAX_PAGE_NUMBER = 0xFFFF
 _LARGEST_LONG = 0xFFFFFFFF
 
 
@@ -129,6 +129,12 @@ def write_tiff(path: Path, frames: NDArray[Any], origin: TiffOrigin, style: Tiff
     return Output(path.relative_to(root).as_posix(), size, 0)
 
 
+def is_writable(frame: NDArray[Any]) -> bool:
+    """Whether a page is one that `write_pages` takes: grey or RGB, uint8, uint16, int16 or float32."""
+    is_shaped = frame.ndim == 2 or (frame.ndim == 3 and frame.shape[-1] == 3)
+    return is_shaped and frame.dtype.name in ("uint8", "uint16", "int16", "float32")
+
+
 def write_pages(
     file: Any, frames: NDArray[Any], style: TiffStyle, *, description: str | None = None, **options: Any
 ) -> None:
@@ -176,19 +182,12 @@ def name_compression(value: int) -> str:
 def _tags(origin: TiffOrigin, style: TiffStyle, frames: int) -> list[tuple[int, int, tuple[float, ...]]]:
     coordinates = origin.coordinates
     left, top, width, height = coordinates.crop
-    scale = coordinates.scale
-    active = (
-        coordinates.pad[0],
-        coordinates.pad[1],
-        coordinates.pad[0] + round(width * scale[0]),
-        coordinates.pad[1] + round(height * scale[1]),
-    )
-    start = (left, top)
+    scale, start, active = coordinates.scale, (left, top), coordinates.active_area
     if style.is_compat:
         start, active = (left + width // 2, top + height // 2), coordinates.pad
         scale = (origin.nominal_scale, origin.nominal_scale) if origin.nominal_scale else scale
-    page_number = (0, min(frames, _MAX_PAGE_NUMBER))
-    tags: list[tuple[int, int, tuple[float, ...]]] = [(_PAGE_NUMBER, _SHORT, page_number)]
+    page_number = (0, min(frames, MOST_PAGES))
+    tags: list[tuple[int, int, tuple[float, ...]]] = [(PAGE_NUMBER, _SHORT, page_number)]
     if origin.was_resized or not style.is_compat:
         tags.append((DEFAULT_SCALE, _FLOAT, tuple(float(np.float32(s)) for s in scale)))
     if origin.was_cropped or not style.is_compat:

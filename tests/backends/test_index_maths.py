@@ -16,7 +16,7 @@ import pytest
 
 from gpuprep.backends import select
 from gpuprep.backends.base import lane_dims
-from gpuprep.dicom.stack import FrameSpec
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.ops.crop import crop_or_pad_array, foreground_box
 from gpuprep.ops.intensity import to_modality
 

@@ -1,6 +1,9 @@
 """What people read when they got something wrong: what happened, a code, and what to do."""
 
 import re
+import signal
+import subprocess
+import sys
 
 import click
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from gpuprep.cli.main import cli
 from gpuprep.dicom.synth import write_study
 from gpuprep.errors import ExitStatus
+from gpuprep.writers.paths import CASE_FIELD, HEADER_FIELDS, IMAGE_FIELD
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +52,40 @@ NNUNET = "nnunet -m CT,RTSTRUCT -ryaml"
         ("nnunet -m CT,SEG -ryaml MAP STUDY TMP/out", ExitStatus.NO_INPUT,
          ["1 image series without a segmentation", "gpuprep show"]),
         ("nnunet -m CT STUDY TMP/out", ExitStatus.CONFIG, ["--roi-match-yaml"]),
+        ("nifti --devices x TMP/nowhere TMP/out", ExitStatus.CONFIG, ["[bad-devices]", "--devices 0"]),
+        ("tiff -j 1 STUDY STUDY", ExitStatus.CONFIG, ["[output-is-source]", "choose another"]),
         ("frobnicate", ExitStatus.CONFIG, ["No such command", "--help"]),
     ],
 )  # fmt: skip
 def test_a_mistake_gets_a_status_and_advice(gpuprep, places, command, status, said):
-    arguments = []
-    for word in command.split():
-        head, _, tail = word.partition("/")
-        arguments.append(str(places[head] / tail) if head in places else word)
-    result = gpuprep(*arguments)
+    result = gpuprep(*fill(command, places))
     assert result.status == status
     assert "Traceback" not in result.stderr
     for text in said:
         assert text in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "warned"),
+    [
+        ("tiff -m --target-frames 3 STUDY TMP/out", ["--crop-max", "--target-frames"]),
+        ("tiff -c -m -p center -s 8,8 STUDY TMP/out", []),
+        ("nifti --masks npz --dose-grid image STUDY TMP/out", ["--masks", "--dose-grid"]),
+        ("nifti -m CT,RTSTRUCT --masks npz STUDY TMP/out", []),
+        (f"{NNUNET} MAP --region-codes bitmask STUDY TMP/out", ["--region-codes"]),
+        ("supervisely -m CT,RTSTRUCT -ryaml MAP --overlap last --instances component STUDY TMP/out", ["--overlap"]),
+        ("supervisely -m CT,RTSTRUCT -ryaml MAP --layout plane --instances component STUDY TMP/out", ["--instances"]),
+    ],
+)
+def test_an_option_without_use_is_told(gpuprep, places, command, warned):
+    result = gpuprep(*fill(command, places))
+    assert re.findall("^warning: (.+) has no use: ", result.stderr, re.M) == warned
+
+
+def fill(command, places):
+    """Return the arguments of a command, in which places have names."""
+    words = [(word, *word.partition("/")) for word in command.split()]
+    return [str(places[head] / tail) if head in places else word for word, head, _, tail in words]
 
 
 def test_info_names_backends_decoders_and_versions(gpuprep):
@@ -100,6 +125,26 @@ def test_every_command_and_option_is_explained(name, command):
     assert command.help and command.help.split("\n")[0].endswith(".")
     silent = [option.opts for option in command.params if isinstance(option, click.Option) and not option.help]
     assert not silent
+
+
+def test_help_tells_the_fields_of_file_names(gpuprep):
+    words = set(re.findall(r"\w+", gpuprep("nifti", "--help").stdout))
+    assert words >= {*HEADER_FIELDS, CASE_FIELD, IMAGE_FIELD}
+
+
+def test_a_reader_that_has_gone_is_no_bug(study):
+    command = [sys.executable, "-m", "gpuprep", "show", str(study)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+def test_help_is_printed_in_any_encoding(gpuprep, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    result = gpuprep("--help")
+    assert result.status == ExitStatus.DONE and result.stderr == ""
+    assert "RTSTRUCT or SEG \\u2192" in result.stdout
 
 
 def test_help_tells_every_command_and_the_exit_status(gpuprep):

@@ -176,7 +176,7 @@ def test_new_studies_join_the_data_set_and_shift_the_codes_of_all(gpuprep, tmp_p
     convert(gpuprep, source, out)
     (tmp_path / "later").rename(source / "SYNTH-002")
     result = convert(gpuprep, source, out)
-    assert "1 cases are done already" in result.stderr
+    assert "1 case is done already" in result.stderr
     fresh = tmp_path / "fresh"
     convert(gpuprep, source, fresh)
     assert digests(out / "nnUNet_raw") == digests(fresh / "nnUNet_raw")

@@ -61,7 +61,7 @@ def test_a_case_that_a_killed_run_began_and_whose_source_is_gone_leaves_nothing(
     ledger.close()
     result = convert(gpuprep, sources, both, layout, "one")
     assert result.status == ExitStatus.DONE, result.stderr
-    assert "1 cases are done already" in result.stderr
+    assert "1 case is done already" in result.stderr
     assert data_files(both) == data_files(alone)
 
 
@@ -108,7 +108,7 @@ def test_the_index_of_files_lists_those_that_are_there(gpuprep, sources, tmp_pat
     assert listed == written and len(listed) == 2
 
 
-@pytest.mark.parametrize(("first", "second"), [("2d", "volume"), ("volume", "3d")])
+@pytest.mark.parametrize(("first", "second"), [("2d", "volume"), ("volume", "nnunet"), ("nnunet", "3d")])
 def test_a_folder_of_another_command_is_left_alone(gpuprep, sources, tmp_path, first, second):
     convert(gpuprep, sources, tmp_path, first, "one")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -113,7 +113,9 @@ def test_names_that_are_no_utf_8_are_as_good_as_others(gpuprep, tmp_path, comman
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux alone")
-def test_tables_may_lie_where_names_are_no_utf_8(gpuprep, tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "latin-1"])
+def test_tables_may_lie_where_names_are_no_utf_8(gpuprep, tmp_path, monkeypatch, encoding):
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
     series = write_images(tmp_path / "in", "p")
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/patient-\xe9"))
     boxes = odd / "boxes.csv"

@@ -172,6 +172,12 @@ def test_a_rerun_resumes_and_a_changed_option_does_not_lie(gpuprep, images, tmp_
     assert gpuprep("tiff", "-s", "32,32", "--on-existing", "fail", images, tmp_path).status == ExitStatus.OUTPUT
 
 
+def test_another_layout_leaves_no_file_of_the_one_before(gpuprep, images, tmp_path):
+    for layout, depth in (("study/sop", 2), ("study/series/sop", 3), ("study/sop", 2)):
+        assert gpuprep("tiff", "--layout", layout, images, tmp_path).status == ExitStatus.DONE
+        assert [len(p.relative_to(tmp_path).parts) for p in tmp_path.rglob("*.tiff")] == [depth] * 3
+
+
 def test_one_broken_file_costs_itself(gpuprep, images, tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
@@ -193,6 +199,14 @@ def test_strict_stops_at_the_first_error(gpuprep, images, tmp_path):
     assert failed.status == ExitStatus.CASES_FAILED
     assert "error: " in failed.stderr
     assert not list((tmp_path / "out").rglob("*.tiff"))
+
+
+def test_an_output_inside_the_source_is_no_input(gpuprep, tmp_path):
+    write_image(tmp_path / "a", np.ones((1, 4, 4), np.uint16))
+    for said in ("1 of 1 cases done", "1 case is done already"):
+        result = gpuprep("tiff", "--strict", tmp_path, tmp_path / "out")
+        assert result.status == ExitStatus.DONE, result.stderr
+        assert said in result.stderr and "unusable" not in result.stderr
 
 
 def test_a_listed_file_that_is_lost_is_a_failure(gpuprep, images, tmp_path):

@@ -20,8 +20,9 @@ from pydicom.encaps import encapsulate, encapsulate_extended
 
 from gpuprep.codecs.base import Image, clean_bits
 from gpuprep.codecs.batch import Decoded, decode_instance, decode_stack
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader, read_headers
-from gpuprep.dicom.stack import Frame, FrameSpec, Stack, build_stacks
+from gpuprep.dicom.stack import Frame, Stack, build_stacks
 from gpuprep.dicom.synth import CT_INTERCEPT_HU, axial_geometry, build_ct_slice, plan_series, write_dataset
 from gpuprep.errors import CaseError, DecodeError
 

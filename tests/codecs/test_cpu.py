@@ -17,8 +17,8 @@ from gpuprep import codecs
 from gpuprep.codecs import DECODERS, cpu
 from gpuprep.codecs.base import Decoder, Image, container_dtype, image_shape
 from gpuprep.codecs.encapsulated import read_frames
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader, read_headers
-from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import ConfigError, DecodeError
 from gpuprep.registry import Registry
 

@@ -12,8 +12,8 @@ from pydicom.encaps import encapsulate, encapsulate_extended
 
 from gpuprep.codecs.cpu import RLE
 from gpuprep.codecs.encapsulated import read_frames
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader
-from gpuprep.dicom.stack import FrameSpec
 from gpuprep.dicom.synth import axial_geometry, build_ct_slice, plan_series, write_dataset
 from gpuprep.errors import DecodeError
 

@@ -25,8 +25,9 @@ from gpuprep.codecs.dali import BATCH_FRAMES, LOSSY_TOLERANCE, Kind, Loader, fin
 from gpuprep.codecs.device import load_by
 from gpuprep.codecs.load import load_stack
 from gpuprep.config import Transforms
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader, read_headers
-from gpuprep.dicom.stack import Frame, FrameSpec, Stack, build_stacks
+from gpuprep.dicom.stack import Frame, Stack, build_stacks
 from gpuprep.dicom.synth import axial_geometry, build_ct_slice, plan_series, write_dataset
 from gpuprep.errors import BackendUnavailableError, CaseError, DecodeError, DeviceMemoryError
 from gpuprep.ops.intensity import to_modality

@@ -14,8 +14,8 @@ from dicom_bytes import element, part10
 from gpuprep.codecs.batch import decode_instance
 from gpuprep.codecs.native import Extent, read_extents
 from gpuprep.dicom.datasets import DEFLATED_UID
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader
-from gpuprep.dicom.stack import FrameSpec
 from gpuprep.errors import DecodeError
 
 #: Words of a part that is read, in the tests of cleaning.

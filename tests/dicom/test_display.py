@@ -7,7 +7,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
-from pydicom.uid import ExplicitVRBigEndian
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from tiff_images import write_image
 
 from gpuprep.dicom import display
@@ -45,6 +45,10 @@ def display_of(path):
     return read_display(header)
 
 
+def voi_lut_of(path):
+    return display_of(path).frames[0].voi_lut
+
+
 @pytest.fixture(params=[0, 1], ids=["unsigned", "signed"])
 def pixels(request):
     return ALL_12_BITS[request.param].reshape(1, 64, 64)
@@ -55,8 +59,35 @@ def test_voi_luts_are_those_of_pydicom(tmp_path, pixels):
     entries = np.linspace(0, 4095, 700).astype(int)
     lut = table(first, entries, vr="SS" if first < 0 else "US")
     path = write_image(tmp_path / "a", pixels, VOILUTSequence=[lut], WindowCenter=1, WindowWidth=2)
-    found = display_of(path).voi_lut.apply(pixels.astype(float))
+    found = voi_lut_of(path).apply(pixels.astype(float))
     np.testing.assert_array_equal(found, apply_voi_lut(pixels, pydicom.dcmread(path)))
+
+
+def frame_voi(**elements):
+    return item(FrameVOILUTSequence=[item(**elements)])
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_frames_have_voi_luts_of_their_own(tmp_path, syntax):
+    """Functional group macro Frame VOI LUT With LUT, as tomosynthesis has it."""
+    words = np.array([9, 8, 7, 6], "<u2").tobytes()
+    groups = [
+        frame_voi(VOILUTSequence=[table(3, [1, 2])]),
+        frame_voi(WindowCenter=5, WindowWidth=10),
+        frame_voi(VOILUTSequence=[table(4, range(4), data=words)]),
+        Dataset(),
+    ]
+    path = write_image(
+        tmp_path / "a", np.zeros((4, 3, 3), np.uint16), PerFrameFunctionalGroupsSequence=groups,
+        SharedFunctionalGroupsSequence=[frame_voi(VOILUTSequence=[table(1, [7])])], VOILUTSequence=[table(0, [0])],
+    )  # fmt: skip
+    ds = pydicom.dcmread(path)
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.save_as(path, implicit_vr=syntax.is_implicit_VR, little_endian=True)
+    frames = display_of(path).frames
+    luts = [frame.voi_lut and (frame.voi_lut.first, frame.voi_lut.data) for frame in frames]
+    assert luts == [(3, (1, 2)), None, (4, (9, 8, 7, 6)), (1, (7,))]
+    assert (frames[1].window_centre, frames[1].window_width) == (5, 10)
 
 
 def test_modality_luts_are_those_of_pydicom(tmp_path, pixels):
@@ -72,15 +103,15 @@ def test_modality_luts_are_those_of_pydicom(tmp_path, pixels):
 def test_a_voi_lut_after_a_rescale_to_negative_values_begins_below_zero(tmp_path):
     lut = table(0xFC18, [0, 1, 2], vr="US")  # -1000 as 16 bits
     path = write_image(tmp_path / "a", ALL_12_BITS[0].reshape(1, 64, 64), VOILUTSequence=[lut], RescaleIntercept=-1024)
-    assert display_of(path).voi_lut.first == -1000
+    assert voi_lut_of(path).first == -1000
     path = write_image(tmp_path / "b", ALL_12_BITS[0].reshape(1, 64, 64), VOILUTSequence=[lut])
-    assert display_of(path).voi_lut.first == 0xFC18
+    assert voi_lut_of(path).first == 0xFC18
 
 
 @pytest.mark.parametrize("data", [bytes([0, 10, 20, 30]), bytes([0, 0, 10, 0, 20, 0, 30, 0])], ids=["bytes", "words"])
 def test_entries_of_8_bits_may_be_bytes_or_words(tmp_path, data):
     lut = table(5, range(4), bits=8, data=data)
-    found = display_of(write_image(tmp_path / "a", ALL_12_BITS[0].reshape(1, 64, 64), VOILUTSequence=[lut])).voi_lut
+    found = voi_lut_of(write_image(tmp_path / "a", ALL_12_BITS[0].reshape(1, 64, 64), VOILUTSequence=[lut]))
     assert (found.first, found.data, found.bits) == (5, (0, 10, 20, 30), 8)
     assert found.apply(np.array([-9.0, 5, 6.9, 7, 99])).tolist() == [0, 0, 10, 20, 30]  # clamped, the lower of two
 
@@ -93,13 +124,13 @@ def test_tables_of_big_endian_files(tmp_path):
     ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
     ds["PixelData"].VR = "OW"
     ds.save_as(tmp_path / "b", enforce_file_format=True)
-    assert display_of(tmp_path / "b").voi_lut.data == (0x0102, 0x0304, 0x0506)
+    assert voi_lut_of(tmp_path / "b").data == (0x0102, 0x0304, 0x0506)
 
 
 def test_a_table_of_65536_entries_says_0(tmp_path):
     entries = np.arange(65536)[::-1]
     lut = table(0, entries, bits=16, data=entries.astype("<u2").tobytes())
-    found = display_of(write_image(tmp_path / "a", ALL_12_BITS[0].reshape(1, 64, 64), VOILUTSequence=[lut])).voi_lut
+    found = voi_lut_of(write_image(tmp_path / "a", ALL_12_BITS[0].reshape(1, 64, 64), VOILUTSequence=[lut]))
     assert (len(found.data), found.data[-1]) == (65536, 0)
 
 
@@ -109,7 +140,7 @@ def test_templates_of_tables_say_nothing(tmp_path):
         tmp_path / "a", ALL_12_BITS[1].reshape(1, 64, 64), VOILUTSequence=[empty], ModalityLUTSequence=[Dataset()]
     )
     found = display_of(path)
-    assert (found.voi_lut, found.modality_lut) == (None, None)
+    assert (found.frames[0].voi_lut, found.modality_lut) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +165,7 @@ def test_half_a_table_is_refused(tmp_path, lut, sequence):
         ({"PixelSpacing": [0.2, 0.1], "ImagerPixelSpacing": [0.4, 0.3]}, (0.2, 0.1)),
         ({"ImagerPixelSpacing": [0.4, 0.3]}, (0.4, 0.3)),
         ({"PixelSpacing": [0, 0.1]}, None),
+        ({"PixelSpacing": [0, 0], "ImagerPixelSpacing": [0.4, 0.3]}, (0.4, 0.3)),
         ({}, None),
     ],
 )

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader, read_headers
-from gpuprep.dicom.stack import BrokenVolume, FrameSpec, Stack, build_stacks, build_volumes
+from gpuprep.dicom.stack import BrokenVolume, Stack, build_stacks, build_volumes
 from gpuprep.errors import CaseError, GeometryError, HeaderError
 
 #: Voxel centres equal dcm2niix's within this, mm.
@@ -201,7 +202,7 @@ def test_missing_slice():
     error = refused(images)
     assert isinstance(error, GeometryError)
     assert error.code == "missing-slice"
-    assert "1 slices missing" in error.message
+    assert "1 slice missing" in error.message
     assert "4.000 mm after slice 3 of 5 (instance 3, at 4.000 mm)" in error.message
     assert "resample" in error.hint
     (stack,) = build_stacks(images, on_irregular="resample")
@@ -299,6 +300,22 @@ def test_times_that_differ_from_slice_to_slice_are_ranked_at_each_place():
     assert [f.instance.acquisition_time for f in first.frames] == list(times[0])
     assert [f.instance.acquisition_time for f in second.frames] == list(times[1])
     assert codes(first) == {"repeated-positions"}
+
+
+@pytest.mark.parametrize(
+    ("trait", "values"),
+    [("echo_time_ms", (2.3, 4.6)), ("diffusion_b_value", (0.0, 800.0)), ("image_type", ("A\\M", "A\\P"))],
+)
+def test_an_order_that_would_mix_echoes_tells_nothing(trait, values):
+    # the second echo comes first at the third place, and one image does not say which it is
+    images = [image(n, (0, 0, n), **{trait: values[0]}) for n in (1, 2)]
+    images += [image(n + 4, (0, 0, n), **{trait: values[1]}) for n in (1, 2)]
+    images += [image(3, (0, 0, 3), **{trait: values[1]}), image(7, (0, 0, 3), **{trait: values[0]})]
+    images += [image(4, (0, 0, 4), **{trait: values[0]})]
+    unknown = image(8, (0, 0, 4), **{trait: 7.7 if isinstance(values[0], float) else "B"})
+    assert refused([*images, unknown]).code == "duplicate-position"
+    swapped = [replace(i, instance_number=10 - i.instance_number) if i in images[4:6] else i for i in images]
+    assert [stack.label for stack in build_stacks([*swapped, unknown])] == ["instance #1", "instance #2"]
 
 
 def test_traits_do_not_split_where_no_position_repeats():

@@ -103,6 +103,20 @@ def test_published_windows(dtype, bits, intercept, centre, width, levels, functi
     assert to_grey(stored, [rule], bits, backend=CPU).planes.ravel().tolist() == list(levels.values())
 
 
+def test_a_table_with_more_bits_than_it_says_is_cut_off():
+    stored = np.array([[[0, 1, 2]]], np.uint8)
+    grey = to_grey(stored, [GreyRule(voi=Lut(0, (100, 255, 1000), 8))], 8, backend=CPU)
+    assert grey.planes.ravel().tolist() == [100, 255, 255]
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(0.01, 0.0), (0.5, -3.5), (1.0, 0.5)])
+def test_fractional_values_fill_the_range_evenly(slope, intercept):
+    stored = np.array([[[0, 1, 2, 3, 4]]], np.uint16)
+    grey = to_grey(stored, [GreyRule(slope, intercept)], 16, backend=CPU).planes.ravel().tolist()
+    assert np.abs(np.array(grey) - np.linspace(0, 65535, 5)).max() <= 1
+    assert grey[-1] == 65535
+
+
 def test_published_window_of_width_one():
     stored = np.array([[[0, 1]]], np.uint16)
     compat, standard = (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpuprep.backends import select
-from gpuprep.dicom.stack import FrameSpec
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.errors import ConfigError, DecodeError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.ops.intensity import Window, apply_window, apply_window_array, to_modality

@@ -14,9 +14,9 @@ from gpuprep.backends.cpu import CpuBackend
 from gpuprep.backends.reference import ReferenceBackend
 from gpuprep.errors import ConfigError, GeometryError
 from gpuprep.geometry import VolumeGeometry
+from gpuprep.ops.axis_tables import axis_table
 from gpuprep.ops.resample import (
     REFERENCE_TOLERANCE,
-    axis_table,
     regularize,
     resample_labels,
     resample_to_grid,

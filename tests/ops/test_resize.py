@@ -1,5 +1,7 @@
 """Two-dimensional resizing: kernel = row form = reference; Pillow's float filters and published values as oracles."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,7 +9,7 @@ from PIL import Image
 from gpuprep.backends.cpu import CpuBackend
 from gpuprep.backends.reference import ReferenceBackend
 from gpuprep.errors import ConfigError
-from gpuprep.ops.resize import FILTERS, REFERENCE_TOLERANCE, resize_boxes, resize_planes
+from gpuprep.ops.resize import FILTERS, REFERENCE_TOLERANCE, filter_taps, nearest_pixels, resize_boxes, resize_planes
 
 CPU, KERNEL_TEXT, REFERENCE = CpuBackend(), CpuBackend(row_forms=False), ReferenceBackend()
 #: Grey levels that rounding in float32 may cost.
@@ -34,6 +36,22 @@ def test_backends_agree(dtype, name, source, target):
     plain = resize_planes(planes, *target, filter_name=name, backend=REFERENCE)
     allowed = REFERENCE_TOLERANCE * np.abs(planes).max() + (dtype != np.float32)
     assert np.abs(fast.astype(float) - plain).max() <= allowed
+
+
+@pytest.mark.parametrize(("source", "output"), [(298, 12), (149, 6), (35, 10), (399, 58), (7, 14)])
+def test_a_pixel_belongs_to_the_box_that_its_centre_lies_in(source, output):
+    taps = filter_taps(source, output, "box")
+    half = max(Fraction(source, output), Fraction(1)) / 2
+    for o, (first, weights) in enumerate(zip(taps.first.tolist(), taps.weights, strict=True)):
+        centre = Fraction((2 * o + 1) * source, 2 * output)
+        inside = [i for i in range(source) if -half < i + Fraction(1, 2) - centre <= half]
+        assert [first + int(i) for i in np.flatnonzero(weights)] == inside
+
+
+def test_the_nearest_pixel_is_found_exactly():
+    for source, output in ((698, 337), (694, 13), (65535, 384), (3, 65535)):
+        exact = [int(Fraction((2 * o + 1) * source, 2 * output)) for o in range(output)]
+        assert nearest_pixels(source, output).tolist() == exact
 
 
 BOXES = [(0, 0, 50, 40), (3, 5, 20, 30), (49, 0, 1, 40), (10, 20, 12, 9), (7, 7, 12, 9)]

@@ -54,6 +54,15 @@ def test_sizes_are_those_of_the_frame(folder):
     assert frames == {0, 1, 2}
 
 
+@pytest.mark.parametrize("dtype", [np.bool_, np.complex64, np.uint64])
+def test_frames_that_are_not_ours_are_read_but_not_compared(tmp_path, dtype):
+    tifffile.imwrite(tmp_path / "a.tif", RAMP.astype(dtype), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "b.tif", np.stack([RAMP, RAMP], -1), photometric="minisblack", planarconfig="contig")
+    benchmark = measure_reads(tmp_path, "sequential", compare=2)
+    assert (len(benchmark.reads), benchmark.failed, benchmark.compared) == (2, (), ())
+    assert "written with each compressor" not in format_reads(benchmark)
+
+
 def test_eight_bits_spread_over_sixteen_are_told(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", (RAMP % 256) * 257)
     benchmark = measure_reads(tmp_path, "random")

@@ -1,4 +1,5 @@
 import sqlite3
+import threading
 from contextlib import closing
 from dataclasses import replace
 
@@ -39,6 +40,37 @@ def test_a_second_writer_is_refused(tmp_path):
         Ledger(tmp_path / "l.sqlite", "job")
     assert caught.value.code == "output-locked"
     first.close()
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+@pytest.mark.parametrize("places", [("l.sqlite", "set/l.sqlite"), ("set/l.sqlite", "l.sqlite")])
+def test_ledgers_do_not_nest(tmp_path, places, is_running):
+    first, second = (tmp_path / "out" / place for place in places)
+    ledger = Ledger(first, "one")
+    if not is_running:
+        ledger.close()
+    for _ in range(2):  # what is refused leaves nothing by which the other would be refused
+        with pytest.raises(OutputError) as caught:
+            Ledger(second, "two")
+        assert caught.value.code == "other-job"
+        assert not second.exists()
+    ledger.close()
+    Ledger(first, "one").close()
+
+
+def test_a_new_ledger_waits_for_one_below_that_gives_up(tmp_path):
+    below = tmp_path / "set" / "l.sqlite"
+    below.parent.mkdir()
+    below.touch()
+    giving_up = threading.Timer(0.1, below.unlink)
+    giving_up.start()
+    Ledger(tmp_path / "l.sqlite", "one").close()
+    giving_up.join()
+
+
+def test_data_sets_of_a_folder_have_ledgers_of_their_own(tmp_path):
+    for name in ("a", "b"):
+        Ledger(tmp_path / name / "l.sqlite", "job").close()
 
 
 @pytest.mark.parametrize("kind", ["junk", "other version"])

@@ -3,8 +3,10 @@
 import csv
 import gc
 import io
+import json
 import random
 import shutil
+import struct
 import tracemalloc
 
 import numpy as np
@@ -90,6 +92,34 @@ def test_a_uid_has_no_suffix(tmp_path):
     (tmp_path / "1.2" / "3.4.567.tiff").rename(tmp_path / "1.2" / "3.4.567")
     (row,), _ = rows_of(tmp_path)
     assert tell(row, *UIDS) == ("1.2", "", "3.4.567")
+
+
+@pytest.mark.parametrize("frames", ["-1", "99999999999"])
+def test_numbers_that_no_image_has_are_errors(tmp_path, frames):
+    write_image(tmp_path / "a.dcm", PLANES, NumberOfFrames=frames)
+    (row,), counts = rows_of(tmp_path)
+    assert (row["num_frames"], row["error"], counts.errors) == ("0", "attribute-invalid", 1)
+    write_manifest(tmp_path, tmp_path / "table.parquet", workers=1)
+    assert parquet.read_table(tmp_path / "table.parquet")["error"].to_pylist() == ["attribute-invalid"]
+
+
+def test_a_width_that_no_column_holds_is_damage(tmp_path):
+    write_pages(tmp_path / "a.tiff", bigtiff=True, metadata=None)
+    whole = (tmp_path / "a.tiff").read_bytes()
+    width = struct.pack("<HHQQ", 256, 4, 1, 6)  # tag ImageWidth, LONG
+    assert whole.count(width) == 3
+    (tmp_path / "a.tiff").write_bytes(whole.replace(width, struct.pack("<HHQQ", 256, 16, 1, 1 << 40), 1))
+    (row,), _ = rows_of(tmp_path)
+    assert tell(row, "width", "error") == ("0", "tiff-damaged")
+    write_manifest(tmp_path, tmp_path / "table.parquet", workers=1)
+
+
+def test_uids_that_are_no_text_are_not_taken(tmp_path):
+    (tmp_path / "1.2").mkdir()
+    description = json.dumps({"study_instance_uid": "\ud800", "sop_instance_uid": "1.2.3"})
+    write_pages(tmp_path / "1.2" / "9.tiff", description=description, metadata=None)
+    (row,), _ = rows_of(tmp_path)
+    assert tell(row, *UIDS) == ("1.2", "", "1.2.3")
 
 
 def test_rows_are_sorted_by_uids(tmp_path):

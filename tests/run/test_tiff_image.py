@@ -44,6 +44,75 @@ def test_v26_between_three_frames(tmp_path):
     assert convert(path, spacing="1,1,.5", window="none").frames[:, 0, 0].tolist() == [100, 150, 200, 250, 300]
 
 
+def test_frames_that_were_interpolated_keep_their_extent(tmp_path):
+    frames = np.arange(0, 1000, 100, np.uint16).reshape(10, 1, 1) * np.ones((1, 4, 4), np.uint16)
+    path = write_image(tmp_path / "a.dcm", frames, PixelSpacing=[1, 1], SpacingBetweenSlices="5")
+    found = convert(path, spacing="1,1,15", volume_handler="interpolate", target_frames=19, window="none").frames
+    assert found[:, 0, 0].tolist() == [0, 300, 600, 900]  # 45 mm
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"volume_handler": "interpolate", "target_frames": 30}, {"spacing": "1,1,5"}], ids=str
+)
+def test_as_many_frames_as_there_are_stay_as_they_are(tmp_path, chosen):
+    frames = np.random.default_rng(3).integers(0, 4096, (30, 4, 4)).astype(np.uint16)
+    path = write_image(tmp_path / "a.dcm", frames, PixelSpacing=[1, 1], SpacingBetweenSlices="5")
+    np.testing.assert_array_equal(convert(path, window="none", **chosen).frames, frames)
+
+
+@pytest.mark.parametrize("window", ["none", "minmax"])
+def test_max_intensity_is_the_brightest(tmp_path, window):
+    frames = np.array([[[10, 20, 30]], [[30, 10, 20]]], np.uint16)
+    path = write_image(tmp_path / "a.dcm", frames, photometric="MONOCHROME1", PixelPaddingValue=30)
+    for backend in (CPU, ReferenceBackend()):
+        found = convert(path, backend, volume_handler="max-intensity", window=window).frames.ravel().tolist()
+        assert found == ([10, 10, 20] if window == "none" else [65535, 65535, 0])
+
+
+@pytest.mark.parametrize(
+    ("allocated", "stored", "samples", "expected"),
+    [
+        (np.uint8, 8, [0, 7, 255], [0, 7, 255]),
+        (np.uint16, 8, [0, 7, 255], [0, 7, 255]),
+        (np.uint16, 12, [0, 819, 4095], [0, 13107, 65535]),
+        (np.uint16, 16, [0, 7, 65535], [0, 7, 65535]),
+        (np.uint32, 12, [0, 819, 4095], [0, 13107, 65535]),
+        (np.uint32, 20, [0, 112, 1048575], [0, 7, 65535]),
+    ],
+)
+def test_colour_takes_the_whole_range(tmp_path, allocated, stored, samples, expected):
+    frames = np.array(samples, allocated).reshape(1, 1, 3)
+    path = write_image(
+        tmp_path / "a.dcm", frames, bits=stored, photometric="RGB", Columns=1, SamplesPerPixel=3, PlanarConfiguration=0
+    )
+    for backend in (CPU, ReferenceBackend()):
+        found = convert(path, backend).frames
+        assert (found.dtype.itemsize, found.ravel().tolist()) == (1 if stored <= 8 else 2, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16])
+def test_signed_colour_is_refused(tmp_path, dtype):
+    path = write_image(
+        tmp_path / "a.dcm", np.zeros((1, 2, 6), dtype), bits=8 * np.dtype(dtype).itemsize, photometric="RGB", Columns=2,
+        SamplesPerPixel=3, PlanarConfiguration=0,
+    )  # fmt: skip
+    with pytest.raises(CaseError) as caught:
+        convert(path, crop=True)
+    assert caught.value.code == "unsupported-pixels"
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(np.int8, 8), (np.int16, 16), (np.uint32, 32), (np.uint32, 8)])
+def test_palettes_of_signed_or_wide_indices_are_refused(tmp_path, dtype, bits):
+    palette = {f"{colour}PaletteColorLookupTable{part}": value for colour in ("Red", "Green", "Blue")
+               for part, value in (("Descriptor", [256, 0, 8]), ("Data", bytes(range(256))))}  # fmt: skip
+    path = write_image(
+        tmp_path / "a.dcm", np.zeros((1, 2, 2), dtype), bits=bits, photometric="PALETTE COLOR", **palette
+    )
+    with pytest.raises(CaseError) as caught:
+        convert(path)
+    assert caught.value.code == "attribute-invalid"
+
+
 @pytest.mark.parametrize(
     ("handling", "expected"),
     [("keep", [1, 2, 3, 4]), ("central-slice", [3]), ("max-intensity", [4]), ("mean", [2]), ("interpolate", [1, 2, 4])],

@@ -46,7 +46,7 @@ def test_a_list_of_paths_is_a_source(tmp_path):
     paths = [write_image(tmp_path / f"{n}.dcm", IMAGE) for n in "ab"]
     listing = tmp_path / "list.txt"
     listing.write_text("\n".join([*map(str, paths), "", str(tmp_path / "lost.dcm"), ""]))
-    index = read_sources(listing, workers=1)
+    index = read_sources(listing, tmp_path / "out", workers=1)
     assert [row.path for row in index.instances] == [*map(str, paths), str(tmp_path / "lost.dcm")]
     plans, problems = plan_images(index, "study/sop")
     assert [plan.error.code for plan in plans if isinstance(plan, FailedPlan)] == ["unreadable"]
@@ -68,7 +68,7 @@ def test_broken_files_are_failures_and_others_are_no_images(tmp_path):
 def test_a_source_of_broken_files_alone_says_what_is_wrong(tmp_path):
     path = tmp_path / "cut.dcm"
     path.write_bytes(write_image(tmp_path / "a.dcm", IMAGE).read_bytes()[:400])
-    index = read_sources(path, workers=1)
+    index = read_sources(path, tmp_path / "out", workers=1)
     (failed,), _ = plan_images(index, "study/sop")
     assert failed.error.code == "header-truncated"
     with pytest.raises(CaseError) as caught:
@@ -80,15 +80,42 @@ def test_a_list_may_come_from_windows_but_must_be_text(tmp_path):
     path = write_image(tmp_path / "ä.dcm", IMAGE)
     listing = tmp_path / "list.txt"
     listing.write_bytes(f"\ufeff{path}\r\n\r\n".encode())
-    assert [row.path for row in read_sources(listing, workers=1).instances] == [str(path)]
+    assert [row.path for row in read_sources(listing, tmp_path / "out", workers=1).instances] == [str(path)]
     listing.write_bytes(str(path).encode("latin-1"))
     with pytest.raises(ConfigError) as caught:
-        read_sources(listing, workers=1)
+        read_sources(listing, tmp_path / "out", workers=1)
     assert caught.value.code == "bad-list"
+
+
+def test_lines_that_are_no_names_are_lost_files(tmp_path):
+    path = write_image(tmp_path / "a.dcm", IMAGE)
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"{path}\n{'x' * 300}\na\0b\n")
+    plans, _ = plan_images(read_sources(listing, tmp_path / "out", workers=1), "study/sop")
+    assert sorted(plan.error.code for plan in plans if isinstance(plan, FailedPlan)) == ["unreadable"] * 2
+    assert len(plans) == 3
+
+
+def test_a_broken_file_beside_the_image_is_not_passed_over(tmp_path):
+    path = write_image(tmp_path / "a.dcm", IMAGE)
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"{path}\n{tmp_path / 'lost.dcm'}\n")
+    with pytest.raises(CaseError) as caught:
+        only_image(read_sources(listing, tmp_path / "b.tiff", workers=1), tmp_path / "b.tiff")
+    assert (caught.value.code, caught.value.subject) == ("unreadable", str(tmp_path / "lost.dcm"))
+
+
+def test_a_source_is_never_overwritten(tmp_path):
+    (tmp_path / "in").mkdir()
+    source = write_image(tmp_path / "in" / "a.tiff", IMAGE)
+    for given in (source, source.parent):
+        with pytest.raises(ConfigError) as caught:
+            only_image(read_sources(given, source, workers=1), source)
+        assert caught.value.code == "output-is-source"
 
 
 def test_sources_without_dicom_are_refused(tmp_path):
     (tmp_path / "a.dcm").write_text("no")
     with pytest.raises(InputNotFoundError) as caught:
-        read_sources(tmp_path, workers=1)
+        read_sources(tmp_path, tmp_path / "out", workers=1)
     assert caught.value.code == "no-dicom-found"

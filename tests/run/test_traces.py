@@ -1,5 +1,7 @@
 """Boxes from source images to TIFFs: known answers, what is dropped, what is refused."""
 
+import csv as standard_csv
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -54,6 +56,39 @@ def test_boxes_of_a_single_tiff(tiffs):
     csv.write_csv(TABLE, tiffs / "boxes.csv")
     counts = map_traces(tiffs / "1.2" / "1.2.3.tiff", tiffs / "boxes.csv", tiffs / "out.csv")
     assert (counts.mapped, counts.outside, counts.missing) == (2, 1, ("9.9",))
+
+
+def test_a_table_that_cannot_be_written_is_an_output_that_cannot(gpuprep, tiffs):
+    csv.write_csv(TABLE, tiffs / "boxes.csv")
+    result = gpuprep("traces", tiffs, tiffs / "boxes.csv", tiffs / "boxes.csv" / "mapped.csv")
+    assert result.status == ExitStatus.OUTPUT
+    assert "[not-writable]" in result.stderr
+
+
+def test_boxes_do_not_pass_the_rounded_picture_of_a_compat_file(tmp_path):
+    style = options_of(compat="dicom-preprocessing").style
+    whole = CoordinateMap((101, 67), (False, False), (0, 0, 101, 67), (50 / 101, 33 / 67), (0, 17, 0, 0))
+    origin = TiffOrigin(whole, float(np.float32(50 / 101)), True, True, True, None, {})  # 67 rows are 33.17
+    write_tiff(tmp_path / "1.tiff", np.zeros((1, 50, 50), np.uint8), origin, style, root=tmp_path)
+    read = CoordinateMap.from_tiff(tmp_path / "1.tiff")
+    assert read.active_area == whole.active_area == (0, 17, 50, 50)
+    assert map_boxes(np.array([[0, 0, 101, 67.0]]), read).tolist() == [[0, 17, 50, 50]]
+
+
+def test_other_columns_of_csv_are_carried_along_as_they_stand(tiffs):
+    others = ["18446744073709551615", "007", "2024-01-02 03:04", "True", "", "1.50", 'a "b", c']
+    header = [f"c{i}" for i in range(len(others))]
+    with (tiffs / "boxes.csv").open("w", newline="") as file:
+        table = standard_csv.writer(file)
+        table.writerow(["sop_instance_uid", "x_min", "x_max", "y_min", "y_max", *header])
+        table.writerow(["1.2.3", 12, 20, 42, 50, *others])
+    map_traces(tiffs, tiffs / "boxes.csv", tiffs / "out.csv")
+    with (tiffs / "out.csv").open(newline="") as file:
+        (row,) = standard_csv.DictReader(file)
+    assert [row[name] for name in header] == others
+    map_traces(tiffs, tiffs / "boxes.csv", tiffs / "out.parquet")
+    (row,) = parquet.read_table(tiffs / "out.parquet").to_pylist()
+    assert [row[name] for name in header] == others
 
 
 def test_two_tiffs_of_an_image_are_refused(tiffs):

@@ -1,7 +1,7 @@
 import pytest
 
 from gpuprep.errors import OutputError, WriteError
-from gpuprep.writers.atomic import PART_SUFFIX, make_folder, remove_parts, replacing, write_text
+from gpuprep.writers.atomic import LEDGER, PART_SUFFIX, SIDECARS, make_folder, remove_parts, replacing, write_text
 
 
 def test_an_interrupted_write_keeps_the_old_file(tmp_path):
@@ -43,6 +43,18 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
     (tmp_path / "x" / "a.nii.gz").write_text("whole")
     assert remove_parts(tmp_path) == 1
     assert [p.name for p in (tmp_path / "x").iterdir()] == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize("ledger", [LEDGER, f"Dataset001_x/{LEDGER}"])
+def test_what_the_job_of_a_folder_below_has_not_finished_is_left_alone(tmp_path, ledger):
+    ours, theirs = (folder / f".a.nii.gz.77{PART_SUFFIX}" for folder in (tmp_path / "x", tmp_path / "y" / "z"))
+    places = [top / SIDECARS / ledger for top in (tmp_path, tmp_path / "y")]
+    for path in (ours, theirs, *places):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert remove_parts(tmp_path) == 1
+    assert not ours.exists() and theirs.exists()
+    assert remove_parts(tmp_path / "y") == 1
 
 
 def test_a_folder_takes_the_place_of_a_folder(tmp_path):

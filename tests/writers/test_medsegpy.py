@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from gpuprep.errors import GpuprepError
+from gpuprep.errors import ConfigError, GpuprepError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Roi, RoiMask
 from gpuprep.volume import Volume
@@ -185,10 +185,20 @@ def test_splits_from_a_file(tmp_path):
     path = tmp_path / "splits.yaml"
     path.write_text("train: [A, 12]\ntest: [B]\n")
     assert read_split_file(path) == {"A": "train", "12": "train", "B": "test"}
-    for bad in ("train: [A]\ntest: [A]", "dev: [A]", "- A", "train: 3", "train: [", "{{"):
-        path.write_text(bad)
-        assert code_of(read_split_file, path) == "bad-splits"
-    assert code_of(read_split_file, tmp_path / "missing") == "bad-splits"
+    for bad, reason in (
+        ("train: [A]\ntest: [A]", "'A' occurs twice"),
+        ("dev: [A]", "not a map"),
+        ("- A", "not a map"),
+        ("train: 3", "train is no list"),
+        ("test: PATIENT", "test is no list"),
+        ("train: [", "no YAML"),
+        ("{{", "no YAML"),
+        (None, "No such file"),
+    ):
+        path.write_text(bad) if bad else path.unlink()
+        with pytest.raises(ConfigError, match=reason) as caught:
+            read_split_file(path)
+        assert caught.value.code == "bad-splits"
 
 
 def test_collations_are_unions_of_known_labels():
