@@ -99,12 +99,6 @@ def read_dose_grid(header: InstanceHeader) -> DoseGrid:
     return DoseGrid(header, geometry, spec, tuple(order.tolist()), gray, dose_type, summation_type)
 
 
-def _axes(plane: Plane) -> tuple[Float, Float, Float]:
-    right, down = np.array(plane.orientation[:3]), np.array(plane.orientation[3:])
-    normal = np.cross(right, down)
-    return normal / np.linalg.norm(normal), down, right
-
-
 def _offsets_along_normal(header: InstanceHeader, plane: Plane, stated: Sequence[float], frames: int) -> Float:
     """Return the distance of each frame from the first plane along the normal, mm, shape (frames,)."""
     if frames == 1 and len(stated) <= 1:
@@ -116,7 +110,7 @@ def _offsets_along_normal(header: InstanceHeader, plane: Plane, stated: Sequence
     if len(stated) != frames:
         raise GeometryError(f"{frames} frames, but {len(stated)} offsets", code="frame-count", subject=header.path)
     offsets_mm = np.array(stated, np.float64)
-    normal = _axes(plane)[0]
+    normal = plane.axes_dhw[0]
     first_z = plane.position_lps_mm[2]
     is_absolute = offsets_mm[0] != 0 and abs(offsets_mm[0] - first_z) <= ABSOLUTE_OFFSET_TOLERANCE_MM
     if is_absolute and 1 - abs(normal[2]) < DIRECTION_TOLERANCE:
@@ -132,7 +126,7 @@ def _offsets_along_normal(header: InstanceHeader, plane: Plane, stated: Sequence
 
 
 def _build_geometry(header: InstanceHeader, plane: Plane, offsets_mm: Float) -> VolumeGeometry:
-    normal, down, right = _axes(plane)
+    axes = plane.axes_dhw
     steps = np.diff(offsets_mm)
     spacing_mm = float(np.median(steps)) if len(steps) else plane.slice_spacing_mm or UNKNOWN_SPACING_MM
     if len(steps) and steps.min() <= 0:
@@ -146,8 +140,8 @@ def _build_geometry(header: InstanceHeader, plane: Plane, offsets_mm: Float) -> 
     between_rows, between_columns = plane.pixel_spacing_mm
     return VolumeGeometry.from_axes(
         (len(offsets_mm), plane.rows, plane.columns),
-        origin_lps_mm=np.array(plane.position_lps_mm) + offsets_mm[0] * normal,
-        directions_dhw=(normal, down, right),
+        origin_lps_mm=np.array(plane.position_lps_mm) + offsets_mm[0] * axes[0],
+        directions_dhw=axes,
         spacing_dhw_mm=(spacing_mm, between_rows, between_columns),
         frame_of_reference_uid=header.frame_of_reference_uid,
     )

@@ -70,14 +70,14 @@ def planes_of_mosaic(instance: InstanceHeader) -> tuple[Plane, ...]:
         rescale=(instance.rescale_slope, instance.rescale_intercept),
         traits=traits_of(instance),
     )
-    right, down = np.array(whole.orientation[:3]), np.array(whole.orientation[3:])
+    normal, down, right = whole.axes_dhw
     between_rows, between_columns = whole.pixel_spacing_mm
     first = (
         np.array(whole.position_lps_mm)
         + right * between_columns * (whole.columns - columns) / 2
         + down * between_rows * (whole.rows - rows) / 2
     )
-    step = np.cross(right, down) * spacing_mm
+    step = normal * spacing_mm
     if _slice_normal(instance, elements) @ step < 0:
         step = -step
     positions = (first + np.arange(count)[:, None] * step).tolist()

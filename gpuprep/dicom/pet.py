@@ -9,7 +9,7 @@ that names it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,7 +28,8 @@ LEAST_DOSE_BQ = 1e5
 MOST_WEIGHT_KG = 650.0
 #: Longer decay between injection and scan, in half-lives, is a mistaken time.
 MOST_HALF_LIVES = 10.0
-#: An injection "after" the scan was the evening before when that makes a wait of at most this.
+#: An injection "after" the scan was the evening before when that makes a wait of at most this; nor is a series dated
+#: longer than this after its acquisition.
 MOST_OVERNIGHT = timedelta(hours=12)
 
 _GE_CREATOR, _GE_SCAN_DATETIME = "GEMS_PETD_01", (0x0009, 0x0D)
@@ -135,20 +136,33 @@ def compute_suv_scale(header: PetHeader) -> SuvScale:
             raise _refuse(header, f"there is no way from units {units!r} to SUV", "suv-units-unknown")
 
 
-def read_suv_scale(instances: Sequence[InstanceHeader]) -> SuvScale:
-    """Read and compute the factor to SUVbw of a series, given all its instances.
+def read_suv_scale(images: Sequence[InstanceHeader], series: Sequence[InstanceHeader] = ()) -> SuvScale:
+    """Read and compute the factor to SUVbw of a volume.
+
+    Parameters
+    ----------
+    images : sequence of InstanceHeader
+        Those of the volume.
+    series : sequence of InstanceHeader
+        All of its series: other time points, whose acquisition times count too, and what was set aside, such as
+        screenshots.
 
     Raises
     ------
     HeaderError
         As `compute_suv_scale` and `read_pet_header`.
     """
-    return compute_suv_scale(read_pet_header(instances))
+    return compute_suv_scale(read_pet_header(images, series))
 
 
 @quiet_pydicom()
-def read_pet_header(instances: Sequence[InstanceHeader]) -> PetHeader:
-    """Read what SUV depends on: times from the headers of all instances, the rest from the first one's file.
+def read_pet_header(images: Sequence[InstanceHeader], series: Sequence[InstanceHeader] = ()) -> PetHeader:
+    """Read what SUV depends on: times from the headers of the series, the rest from the file of the first image.
+
+    Parameters
+    ----------
+    images, series : sequence of InstanceHeader
+        As in `read_suv_scale`.
 
     Raises
     ------
@@ -156,7 +170,7 @@ def read_pet_header(instances: Sequence[InstanceHeader]) -> PetHeader:
         ``suv-enhanced``: of an enhanced PET, which tells units and corrections in other places; ``suv-units-mixed``;
         ``unreadable``.
     """
-    first = instances[0]
+    first = images[0]
     if first.sop_class_uid in ENHANCED_PET_UIDS and not first.units:
         raise HeaderError(
             "no SUV: it is an enhanced PET, of which units and corrections are not read",
@@ -164,10 +178,10 @@ def read_pet_header(instances: Sequence[InstanceHeader]) -> PetHeader:
             subject=first.series_instance_uid,
             hint=_STORED,
         )
-    units = {i.units for i in instances}
+    units = {i.units for i in images}
     if len(units) > 1:
         raise HeaderError(
-            f"its instances have the units {', '.join(sorted(u or 'none' for u in units))}",
+            f"its images have the units {', '.join(sorted(u or 'none' for u in units))}",
             code="suv-units-mixed",
             subject=first.series_instance_uid,
             hint=_STORED,
@@ -180,6 +194,7 @@ def read_pet_header(instances: Sequence[InstanceHeader]) -> PetHeader:
     except pydicom_errors() as error:
         raise HeaderError(f"pydicom raised {type(error).__name__}", code="unreadable", subject=first.path) from error
     dose = items[0] if items else {}
+    alike = [*images, *(i for i in series if i.units == first.units)]
     zone = parse_zone(_text(data, 0x00080201))
     return PetHeader(
         subject=first.series_instance_uid,
@@ -194,7 +209,7 @@ def read_pet_header(instances: Sequence[InstanceHeader]) -> PetHeader:
         injected_at=parse_datetime(_text(dose, 0x00181078), zone),
         injection_time=parse_time(_text(dose, 0x00181072)),
         series_at=_join(first.series_date, first.series_time),
-        first_acquired_at=min(_acquisitions(instances, zone), default=None),
+        first_acquired_at=min(_acquisitions(alike, zone), default=None),
         ge_scanned_at=parse_datetime(_private(data, _GE_CREATOR, _GE_SCAN_DATETIME), zone),
         philips_suv_factor=parse_float(_private(data, _PHILIPS_CREATOR, _PHILIPS_SUV)),
         philips_activity_factor=parse_float(_private(data, _PHILIPS_CREATOR, _PHILIPS_ACTIVITY)),
@@ -360,12 +375,18 @@ def _since_midnight(moment: datetime | None) -> timedelta:
     return moment - moment.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def _acquisitions(instances: Iterable[InstanceHeader], zone: timedelta | None) -> list[datetime]:
-    moments = (
-        _join(i.acquisition_date or i.series_date, i.acquisition_time) or parse_datetime(i.acquisition_datetime, zone)
-        for i in instances
-    )
-    return [moment for moment in moments if moment is not None]
+def _acquisitions(images: Iterable[InstanceHeader], zone: timedelta | None) -> Iterator[datetime]:
+    """Yield when images were acquired; a time without a date is of the day of its series, or past the next midnight."""
+    for image in images:
+        moment = _join(image.acquisition_date, image.acquisition_time) or parse_datetime(
+            image.acquisition_datetime, zone
+        )
+        if moment is None:
+            moment, series_at = (_join(image.series_date, t) for t in (image.acquisition_time, image.series_time))
+            if moment and series_at and series_at - moment > MOST_OVERNIGHT:
+                continue
+        if moment is not None:
+            yield moment
 
 
 def _text(data: Any, tag: int) -> str:

@@ -70,6 +70,11 @@ class Plane:
     tiles_a_row: int = 0
 
     @property
+    def axes_dhw(self) -> Float:
+        """Directions of the slice, row and column axes: see `axes_of`."""
+        return axes_of(self.orientation)
+
+    @property
     def corners_lps_mm(self) -> Float:
         """Centres of its four outermost pixels, shape (4, 3), LPS mm."""
         between_rows, between_columns = self.pixel_spacing_mm
@@ -116,7 +121,7 @@ def place(
             raise _invalid(instance, index, name, values)
     if min(pixel_spacing) <= 0:
         raise _invalid(instance, index, "PixelSpacing", pixel_spacing)
-    if not _are_orthonormal(orientation):
+    if not are_orthonormal(orientation):
         raise _invalid(instance, index, "ImageOrientationPatient", orientation)
     slope, intercept = (1.0 if rescale[0] is None else rescale[0]), (0.0 if rescale[1] is None else rescale[1])
     if not (math.isfinite(slope) and math.isfinite(intercept)):
@@ -178,6 +183,22 @@ def traits_of(instance: InstanceHeader) -> dict[str, Hashable]:
     }
 
 
+def are_orthonormal(orientation: Sequence[float]) -> bool:
+    """Whether direction cosines of rows and columns are a pair of unit vectors, within `COSINE_TOLERANCE`."""
+    a, b, c, d, e, f = orientation
+    errors = (math.hypot(a, b, c) - 1, math.hypot(d, e, f) - 1, a * d + b * e + c * f)
+    return max(map(abs, errors)) <= COSINE_TOLERANCE
+
+
+def axes_of(orientation: Sequence[float]) -> Float:
+    """Return orthonormal directions of the slice, row and column axes, one a row; the row cosine is taken as exact."""
+    right, down = np.array(orientation[:3]), np.array(orientation[3:])
+    right /= np.linalg.norm(right)
+    down -= (down @ right) * right
+    down /= np.linalg.norm(down)
+    return np.array([np.cross(right, down), down, right])
+
+
 def usable_spacing(*candidates_mm: float | None) -> float | None:
     """Return the size of the first candidate that is a distance; vendors also write 0 and negative spacings."""
     return next((abs(c) for c in candidates_mm if c is not None and math.isfinite(c) and c != 0), None)
@@ -185,12 +206,6 @@ def usable_spacing(*candidates_mm: float | None) -> float | None:
 
 def _join(date: str, time: str) -> str | None:
     return f"{date}{time}" if time else None
-
-
-def _are_orthonormal(orientation: Sequence[float]) -> bool:
-    a, b, c, d, e, f = orientation
-    errors = (math.hypot(a, b, c) - 1, math.hypot(d, e, f) - 1, a * d + b * e + c * f)
-    return max(map(abs, errors)) <= COSINE_TOLERANCE
 
 
 def _invalid(instance: InstanceHeader, index: int, name: str, values: Sequence[float]) -> GeometryError:

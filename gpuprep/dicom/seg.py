@@ -20,8 +20,8 @@ from gpuprep.dicom.datasets import (
 )
 from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import LABELMAP_SEG_UID, SEG_UID
+from gpuprep.dicom.planes import are_orthonormal, axes_of
 from gpuprep.errors import HeaderError
-from gpuprep.geometry import DIRECTION_TOLERANCE
 from gpuprep.masks import Code, Roi
 
 SegmentationKind = Literal["BINARY", "FRACTIONAL", "LABELMAP"]
@@ -53,7 +53,7 @@ class SegmentFrame:
     position_lps_mm : (x, y, z)
         Centre of the first pixel, LPS mm.
     orientation : six floats
-        Image Orientation (Patient): unit vectors along a row and down a column.
+        Image Orientation (Patient), made orthonormal: unit vectors along a row and down a column.
     pixel_spacing_mm : (float, float)
         Between rows, between columns.
     """
@@ -312,10 +312,9 @@ class _Reader:
         orientation = self.numbers(
             self.group(item, shared, "PlaneOrientationSequence"), "ImageOrientationPatient", 6, of=float
         )
-        along, down = np.array(orientation[:3]), np.array(orientation[3:])
-        gram = np.array((along @ along - 1, down @ down - 1, along @ down))
-        if np.abs(gram).max() > DIRECTION_TOLERANCE:
+        if not are_orthonormal(orientation):
             raise self.invalid("ImageOrientationPatient", orientation)
+        _, down, right = axes_of(orientation)
         spacing = self.numbers(self.group(item, shared, "PixelMeasuresSequence"), "PixelSpacing", 2, of=float)
         if min(spacing) <= 0:
             raise self.invalid("PixelSpacing", spacing)
@@ -324,7 +323,7 @@ class _Reader:
             identification = self.group(item, shared, "SegmentIdentificationSequence")
             number = self.integer(identification, "ReferencedSegmentNumber")
         x, y, z = self.numbers(position, "ImagePositionPatient", 3, of=float)
-        return SegmentFrame(index, number, (x, y, z), orientation, (spacing[0], spacing[1]))
+        return SegmentFrame(index, number, (x, y, z), (*right.tolist(), *down.tolist()), (spacing[0], spacing[1]))
 
     def slice_measure(self, keyword: str) -> float | None:
         """Return a distance across slices from the shared groups, which is where a regular grid has it."""

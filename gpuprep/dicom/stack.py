@@ -336,7 +336,7 @@ def _stack_group(
     planes: Sequence[Plane], tolerance: float, may_resample: bool, findings: tuple[Finding, ...]
 ) -> tuple[Stack | BrokenVolume, ...]:
     """Split planes of one orientation and size into volumes, and stack each."""
-    normal = _axes(planes[0])[0]
+    normal = planes[0].axes_dhw[0]
     along_mm = np.array([p.position_lps_mm for p in planes]) @ normal
     order = np.argsort(along_mm, kind="stable")
     site = np.empty(len(planes), np.int64)
@@ -464,7 +464,7 @@ def _stack_volume(
     planes = [p.plane for p in placed]
     first = planes[0]
     _check_rescale(planes)
-    axes = _axes(first)
+    axes = first.axes_dhw
     positions = np.array([p.position_lps_mm for p in planes])
     offsets_mm = (positions - positions[0]) @ axes.T
     steps_mm = np.diff(offsets_mm[:, 0])
@@ -591,15 +591,6 @@ def _irregular(
         subject=plane.instance.series_instance_uid,
         hint=hint,
     )
-
-
-def _axes(plane: Plane) -> Float:
-    """Return orthonormal directions of the slice, row and column axes, one a row; the row cosine is taken as exact."""
-    right, down = np.array(plane.orientation[:3]), np.array(plane.orientation[3:])
-    right /= np.linalg.norm(right)
-    down -= (down @ right) * right
-    down /= np.linalg.norm(down)
-    return np.array([np.cross(right, down), down, right])
 
 
 def _median(steps_mm: Float) -> float:

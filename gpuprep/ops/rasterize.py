@@ -315,7 +315,7 @@ def _place_contours(
 
 
 def _find_repeated(among: Int, roi: Int, arrays: Sequence[Float], extremes: Float) -> Int:
-    """Return which of the contours `among` have the points of an earlier one of their ROI."""
+    """Return which of the contours `among` are the polygon of an earlier one of their ROI."""
     keys = np.column_stack([roi, extremes])[among]
     order = np.lexsort(keys.T)
     is_like_next = (keys[order][1:] == keys[order][:-1]).all(axis=1)
@@ -325,11 +325,20 @@ def _find_repeated(among: Int, roi: Int, arrays: Sequence[Float], extremes: Floa
     seen: set[tuple[int, bytes]] = set()
     repeated = []
     for i in np.sort(among[order[is_candidate]]).tolist():
-        key = (int(roi[i]), arrays[i].tobytes())
+        key = (int(roi[i]), _polygon_key(arrays[i]))
         if key in seen:
             repeated.append(i)
         seen.add(key)
     return np.array(repeated, np.int64)
+
+
+def _polygon_key(points: Float) -> bytes:
+    """Return the vertices of a polygon, whichever comes first, whichever way round, whether or not it is last again."""
+    if len(points) > 1 and (points[0] == points[-1]).all():
+        points = points[:-1]
+    first = int(np.lexsort(points.T)[0])
+    forwards, backwards = np.roll(points, -first, axis=0), np.roll(points[::-1], first + 1, axis=0)
+    return min(forwards.tobytes(), backwards.tobytes())
 
 
 def _find_superseded(among: Int, roi: Int, plane: Int, middle_mm: Float, off_mm: Float, same_mm: Float) -> Int:

@@ -136,8 +136,9 @@ def _convert(
     device, backend = backend, backend if slabs == 1 else backend.host
     if not plan.channels and plan.dose is not None:
         return [*_write_dose(plan, plan.dose, None, options, backend, writer, workers, clock, record)], ""
+    needs_image = plan.writes_images or transforms.crop.to == "foreground"
     with clock.stage("headers"):
-        stack = choose_stack(plan.channels[0], plan, options.stacking)
+        stack = choose_stack(plan.channels[0], plan, options.stacking, needs_image=needs_image)
         if device.memory_bytes is not None:
             check_room(estimate_case(plan, stack.geometry, options, slabs), device.memory_bytes)
         record["study_instance_uid"] = plan.channels[0].instances[0].study_instance_uid
@@ -148,7 +149,7 @@ def _convert(
         if options.rois and plan.segmentations:
             rois = select_segmentations(plan.segmentations, plan.link_evidence, options.rois, options.multiple, record)
     image, decoder = None, ""
-    if plan.writes_images or transforms.crop.to == "foreground":
+    if needs_image:
         image, decoder = load_volume(plan.channels[0], stack, transforms, backend, workers, clock, record)
     with clock.stage("crop"):
         grid = SliceGrid(stack.geometry, stack.plane_offsets_lps_mm if stack.is_irregular else None)
@@ -251,11 +252,12 @@ def _record_steps(volume: Volume, record: dict[str, Any]) -> None:
     record["grid"] = describe_grid(volume.geometry)
 
 
-def choose_stack(channel: Channel, plan: CasePlan, stacking: Stacking) -> Stack:
+def choose_stack(channel: Channel, plan: CasePlan, stacking: Stacking, *, needs_image: bool = True) -> Stack:
     """Return the one volume of a series that the case is about.
 
     A series may hold several (echoes, time points, a localizer); the segmentation's references decide, else the
-    only one that is neither stray frames nor a single slice.
+    only one that is neither stray frames nor a single slice. Where only a grid is needed, no image, the first of
+    several that share theirs will do.
 
     Raises
     ------
@@ -271,8 +273,8 @@ def choose_stack(channel: Channel, plan: CasePlan, stacking: Stacking) -> Stack:
     by_reference = [v for v in volumes if any(i.sop_instance_uid in referenced for i in v.instances)]
     proper = [v for v in volumes if len(v.instances) > 1 and not (isinstance(v, Stack) and v.is_stray)]
     for candidates in (volumes, by_reference, proper):
-        if len(candidates) == 1:
-            (chosen,) = candidates
+        if len(candidates) == 1 or (not needs_image and _share_a_grid(candidates)):
+            chosen = candidates[0]
             if isinstance(chosen, BrokenVolume):
                 raise chosen.error
             return chosen
@@ -285,13 +287,18 @@ def choose_stack(channel: Channel, plan: CasePlan, stacking: Stacking) -> Stack:
     )
 
 
+def _share_a_grid(volumes: Sequence[Stack | BrokenVolume]) -> bool:
+    stacks = [volume for volume in volumes if isinstance(volume, Stack) and not volume.is_irregular]
+    return 0 < len(stacks) == len(volumes) and all(s.geometry.same_grid(stacks[0].geometry) for s in stacks)
+
+
 def choose_images(plan: CasePlan, stacking: Stacking) -> tuple[InstanceHeader, ...]:
     """Return the images that the mask of a case is made on: no localizer, nor another echo, of the first channel.
 
     All of the channel where nothing says which of its volumes is meant, or that one is broken.
     """
     try:
-        stack = choose_stack(plan.channels[0], plan, stacking)
+        stack = choose_stack(plan.channels[0], plan, stacking, needs_image=plan.writes_images)
     except CaseError:
         return plan.channels[0].instances
     return tuple(dict.fromkeys(stack.instances))
@@ -316,7 +323,8 @@ def load_volume(
     HeaderError
         Those of `read_suv_scale`.
     """
-    scale = read_suv_scale(channel.instances) if channel.modality == "PT" and transforms.pet == "suvbw" else None
+    is_suv = channel.modality == "PT" and transforms.pet == "suvbw"
+    scale = read_suv_scale(stack.instances, channel.instances) if is_suv else None
     with clock.stage("decode"):
         decoded = load_stack(stack, backend, workers=workers)
     if decoded.array.ndim != 3:
@@ -351,6 +359,8 @@ def _doubt_values(channel: Channel, stack: Stack) -> list[str]:
     warnings = []
     if stack.spec.photometric_interpretation == "PALETTE COLOR":
         warnings.append("palette: voxels are numbers of colours, which need not rise with what was measured")
+    if any(instance.has_modality_lut for instance in stack.instances):
+        warnings.append("modality-lut: voxels are stored values, to which a Modality LUT was to be applied")
     first = stack.instances[0]
     rescale = {"Rescale Slope": first.rescale_slope, "Rescale Intercept": first.rescale_intercept}
     lacking = [name for name, value in rescale.items() if value is None]

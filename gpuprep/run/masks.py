@@ -136,7 +136,7 @@ def _stack_of(header: InstanceHeader, image: Path, stacking: Stacking) -> Stack:
         raise next(known, LinkError("nothing links it to images", code="dangling-reference", subject=header.path))
     (series,) = (s for s in sources.series if s.series_instance_uid == links[0].image_series_uid)
     plan = _plan(series, header)
-    return choose_stack(plan.channels[0], plan, stacking)
+    return choose_stack(plan.channels[0], plan, stacking, needs_image=False)
 
 
 def _plan(series: Series, *segmentations: InstanceHeader) -> CasePlan:

@@ -11,7 +11,7 @@ import pyarrow
 import pydicom
 import pytest
 import SimpleITK as sitk
-from conversions import write_images
+from conversions import GTV_BOX, mask_of, two_rois, write_images, write_structures
 from pyarrow import parquet
 
 from gpuprep.dicom import synth
@@ -110,6 +110,20 @@ def test_pet_in_suv_by_weight(gpuprep, study, tmp_path):
     values, _ = load(tmp_path / "stored" / PATIENT / "PT" / "PT.nii.gz")
     np.testing.assert_allclose(values, activity, rtol=1e-6)
     assert read_index(tmp_path / "stored")[0]["units"] == "BQML"
+
+
+def test_a_screenshot_in_a_pet_series_changes_nothing(gpuprep, tmp_path):
+    grid = synth.axial_geometry((4, 6, 5), spacing_xyz_mm=(4, 4, 4))
+    series = synth.write_pet_series(tmp_path / "in", grid, np.arange(120.0).reshape(grid.shape))
+    assert convert(gpuprep, tmp_path / "in", tmp_path / "alone", modalities="PT").status == ExitStatus.DONE
+    shot = pydicom.dcmread(series.paths[0])
+    shot.SOPInstanceUID = shot.file_meta.MediaStorageSOPInstanceUID = synth.derive_uid("screenshot")
+    for keyword in ("ImagePositionPatient", "Units", "PatientWeight", "RadiopharmaceuticalInformationSequence"):
+        del shot[keyword]
+    synth.write_dataset(shot, tmp_path / "in" / "A.dcm")
+    assert convert(gpuprep, tmp_path / "in", tmp_path / "both", modalities="PT").status == ExitStatus.DONE
+    suv, expected = (load(tmp_path / folder / PATIENT / "PT" / "PT.nii.gz")[0] for folder in ("both", "alone"))
+    np.testing.assert_array_equal(suv, expected)
 
 
 def test_pet_without_weight_is_refused_by_name(gpuprep, study, tmp_path):
@@ -390,6 +404,42 @@ def test_a_structure_set_without_rois_is_a_failed_case(gpuprep, study, tmp_path)
     assert [p.name for p in tmp_path.rglob("*.nii.gz")] == ["CT.nii.gz"]
 
 
+def test_a_mask_needs_no_choice_among_echoes_on_one_grid(gpuprep, tmp_path):
+    def move_echo(data):
+        data.EchoTime, data.AcquisitionNumber = "20", 2
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = synth.derive_uid(data.SOPInstanceUID, "echo")
+
+    series = write_images(
+        tmp_path / "in", "echoes", name="a{}.dcm".format, edit=lambda data: setattr(data, "EchoTime", 5)
+    )
+    write_images(tmp_path / "in", "echoes", name="b{}.dcm".format, edit=move_echo)
+
+    def refer_to_both(data):
+        (study,) = data.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+        images = study.RTReferencedSeriesSequence[0].ContourImageSequence
+        for uid in series.sop_instance_uids:
+            item = pydicom.Dataset()
+            item.ReferencedSOPClassUID = images[0].ReferencedSOPClassUID
+            item.ReferencedSOPInstanceUID = synth.derive_uid(uid, "echo")
+            images.append(item)
+
+    write_structures(tmp_path / "in" / "rs.dcm", series, two_rois(), edit=refer_to_both)
+    result = convert(gpuprep, tmp_path / "in", tmp_path / "out", modalities="CT,RTSTRUCT")
+    assert result.status == ExitStatus.DONE, result.stderr
+    gtv, affine = load(tmp_path / "out" / "echoes" / "RTSTRUCT" / "gtv.nii.gz")
+    np.testing.assert_array_equal(gtv, mask_of(GTV_BOX))
+    images = sorted((tmp_path / "out" / "echoes" / "CT").iterdir())
+    assert len(images) == 2
+    for image in images:
+        np.testing.assert_array_equal(load(image)[1], affine)
+
+    crop = ("--crop", "foreground")  # that of each echo is its own
+    assert (
+        convert(gpuprep, tmp_path / "in", tmp_path / "cut", *crop, modalities="CT,RTSTRUCT").status != ExitStatus.DONE
+    )
+    assert "several-volumes" in failures(tmp_path / "cut")
+
+
 def become_colours(data):
     data.PhotometricInterpretation, data.PixelRepresentation = "PALETTE COLOR", 0
 
@@ -398,7 +448,13 @@ def lose_rescale(data):
     del data.RescaleSlope, data.RescaleIntercept
 
 
-@pytest.mark.parametrize(("edit", "said"), [(become_colours, "palette:"), (lose_rescale, "rescale:")])
+def gain_lut(data):
+    data.ModalityLUTSequence = [pydicom.Dataset()]
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"), [(become_colours, "palette:"), (lose_rescale, "rescale:"), (gain_lut, "modality-lut:")]
+)
 def test_values_in_doubt_are_warned_of(gpuprep, tmp_path, edit, said):
     write_images(tmp_path / "in", "one", edit=edit)
     result = convert(gpuprep, tmp_path / "in", tmp_path / "out", modalities="CT")

@@ -37,6 +37,15 @@ def test_values_are_pydicoms_times_scaling(tmp_path):
     assert dose.geometry.frame_of_reference_uid == SERIES.geometry.frame_of_reference_uid
 
 
+def test_direction_cosines_of_three_decimals_keep_spacing_and_right_angles(tmp_path):
+    def change(data):
+        data.ImageOrientationPatient = [0.577, 0.577, 0.577, -0.707, 0.707, 0.0]
+
+    geometry = read(tmp_path, change)[0].geometry
+    np.testing.assert_allclose(geometry.spacing_dhw_mm, (4.0, 3.0, 2.5), rtol=1e-12)
+    np.testing.assert_allclose(geometry.directions_dhw @ geometry.directions_dhw.T, np.eye(3), atol=1e-12)
+
+
 def test_offsets_may_be_coordinates(tmp_path):
     def change(data):
         data.GridFrameOffsetVector = [30.0 + 4.0 * n for n in range(5)]

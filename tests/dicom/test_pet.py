@@ -174,6 +174,37 @@ def test_the_earliest_acquisition_counts(tmp_path):
     assert scale.basis["scan_start"] == "2024-01-02T10:11:12"
 
 
+def test_acquisitions_past_midnight_without_a_date_are_no_earlier_ones(tmp_path):
+    def change(data, index):
+        data.SeriesTime = "235000"
+        del data.AcquisitionDate
+        data.AcquisitionTime = ("000600", "235000")[index]
+        data.RadiopharmaceuticalInformationSequence[0].RadiopharmaceuticalStartTime = "225000"
+
+    scale = read_suv_scale(headers_of(tmp_path, change))
+    assert scale.basis["scan_start"] == "2024-01-02T23:50:00"
+    assert scale.basis["decay_s"] == 3600
+    assert not scale.findings
+
+
+def test_screenshots_in_the_series_have_no_say_and_other_time_points_do(tmp_path):
+    def change(data, index):
+        data.SeriesTime = "200000"
+        if index:
+            data.AcquisitionTime = "102112"
+
+    def become_screenshot(data, index):
+        del data.Units, data.PatientWeight
+        data.AcquisitionTime = "080000"
+
+    first, second = headers_of(tmp_path, change)
+    (tmp_path / "more").mkdir()
+    screenshot, _ = headers_of(tmp_path / "more", become_screenshot)
+    scale = read_suv_scale([second], [screenshot, first, second])
+    assert scale.basis["scan_start"] == "2024-01-02T10:11:12"
+    assert scale.basis["weight_kg"] == 70
+
+
 def test_an_injection_stated_in_another_zone(tmp_path):
     def change(data, index):
         data.TimezoneOffsetFromUTC = "+0200"

@@ -53,6 +53,16 @@ def test_header_says_what_was_written(tmp_path, masks, kind):
         assert frame.pixel_spacing_mm == (2.0, 1.5)
 
 
+def test_direction_cosines_of_three_decimals_are_made_unit_vectors(tmp_path, masks):
+    data = build(masks)
+    cosines = [0.577, 0.577, 0.577, -0.707, 0.707, 0.0]
+    data.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient = cosines
+    along = np.full(3, 3**-0.5)
+    expected = [*along, *np.array([-1, 1, 0]) / 2**0.5]
+    for frame in read_segmentation(save(data, tmp_path)).frames:
+        np.testing.assert_allclose(frame.orientation, expected, atol=1e-12)
+
+
 def test_plane_groups_may_be_of_the_frames_(tmp_path, masks):
     data = build(masks, slices=(0, 1, 2))
     expected = read_segmentation(save(data, tmp_path)).frames

@@ -317,6 +317,30 @@ def test_a_contour_that_is_there_again_is_drawn_once(times, backend):
     assert [(p.code, p.contours) for p in result.problems] == [("contour-repeated", tuple(range(2, 2 * times)))]
 
 
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda vertices: np.roll(vertices, 7, axis=0),
+        lambda vertices: vertices[::-1],
+        lambda vertices: np.concatenate([vertices, vertices[:1]]),
+        lambda vertices: np.concatenate([vertices[5:], vertices[:6]])[::-1],
+    ],
+)
+def test_a_polygon_that_is_there_again_in_other_words_is_drawn_once(again):
+    geometry = grid_of()
+    vertices = circle(20, 25, 12, vertices=24)
+    result = draw([roi(1, contour(geometry, 2, vertices), contour(geometry, 2, again(vertices)))], geometry)
+    check_equal(result.mask, draw([roi(1, contour(geometry, 2, vertices))], geometry).mask)
+    assert [(p.code, p.contours) for p in result.problems] == [("contour-repeated", (1,))]
+
+
+def test_contours_of_equal_extent_are_not_repeated():
+    geometry = grid_of()
+    diamond = [(10, 20), (20, 30), (30, 20), (20, 10)]
+    found = drawn([roi(1, contour(geometry, 2, box(10, 10, 30, 30)), contour(geometry, 2, diamond))], geometry)
+    assert found[2, 12, 12] and not found[2, 20, 20]
+
+
 @pytest.mark.parametrize("backend", [CPU, REFERENCE], ids=lambda b: b.name)
 @pytest.mark.parametrize("overlap", ["xor", "union"])
 @pytest.mark.parametrize(
