@@ -218,9 +218,10 @@ class Transforms:
                 code="bad-window",
                 hint="give both, as in --window-level 40 --window-width 400",
             )
-        if self.window_width is not None and not self.window_width > 0:
+        window = [n for n in (self.window_level, self.window_width) if n is not None]
+        if not all(map(math.isfinite, window)) or (self.window_width is not None and self.window_width <= 0):
             raise ConfigError(
-                f"window width {self.window_width} is not positive",
+                f"level {self.window_level} and width {self.window_width} are no window",
                 code="bad-window",
                 hint="a window reaches from level - width / 2 to level + width / 2",
             )

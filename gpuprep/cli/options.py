@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -210,10 +211,12 @@ def parse_transforms(
     ConfigError
         ``bad-spacing``, ``bad-window``, ``bad-crop``, ``bad-orientation``.
     """
-    x, y, z = _numbers(spacing, 3, "bad-spacing", "--spacing needs three numbers, as in 1,1,3")
+    x, y, z = parse_numbers(spacing, (3,), "bad-spacing", "--spacing needs three numbers, as in 1,1,3")
     mapped = None
     if rescale_intensity is not None:
-        low, high = _numbers(rescale_intensity, 2, "bad-window", "--rescale-intensity needs two numbers, as in 0,1")
+        low, high = parse_numbers(
+            rescale_intensity, (2,), "bad-window", "--rescale-intensity needs two numbers, as in 0,1"
+        )
         mapped = (low, high)
     return Transforms(
         spacing_xyz_mm=(x, y, z),
@@ -250,11 +253,18 @@ def parse_resources(backend: str, devices: str, workers: int | None) -> Resource
     return Resources(backend, numbers, workers)
 
 
-def _numbers(text: str, count: int, code: str, hint: str) -> list[float]:
+def parse_numbers(text: str, counts: Collection[int], code: str, hint: str) -> list[float]:
+    """Read as many finite numbers, separated by commas, as one of `counts` says.
+
+    Raises
+    ------
+    ConfigError
+        `code`.
+    """
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if len(values) != count:
-        raise ConfigError(f"{text!r} is not {count} numbers", code=code, hint=hint)
+    if len(values) not in counts or not all(map(math.isfinite, values)):
+        raise ConfigError(f"{text!r} is not understood", code=code, hint=hint)
     return values

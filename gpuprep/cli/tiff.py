@@ -251,29 +251,19 @@ def parse_tiff_options(
 
 
 def _size(text: str) -> tuple[int, int]:
-    width, height = _numbers(text, (2,), "bad-size", "--size needs width and height, as in 384,512")
+    width, height = options.parse_numbers(text, (2,), "bad-size", "--size needs width and height, as in 384,512")
     if not (width.is_integer() and height.is_integer()):
         raise ConfigError(f"size {text} is not in whole pixels", code="bad-size")
     return int(width), int(height)
 
 
 def _spacing(text: str) -> tuple[float, float, float]:
-    numbers = _numbers(text, (2, 3), "bad-spacing", "--spacing needs x,y or x,y,z in mm, as in 0.2,0.2")
+    numbers = options.parse_numbers(text, (2, 3), "bad-spacing", "--spacing needs x,y or x,y,z in mm, as in 0.2,0.2")
     return numbers[0], numbers[1], numbers[2] if len(numbers) > 2 else 0.0
 
 
 def _window(text: str) -> str | tuple[float, float]:
     if text in ("voi", "minmax", "none"):
         return text
-    centre, width = _numbers(text, (2,), "bad-window", "--window needs voi, minmax, none, or centre,width")
+    centre, width = options.parse_numbers(text, (2,), "bad-window", "--window needs voi, minmax, none, or centre,width")
     return centre, width
-
-
-def _numbers(text: str, counts: tuple[int, ...], code: str, hint: str) -> list[float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in counts or not all(abs(v) < float("inf") for v in values):
-        raise ConfigError(f"{text!r} is not understood", code=code, hint=hint)
-    return values

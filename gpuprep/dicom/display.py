@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gpuprep.dicom.datasets import pydicom_errors, quiet_pydicom
 from gpuprep.dicom.header import InstanceHeader
-from gpuprep.dicom.multiframe import read_dataset
+from gpuprep.dicom.multiframe import group_item, read_dataset
 from gpuprep.errors import HeaderError
 
 BREAST_TOMOSYNTHESIS_UID = "1.2.840.10008.5.1.4.1.1.13.1.3"
@@ -147,10 +147,10 @@ def _display(header: InstanceHeader, dataset: Any) -> Display:
     if len(groups) != count:
         groups = [{}] * count
     order, ordered_by = _order(groups, shared)
-    measures = _item((groups[0], shared), "PixelMeasuresSequence")
+    measures = group_item((groups[0], shared), "PixelMeasuresSequence")
     spacings = header.pixel_spacing_mm, header.imager_pixel_spacing_mm, _numbers(measures.get("PixelSpacing"))
     modality_lut = _table(dataset, "ModalityLUTSequence", is_signed=header.pixel_representation == 1)
-    rescale = _item((groups[0], shared), "PixelValueTransformationSequence")
+    rescale = group_item((groups[0], shared), "PixelValueTransformationSequence")
     intercept = _number(rescale.get("RescaleIntercept"), header.rescale_intercept) or 0
     is_signed = modality_lut is None and (header.pixel_representation == 1 or intercept < 0)
     voi_lut = _table(dataset, "VOILUTSequence", is_signed=is_signed)
@@ -170,14 +170,14 @@ def _display(header: InstanceHeader, dataset: Any) -> Display:
 
 def _voi_lut(group: Any, otherwise: Lut | None, *, is_signed: bool) -> Lut | None:
     """Return the VOI LUT of a functional group (PS3.3 C.7.6.16.2.10b); `otherwise` when it has no window either."""
-    voi = _item((group,), "FrameVOILUTSequence")
+    voi = group_item((group,), "FrameVOILUTSequence")
     lut = _table(voi, "VOILUTSequence", is_signed=is_signed)
     return otherwise if lut is None and not _numbers(voi.get("WindowCenter")) else lut
 
 
 def _frame(header: InstanceHeader, group: Any, shared: Any, voi_lut: Lut | None) -> FrameDisplay:
-    rescale = _item((group, shared), "PixelValueTransformationSequence")
-    voi = _item((group, shared), "FrameVOILUTSequence")
+    rescale = group_item((group, shared), "PixelValueTransformationSequence")
+    voi = group_item((group, shared), "FrameVOILUTSequence")
     slope = _number(rescale.get("RescaleSlope"), header.rescale_slope)
     intercept = _number(rescale.get("RescaleIntercept"), header.rescale_intercept)
     if slope == 0 or not np.isfinite([slope or 1.0, intercept or 0.0]).all():
@@ -200,7 +200,7 @@ def _frame(header: InstanceHeader, group: Any, shared: Any, voi_lut: Lut | None)
 
 def _order(groups: list[Any], shared: Any) -> tuple[tuple[int, ...], str]:
     stored = range(len(groups))
-    contents = [_item((group,), "FrameContentSequence") for group in groups]
+    contents = [group_item((group,), "FrameContentSequence") for group in groups]
     indices = [tuple(int(i) for i in _numbers(content.get("DimensionIndexValues"))) for content in contents]
     if all(indices) and len(set(indices)) == len(indices) and len(set(map(len, indices))) == 1:
         return tuple(sorted(stored, key=indices.__getitem__)), "dimension-index"
@@ -217,8 +217,8 @@ def _order(groups: list[Any], shared: Any) -> tuple[tuple[int, ...], str]:
 
 def _positions_mm(groups: list[Any], shared: Any) -> list[float] | None:
     """Return where each frame lies along the normal of the first one."""
-    orientation = _numbers(_item((groups[0], shared), "PlaneOrientationSequence").get("ImageOrientationPatient"))
-    points = [_numbers(_item((g,), "PlanePositionSequence").get("ImagePositionPatient")) for g in groups]
+    orientation = _numbers(group_item((groups[0], shared), "PlaneOrientationSequence").get("ImageOrientationPatient"))
+    points = [_numbers(group_item((g,), "PlanePositionSequence").get("ImagePositionPatient")) for g in groups]
     if len(orientation) != 6 or any(len(p) != 3 for p in points):
         return None
     normal = np.cross(orientation[:3], orientation[3:])
@@ -233,7 +233,7 @@ def _slice_spacing(
         steps = np.abs(np.diff([positions[i] for i in order]))
         if _is_spacing(float(steps.min())) and _is_spacing(float(steps.max())):
             return float(np.median(steps))
-    measures = _item((groups[0], shared), "PixelMeasuresSequence")
+    measures = group_item((groups[0], shared), "PixelMeasuresSequence")
     candidates = (
         _number(measures.get("SpacingBetweenSlices"), header.spacing_between_slices_mm),
         _number(measures.get("SliceThickness"), header.slice_thickness_mm),
@@ -247,7 +247,7 @@ def _is_spacing(value: float) -> bool:
 
 def _is_turned(dataset: Any, groups: tuple[Any, ...]) -> bool:
     orientation = tuple(str(part) for part in dataset.get("PatientOrientation") or ())
-    anatomy = _item(groups, "FrameAnatomySequence")
+    anatomy = group_item(groups, "FrameAnatomySequence")
     laterality = str(anatomy.get("FrameLaterality") or dataset.get("ImageLaterality") or "")
     codes = dataset.get("ViewCodeSequence") or ()
     view = _VIEW_CODES.get(str(codes[0].get("CodeValue", ""))) if codes else str(dataset.get("ViewPosition") or "")
@@ -293,15 +293,6 @@ def _palette(header: InstanceHeader, dataset: Any) -> NDArray[Any]:
     bits = header.bits_stored or 8
     indices = np.arange(1 << bits, dtype=np.uint8 if bits <= 8 else np.uint16)
     return np.asarray(apply_color_lut(indices, dataset))
-
-
-def _item(groups: tuple[Any, ...], name: str) -> Any:
-    """Return the one item of a functional group, the frame's own before the shared one; an empty mapping if none."""
-    for group in groups:
-        items = group.get(name)
-        if items:
-            return items[0]
-    return {}
 
 
 def _numbers(values: Any) -> tuple[float, ...]:

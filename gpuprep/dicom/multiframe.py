@@ -92,13 +92,13 @@ def _tags_of(elements: tuple[str | int, ...]) -> list[Any]:
 
 
 def _plane(instance: InstanceHeader, index: int, groups: Sequence[Any], spacing_mm: float | None) -> Plane:
-    measures = _group(groups, "PixelMeasuresSequence")
-    rescale = _group(groups, "PixelValueTransformationSequence")
+    measures = group_item(groups, "PixelMeasuresSequence")
+    rescale = group_item(groups, "PixelValueTransformationSequence")
     return place(
         instance,
         index,
-        position=_numbers(_group(groups, "PlanePositionSequence").get("ImagePositionPatient")),
-        orientation=_numbers(_group(groups, "PlaneOrientationSequence").get("ImageOrientationPatient")),
+        position=_numbers(group_item(groups, "PlanePositionSequence").get("ImagePositionPatient")),
+        orientation=_numbers(group_item(groups, "PlaneOrientationSequence").get("ImageOrientationPatient")),
         pixel_spacing=_numbers(measures.get("PixelSpacing")),
         slice_spacing_mm=usable_spacing(
             _number(measures.get("SpacingBetweenSlices")), spacing_mm, _number(measures.get("SliceThickness"))
@@ -112,26 +112,33 @@ def _plane(instance: InstanceHeader, index: int, groups: Sequence[Any], spacing_
 
 
 def _traits(instance: InstanceHeader, index: int, groups: Sequence[Any]) -> dict[str, Any]:
-    content = _group(groups, "FrameContentSequence")
-    diffusion = _group(groups, "MRDiffusionSequence")
-    frame_type = next((value for name in _FRAME_TYPE_GROUPS if (value := _group(groups, name).get("FrameType"))), None)
+    content = group_item(groups, "FrameContentSequence")
+    diffusion = group_item(groups, "MRDiffusionSequence")
+    frame_type = next(
+        (value for name in _FRAME_TYPE_GROUPS if (value := group_item(groups, name).get("FrameType"))), None
+    )
     gradient = next(iter(diffusion.get("DiffusionGradientDirectionSequence") or ()), None)
     return traits_of(instance) | {
         "type": "\\".join(frame_type) if frame_type else instance.image_type,
-        "echo time": _number(_group(groups, "MREchoSequence").get("EffectiveEchoTime")),
+        "echo time": _number(group_item(groups, "MREchoSequence").get("EffectiveEchoTime")),
         "b-value": _number(diffusion.get("DiffusionBValue")),
         "direction": _numbers(gradient.get("DiffusionGradientOrientation")) if gradient is not None else None,
         "stack": content.get("StackID"),
         "time": content.get("TemporalPositionIndex") or instance.temporal_position,
         "acquisition": content.get("FrameAcquisitionNumber") or instance.acquisition_number,
-        "trigger time": _number(_group(groups, "CardiacSynchronizationSequence").get("NominalCardiacTriggerDelayTime")),
+        "trigger time": _number(
+            group_item(groups, "CardiacSynchronizationSequence").get("NominalCardiacTriggerDelayTime")
+        ),
         "acquisition time": _text(content.get("FrameAcquisitionDateTime")),
         "frame": index,
     }
 
 
-def _group(groups: Sequence[Any], name: str) -> Any:
-    """Return the one item of a functional group, the frame's own before the shared one; an empty mapping if none."""
+def group_item(groups: Sequence[Any], name: str) -> Any:
+    """Return the one item of a functional group, the frame's own before the shared one; an empty mapping if none.
+
+    `groups` are those of the frame and the shared ones; None where a file has none.
+    """
     for group in groups:
         items = group.get(name) if group is not None else None
         if items:
