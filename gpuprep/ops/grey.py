@@ -262,9 +262,9 @@ def value_type(rules: Sequence[GreyRule], stored: np.dtype[Any], bits_stored: in
 
 def _whole_window(low: float, high: float, *, is_whole: bool) -> GreyWindow:
     """Return the window that makes `low` black and `high` white; whole numbers have half a step at the ends."""
-    if is_whole:
+    if is_whole or low == high:
         return GreyWindow((low + high) / 2, high - low + 1, "LOWEST_IS_BLACK")
-    return GreyWindow((low + high) / 2, max(high - low, float(np.finfo(np.float32).tiny)), "LINEAR_EXACT")
+    return GreyWindow((low + high) / 2, high - low, "LINEAR_EXACT")
 
 
 def look_up(stored: Any, table: NDArray[Any], *, backend: Backend) -> Any:

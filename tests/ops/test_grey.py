@@ -117,6 +117,12 @@ def test_fractional_values_fill_the_range_evenly(slope, intercept):
     assert grey[-1] == 65535
 
 
+@pytest.mark.parametrize(("dtype", "slope"), [(np.uint16, 1.0), (np.uint16, 0.37), (np.float32, 1.0)])
+def test_an_image_of_one_value_is_black(dtype, slope):
+    grey = to_grey(np.full((2, 3, 3), 7, dtype), [GreyRule(slope)] * 2, 16, backend=CPU)
+    assert not grey.planes.any()
+
+
 def test_published_window_of_width_one():
     stored = np.array([[[0, 1]]], np.uint16)
     compat, standard = (
