@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 from click.core import ParameterSource
 
 from gpuprep.config import (
+    SPACING_TOLERANCE,
+    ContourOverlap,
     Crop,
+    Interpolation,
     MultipleSegmentations,
     OnExisting,
+    OnIrregular,
     OnMissing,
+    PetValues,
     Resources,
     RoiOptions,
     RoiStrategy,
@@ -72,7 +77,7 @@ def roi_options(command: Command) -> Command:
                      help="Whether patterns match upper and lower case alike."),
         click.option("--roi-allow-multi-matches/--roi-disallow-multi-matches", default=True, show_default=True,
                      help="Whether a ROI may belong to several labels."),
-        click.option("--contour-overlap", type=click.Choice(["xor", "union"]), default="xor", show_default=True,
+        click.option("--contour-overlap", type=click.Choice(get_args(ContourOverlap)), default="xor", show_default=True,
                      help="Overlapping contours of one ROI on a slice: a hole, or their union."),
         click.option("--fractional-threshold", type=float, default=0.5, show_default=True,
                      help="FRACTIONAL SEG: foreground is above this fraction of the maximum."),
@@ -84,7 +89,7 @@ def transform_options(command: Command) -> Command:
     return apply(
         click.option("--spacing", default="0,0,0", metavar="X,Y,Z", show_default=True,
                      help="Voxel size in mm along columns, rows and slices; 0 keeps an axis."),
-        click.option("--interpolation", type=click.Choice(["linear", "cubic", "lanczos", "nearest"]),
+        click.option("--interpolation", type=click.Choice(get_args(Interpolation)),
                      default="linear", show_default=True, help="For images; masks are drawn on the output grid."),
         click.option("--antialias", is_flag=True, help="Average over the coarser voxels when downsampling."),
         click.option("--window-level", type=float,
@@ -94,7 +99,7 @@ def transform_options(command: Command) -> Command:
         click.option("--crop", default="none", metavar="none|foreground[:MM]|roi[:MM]", show_default=True,
                      help="Cut to the foreground (CT: above -500 HU, else above 0) or to the matched ROIs, "
                           "with a margin in mm."),
-        click.option("--pet", type=click.Choice(["suvbw", "stored"]), default="suvbw", show_default=True,
+        click.option("--pet", type=click.Choice(get_args(PetValues)), default="suvbw", show_default=True,
                      help="PET as SUV by body weight, from the header; or in the units of its series."),
         click.option("--orientation", default="keep", metavar="keep|RAS|LPS|…", show_default=True,
                      help="Sides towards which columns, rows and slices grow in the output."),
@@ -105,10 +110,10 @@ def transform_options(command: Command) -> Command:
 def stacking_options(command: Command) -> Command:
     """Add the options of `Stacking`."""
     return apply(
-        click.option("--on-irregular", type=click.Choice(["error", "resample"]), default="error", show_default=True,
+        click.option("--on-irregular", type=click.Choice(get_args(OnIrregular)), default="error", show_default=True,
                      help="Missing slices, uneven spacing, gantry tilt: refuse the case, or put its slices on the "
                           "regular grid they imply."),
-        click.option("--spacing-tolerance", type=float, default=0.05, show_default=True,
+        click.option("--spacing-tolerance", type=float, default=SPACING_TOLERANCE, show_default=True,
                      help="Slice steps within this fraction of their median count as regular."),
     )(command)  # fmt: skip
 

@@ -15,6 +15,7 @@ from gpuprep.errors import ConfigError, ExitStatus
 if TYPE_CHECKING:
     from gpuprep.run.tiff_options import TiffOptions
 
+#: What options offer, listed here because importing it would delay ``--help``; a test holds it to the code.
 _CHOICES = {
     "crop": ["box", "components"],
     "filter": ["triangle", "nearest", "catmull-rom", "gaussian", "lanczos3", "box"],

@@ -1,9 +1,17 @@
-"""Options that make no sense."""
+"""Options that make no sense, and those that the command offers without the imports that they would cost."""
+
+from typing import get_args
 
 import pytest
 from tiff_images import options_of
 
+from gpuprep.cli.tiff import tiff
 from gpuprep.errors import ConfigError
+from gpuprep.ops.frames import FrameHandling
+from gpuprep.ops.region import CropMode
+from gpuprep.ops.resize import FILTERS
+from gpuprep.run.tiff_options import Layout, Padding
+from gpuprep.writers.tiff import Compressor
 
 
 @pytest.mark.parametrize(
@@ -23,3 +31,15 @@ def test_options_that_make_no_sense_are_refused(chosen, code):
     with pytest.raises(ConfigError) as caught:
         options_of(**chosen)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("option", "choices"),
+    [
+        ("crop_mode", get_args(CropMode)), ("filter_name", FILTERS), ("padding", get_args(Padding)),
+        ("compressor", get_args(Compressor)), ("volume_handler", get_args(FrameHandling)), ("layout", get_args(Layout)),
+    ],
+)  # fmt: skip
+def test_the_command_offers_all_there_is(option, choices):
+    (found,) = (parameter for parameter in tiff.params if parameter.name == option)
+    assert tuple(found.type.choices) == tuple(choices)
