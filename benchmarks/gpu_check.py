@@ -601,11 +601,11 @@ class Step:
 
 CHECKS = {
     "host library": Step(check_host_library, 240),
-    "probe": Step(check_probe, 60),
+    "probe": Step(check_probe, 120),
     "transfers": Step(check_transfers, 60),
     "kernels": Step(check_kernels, 180),
     "rates": Step(check_rates, 90),
-    "pipeline": Step(check_pipeline, 150),
+    "pipeline": Step(check_pipeline, 240),
     "end to end": Step(check_end_to_end, 150),
     "decoders": Step(check_decoders, 90),
     "memcheck": Step(check_sanitizer("memcheck"), 180),

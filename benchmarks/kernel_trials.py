@@ -24,12 +24,13 @@ from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Roi
 from gpuprep.ops import resample, resize
 from gpuprep.ops.crop import crop_or_pad_array, foreground_box, foreground_boxes, move_planes
+from gpuprep.ops.frames import combine_frames, interpolate_frames
 from gpuprep.ops.grey import GreyRule, GreyWindow, look_up, to_grey, to_values
 from gpuprep.ops.intensity import Window, apply_window_array, to_modality
 from gpuprep.ops.orient import reorient_array
 from gpuprep.ops.palette import BOX_BLOCK, palette_of_planes
 from gpuprep.ops.rasterize import SliceGrid, rasterize
-from gpuprep.ops.region import CropOptions, find_region
+from gpuprep.ops.region import CropOptions, find_region, find_regions
 from gpuprep.volume import Volume
 
 Shape = tuple[int, int, int]
@@ -138,6 +139,8 @@ def list_trials() -> list[Trial]:
         *(Trial(f"box {np.dtype(t)}", _box(t)) for t in (*_WORDS, *_REAL)),
         *(Trial(f"boxes of planes {np.dtype(t)}", _plane_boxes(t)) for t in _RESIZED),
         *(Trial(f"largest component {np.dtype(t)}", _component(t), is_cupys=True) for t in _RESIZED),
+        *(Trial(f"regions of either end {np.dtype(t)}", _regions(t), is_cupys=True) for t in _RESIZED),
+        *(Trial(f"frames {np.dtype(t)}", _frames(t), is_cupys=True) for t in _RESIZED),
         *(Trial(f"move planes {np.dtype(t)}", _move(t)) for t in _WORDS),
         *(Trial(f"crop {np.dtype(t)}", _crop(t)) for t in _WORDS),
         *(Trial(f"orient {np.dtype(t)} {axes}", _orient(t, axes)) for t, axes in product(_WORDS, _AXES)),
@@ -242,6 +245,29 @@ def _component(dtype: Any) -> Callable[..., Arrays]:
         options = CropOptions("components")
         regions = [find_region(backend.upload(plane[None]), 0, options, backend=backend) for plane in planes]
         return [np.array(regions)]
+
+    return run
+
+
+def _regions(dtype: Any) -> Callable[..., Arrays]:
+    def run(backend: Backend, rng: np.random.Generator, shape: Shape) -> Arrays:
+        count, _, width = shape
+        ends = np.stack([np.zeros(count), np.full(count, 250)]).astype(dtype)
+        ends = np.where(np.arange(count) % 2 == 0, ends, ends[::-1])  # every other image is white on black
+        planes = rng.integers(0, 251, shape).astype(dtype)
+        planes[:, ::2] = ends[0][:, None, None]
+        planes[:, :, : width // 3] = ends[1][:, None, None]
+        options = CropOptions("box", max_is_background=True, border_fraction=0.05)
+        return [np.array(find_regions(backend.upload(planes), *ends, options, backend=backend))]
+
+    return run
+
+
+def _frames(dtype: Any) -> Callable[..., Arrays]:
+    def run(backend: Backend, rng: np.random.Generator, shape: Shape) -> Arrays:
+        planes = backend.upload(_smooth(rng, shape, dtype))
+        made = [combine_frames(planes, handling, backend=backend) for handling in ("max-intensity", "mean")]
+        return [backend.download(m) for m in (*made, interpolate_frames(planes, 2 * shape[0] + 1, backend=backend))]
 
     return run
 
