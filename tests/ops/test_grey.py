@@ -118,8 +118,9 @@ def test_fractional_values_fill_the_range_evenly(slope, intercept):
 
 
 @pytest.mark.parametrize(("dtype", "slope"), [(np.uint16, 1.0), (np.uint16, 0.37), (np.float32, 1.0)])
-def test_an_image_of_one_value_is_black(dtype, slope):
-    grey = to_grey(np.full((2, 3, 3), 7, dtype), [GreyRule(slope)] * 2, 16, backend=CPU)
+@pytest.mark.parametrize("value", [0, 7])
+def test_an_image_of_one_value_is_black(dtype, slope, value):
+    grey = to_grey(np.full((2, 3, 3), value, dtype), [GreyRule(slope)] * 2, 16, backend=CPU)
     assert not grey.planes.any()
 
 
