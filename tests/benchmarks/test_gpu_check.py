@@ -287,6 +287,8 @@ def test_checks_that_end_their_process_or_hang_cost_themselves(script, tmp_path,
     }
     for name, value in {"CHECKS": checks, "LEAST_S": 0.5, "GRACE_S": 0.5, "TRACE_S": 0.2}.items():
         monkeypatch.setitem(names, name, value)
+    assert script["main"](["--only", "wrong", "--output", str(output)]) == 1
+    assert list(read_checks(output)) == ["probe", "wrong"]
     assert script["main"](["--output", str(output)]) == 1
     made = read_checks(output)
     assert {name: check["status"] for name, check in made.items()} == {
