@@ -18,7 +18,10 @@ INDEX_SUFFIX = ".parquet"
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the sources hold."""
+    """What the sources hold.
+
+    Series without Modality, which no job asks for, are in `series` and in `problems` (``modality-missing``).
+    """
 
     series: tuple[Series, ...]
     links: LinkResult
@@ -70,6 +73,13 @@ def open_sources(
             hint="gpuprep show with these sources tells why" if files else "check the paths",
         )
     problems = [FileProblem(p.path, p.error_code, p.error_detail) for p in index.problems]
+    problems += [
+        FileProblem(
+            s.instances[0].path, "modality-missing", f"{len(s.instances)} instances of its series lack Modality"
+        )
+        for s in series
+        if not s.modality
+    ]
     return Sources(tuple(series), link(series), tuple(problems))
 
 

@@ -1,0 +1,23 @@
+"""What sources hold, and what of them no job can ask for."""
+
+import numpy as np
+import pydicom
+
+from gpuprep.dicom import synth
+from gpuprep.run.sources import open_sources
+
+
+def test_a_series_without_modality_is_told_of(tmp_path):
+    grid = synth.axial_geometry((3, 8, 8), spacing_xyz_mm=(1, 1, 2))
+    for name in ("whole", "nameless"):
+        planned = synth.write_ct_series(tmp_path / name, grid, np.zeros(grid.shape), patient_id=name)
+    for path in planned.paths:
+        dataset = pydicom.dcmread(path)
+        del dataset.Modality
+        dataset.save_as(path)
+    sources = open_sources([tmp_path], index_path=None, workers=1)
+    assert sorted(s.modality for s in sources.series) == ["", "CT"]
+    (problem,) = sources.problems
+    assert problem.code == "modality-missing"
+    assert problem.path in map(str, planned.paths)
+    assert problem.detail == "3 instances of its series lack Modality"
