@@ -18,9 +18,9 @@ from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Roi, RoiMask
 from gpuprep.ops.rasterize import SliceGrid, rasterize
 from gpuprep.ops.segments import embed_segmentation, own_grid
-from gpuprep.run.case import choose_images, choose_stack
 from gpuprep.run.plan import CasePlan, Channel
 from gpuprep.run.sources import open_sources
+from gpuprep.run.volumes import choose_images, choose_stack
 from gpuprep.writers.masks import read_mask, supervisely
 from gpuprep.writers.masks.description import parse_geometry, parse_rois, reading
 from gpuprep.writers.masks.dicomseg import segment_of

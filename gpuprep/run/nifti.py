@@ -9,12 +9,13 @@ from typing import Literal
 
 from gpuprep.config import MaskContainer, Stacking
 from gpuprep.errors import ConfigError
-from gpuprep.run.case import CaseOptions, choose_images
+from gpuprep.run.case import CaseOptions
 from gpuprep.run.job import Execution, run_cases
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.plan import CasePlan, FailedPlan, StudyModalities, plan_study_cases
 from gpuprep.run.slots import place
 from gpuprep.run.sources import Sources
+from gpuprep.run.volumes import choose_images
 from gpuprep.writers.atomic import LEDGER, SIDECARS
 from gpuprep.writers.base import Output
 from gpuprep.writers.names import safe_name

@@ -14,10 +14,10 @@ from gpuprep.config import OnExisting, Resources, digest
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.index import Index
 from gpuprep.errors import CaseError, HeaderError, OutputError
-from gpuprep.run.case import Stopwatch
 from gpuprep.run.job import Batching, Execution, run_plans
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.slots import BackendChoice, place, slot_backend
+from gpuprep.run.stopwatch import Stopwatch
 from gpuprep.run.tiff_image import Loaded, Made, load_image, make_where_it_fits, make_where_they_fit
 from gpuprep.run.tiff_options import TiffOptions
 from gpuprep.run.tiff_plan import ImagePlan, group_images, plan_images

@@ -29,8 +29,8 @@ from gpuprep.ops.grey import (
     to_values,
 )
 from gpuprep.ops.region import greatest_value
-from gpuprep.run.case import Stopwatch
 from gpuprep.run.memory import check_room, describe_shortage
+from gpuprep.run.stopwatch import Stopwatch
 from gpuprep.run.tiff_fit import Fit, check_length, fit_each, fit_planes
 from gpuprep.run.tiff_options import TiffOptions
 from gpuprep.writers.tiff import TiffOrigin

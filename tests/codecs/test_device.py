@@ -31,8 +31,9 @@ from gpuprep.dicom.stack import Frame, Stack, build_stacks
 from gpuprep.dicom.synth import axial_geometry, build_ct_slice, plan_series, write_dataset
 from gpuprep.errors import BackendUnavailableError, CaseError, DecodeError, DeviceMemoryError
 from gpuprep.ops.intensity import to_modality
-from gpuprep.run import case
+from gpuprep.run import volumes
 from gpuprep.run.plan import Channel
+from gpuprep.run.stopwatch import Stopwatch
 from gpuprep.volume import Volume
 
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -209,12 +210,12 @@ def test_a_volume_is_the_same_through_dali(loader: Loader, tmp_path: Path, monke
     record: dict[str, Any] = {"warnings": []}
 
     def load_channel() -> tuple[Volume, str]:
-        return case.load_volume(channel, stack, Transforms(), CpuBackend(1), 2, case.Stopwatch(), record)
+        return volumes.load_volume(channel, stack, Transforms(), CpuBackend(1), 2, Stopwatch(), record)
 
     expected, decoder = load_channel()
     assert decoder == "imagecodecs-jpeg2k"
     assert "loader" not in record
-    monkeypatch.setattr(case, "load_stack", lambda s, backend, workers: load_by(loader, s, backend, workers=workers))
+    monkeypatch.setattr(volumes, "load_stack", lambda s, backend, workers: load_by(loader, s, backend, workers=workers))
     volume, decoder = load_channel()
     assert decoder == "dali-cpu"
     assert record["loader"] == loader.description

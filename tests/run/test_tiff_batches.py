@@ -15,10 +15,10 @@ from gpuprep.config import OnExisting, Resources
 from gpuprep.dicom.index import build_index
 from gpuprep.errors import DecodeError
 from gpuprep.run import tiff, tiff_image, tiff_plan
-from gpuprep.run.case import Stopwatch
 from gpuprep.run.job import Batching, Execution, run_plans
 from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.slots import BackendChoice, Placement
+from gpuprep.run.stopwatch import Stopwatch
 from gpuprep.run.tiff import TiffWork, convert_one
 from gpuprep.run.tiff_image import estimate_batch_bytes, load_image, make_image, make_images
 from gpuprep.run.tiff_plan import batch_key, group_images, plan_images

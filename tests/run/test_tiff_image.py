@@ -11,7 +11,7 @@ from gpuprep.coordinates import CoordinateMap
 from gpuprep.dicom.display import BREAST_TOMOSYNTHESIS_UID
 from gpuprep.dicom.header import read_headers
 from gpuprep.errors import CaseError
-from gpuprep.run.case import Stopwatch
+from gpuprep.run.stopwatch import Stopwatch
 from gpuprep.run.tiff_image import load_image, make_image
 from gpuprep.writers.tiff import write_tiff
 
