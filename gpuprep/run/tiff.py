@@ -105,13 +105,13 @@ class TiffWork:
         return replace(row, backend=_name(made.backend), decoder=image.decoder, outputs=(output,), details=details)
 
     def _fail(self, plan: ImagePlan, row: CaseRow, error: CaseError) -> CaseRow:
-        (self.root / plan.path).unlink(missing_ok=True)
+        _discard(self.root / plan.path)
         return row.failed(error)
 
 
-def _discard(root: Path, path: str | None) -> None:
-    if path is not None:
-        (root / path).unlink(missing_ok=True)
+def _discard(path: Path) -> None:
+    if path.is_file():  # what else has its name is not ours
+        path.unlink()
 
 
 def _name(backend: Backend) -> str:
@@ -183,7 +183,7 @@ def convert_to_tiff(
         if strict and row.status == "failed":
             raise CaseError(row.message, code=row.code, subject=row.subject or row.case, hint=row.hint)
 
-    paths = {plan.case: plan.path for plan in plans if isinstance(plan, ImagePlan)}
+    paths = {plan.case: root / plan.path for plan in plans if isinstance(plan, ImagePlan)}
     ledger = Ledger(root / SIDECARS / LEDGER, "tiff")
     try:
         ledger.set_file_problems(problems)
@@ -195,7 +195,7 @@ def convert_to_tiff(
             work=work,
             batching=batching if placement.choice.name == "cuda" else None,
             config=config_of(options),
-            discard=lambda case: _discard(root, paths.get(case)),
+            discard=lambda case: _discard(paths[case]) if case in paths else None,
             root=root,
             own_folders=[root],
             ledger=ledger,

@@ -189,6 +189,25 @@ def test_one_broken_file_costs_itself(gpuprep, images, tmp_path):
     assert len([p for p in out.rglob("*") if "tif" in p.name]) == 1
 
 
+@pytest.mark.parametrize("in_the_way", ["file", "folder"])
+def test_what_is_in_the_way_of_one_image_costs_that_image(gpuprep, images, tmp_path, in_the_way):
+    (tmp_path / "in").mkdir()
+    for name, study in (("a", "1.2.3"), ("b", "1.2.4")):
+        ds = pydicom.dcmread(images / name)
+        ds.StudyInstanceUID = study
+        ds.save_as(tmp_path / "in" / name)
+    out, blocked = tmp_path / "out", f"1.2.4/{ds.SOPInstanceUID}.tiff"
+    (out / blocked).mkdir(parents=True)
+    if in_the_way == "file":
+        shutil.rmtree(out / "1.2.4")
+        (out / "1.2.4").write_text("precious")
+    result = gpuprep("tiff", tmp_path / "in", out)
+    assert result.status == ExitStatus.CASES_FAILED
+    code = "not-writable" if in_the_way == "file" else "write-failed"
+    assert {row["status"]: row["code"] for row in rows_of(out)} == {"done": "", "failed": code}
+    assert (out / "1.2.4").is_file() if in_the_way == "file" else (out / blocked).is_dir()
+
+
 def test_strict_stops_at_the_first_error(gpuprep, images, tmp_path):
     listed = gpuprep("tiff", "--strict", images, tmp_path / "out")
     assert listed.status == ExitStatus.CASES_FAILED
