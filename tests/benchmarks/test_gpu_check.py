@@ -259,14 +259,14 @@ def test_a_device_that_fails_or_hangs_costs_a_trial(script, fake_gpu, tmp_path):
         return 0
 
     fake_gpu.fails_to_start = start
-    script["make_trial"].__globals__["TRIAL_S"] = 3.0
+    script["make_trial"].__globals__["TRIAL_S"] = 6.0
     with pytest.raises(script["Failure"], match=r"^2 of \d+ trials differ, 0 were left out") as caught:
         script["check_kernels"](make_run(script, tmp_path))
     found = caught.value.found
     assert found["never_launched"] == ["move_4", "pad_2"]
     told = {one["trial"]: one["difference"] for one in found["different"]}
     assert list(told) == ["move planes uint32", "crop uint16"]
-    assert "Timeout (0:00:03)!" in told["move planes uint32"]
+    assert "Timeout (0:00:06)!" in told["move planes uint32"]
     assert "in start" in told["move planes uint32"]
     assert "the CUDA device failed" in told["crop uint16"]
     assert "CUDA error 700" in told["crop uint16"]
@@ -280,12 +280,12 @@ def test_checks_that_end_their_process_or_hang_cost_themselves(script, tmp_path,
     checks = {
         "probe": step(lambda run: {"device": "x"}, 30),
         "dies": step(lambda run: os._exit(3), 30),
-        "hangs": step(lambda run: time.sleep(60), 1),
+        "hangs": step(lambda run: time.sleep(60), 3),
         "wrong": step(lambda run: 1 // 0, 30),
         "too late": step(lambda run: None, 0),
         "last": step(lambda run: [check["name"] for check in json.loads(output.read_text())["checks"]], 30),
     }
-    for name, value in {"CHECKS": checks, "LEAST_S": 0.5, "GRACE_S": 0.5, "TRACE_S": 0.2}.items():
+    for name, value in {"CHECKS": checks, "LEAST_S": 0.5, "GRACE_S": 0.5}.items():
         monkeypatch.setitem(names, name, value)
     assert script["main"](["--only", "wrong", "--output", str(output)]) == 1
     assert list(read_checks(output)) == ["probe", "wrong"]
@@ -387,8 +387,18 @@ def test_what_compute_sanitizer_says(script, tmp_path, monkeypatch, status, outp
 def test_a_sanitizer_that_takes_too_long_is_ended_with_what_it_began(script, tmp_path, monkeypatch):
     sanitizer(tmp_path, monkeypatch, "echo launched x\nsleep 60 &\necho $! > pid\nsleep 60")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(script["Failure"], match="took longer than 1 s") as caught:
-        script["check_sanitizer"]("racecheck")(make_run(script, tmp_path, seconds=1))
+    with pytest.raises(script["Failure"], match="took longer than 3 s") as caught:
+        script["check_sanitizer"]("racecheck")(make_run(script, tmp_path, seconds=3))
     assert caught.value.found == ["launched x"]
     state = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
-    assert not state.exists() or ") Z " in state.read_text()
+
+    def runs():
+        try:
+            return ") Z " not in state.read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    end = time.monotonic() + 20
+    while runs():
+        assert time.monotonic() < end
+        time.sleep(0.05)
