@@ -58,7 +58,7 @@ from gpuprep.errors import BackendUnavailableError, DeviceLostError, ExitStatus,
 #: Seconds for everything, and the least that a step is worth beginning with.
 BUDGET_S, LEAST_S = 560.0, 15.0
 #: Seconds that a trial may take: it imports CuPy and compiles kernels, where it is the first.
-TRIAL_S = 60.0
+TRIAL_S = 90.0
 #: Seconds beyond its time that a check has to end, and seconds to write where it was if it does not.
 GRACE_S, TRACE_S = 5.0, 1.0
 #: Has a check's process write where it is.
@@ -604,7 +604,7 @@ CHECKS = {
     "host library": Step(check_host_library, 240),
     "probe": Step(check_probe, 120),
     "transfers": Step(check_transfers, 60),
-    "kernels": Step(check_kernels, 180),
+    "kernels": Step(check_kernels, 240),
     "rates": Step(check_rates, 90),
     "pipeline": Step(check_pipeline, 240),
     "end to end": Step(check_end_to_end, 150),
