@@ -14,19 +14,15 @@ from gpuprep import hostlib
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("sanitized.py")
-#: Tests that launch kernels or call other functions of the library, by the form it is built in: that of the host, and
-#: what differs on a GPU (kernels/gpuprep.cuh). Every kernel must be launched by one of them.
-TESTS = {
-    "OFF": [
-        "tests/ops",
-        "tests/backends/test_cpu.py",
-        "tests/codecs/test_native.py",
-        "tests/codecs/test_damage.py",
-        "tests/test_masks.py",
-        "tests/writers/test_study.py",
-    ],
-    "ON": ["tests/ops"],
-}
+#: Tests that launch kernels or call other functions of the library. Every kernel must be launched by one of them.
+TESTS = [
+    "tests/ops",
+    "tests/backends/test_cpu.py",
+    "tests/codecs/test_native.py",
+    "tests/codecs/test_damage.py",
+    "tests/test_masks.py",
+    "tests/writers/test_study.py",
+]
 
 pytestmark = [
     pytest.mark.slow,
@@ -46,19 +42,14 @@ def preloads():
     return ":".join(found)
 
 
-@pytest.fixture(scope="module", params=TESTS, ids=["host form", "device form"])
-def form(request):
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def run(form, tmp_path_factory):
+def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sanitized")
     level = hostlib.usable_levels()[0]
     build = folder / "build"
-    options = [f"-DGPUPREP_LEVELS={level}", "-DGPUPREP_SANITIZE=ON", f"-DGPUPREP_DEVICE_FORM={form}"]
+    options = [f"-DGPUPREP_LEVELS={level}", "-DGPUPREP_SANITIZE=ON", "-DCMAKE_CXX_COMPILER=g++"]
     for command in (
-        ["cmake", "-S", str(REPOSITORY / "kernels" / "host"), "-B", str(build), *options, "-DCMAKE_CXX_COMPILER=g++"],
+        ["cmake", "-S", str(REPOSITORY / "kernels" / "host"), "-B", str(build), *options],
         ["cmake", "--build", str(build), "-j", str(min(2, hostlib.usable_cores()))],
         ["cmake", "--install", str(build), "--prefix", str(folder)],
     ):
@@ -81,8 +72,8 @@ def run(form, tmp_path_factory):
     return run_driver
 
 
-def test_kernels_are_clean_and_all_are_launched(run, form):
-    done = run("-q", "-p", "no:cacheprovider", "-m", "not slow", *TESTS[form])
+def test_kernels_are_clean_and_all_are_launched(run):
+    done = run("-q", "-p", "no:cacheprovider", "-m", "not slow", *TESTS)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
     assert done.stdout.splitlines()[-1].strip() == "never launched:"
 
