@@ -18,14 +18,17 @@ _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"com{i}" for i in range(10
 def safe_name(text: str, fallback: str = "unnamed") -> str:
     """Reduce a text to letters, digits, ``-`` and ``_``, at most `MAX_NAME` long, never empty or hidden.
 
-    Runs of other characters become one ``_``. A text that had to be cut, that lost letters or digits of another
-    alphabet, or that Windows reserves gets a digest of the whole, so that it has one name in all cases and others have
-    another. Other collisions are for the caller: two different texts may give the same name.
+    Letters lose their accents, however these are written; runs of other characters become one ``_``. A text that had
+    to be cut, that lost letters or digits of another alphabet, or that Windows reserves gets a digest of the whole, so
+    that it has one name in all cases and others have another. Other collisions are for the caller: two different texts
+    may give the same name.
     """
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", text.strip()).strip("_-")
+    text = unicodedata.normalize("NFKD", text)
+    plain = "".join(c for c in text if not unicodedata.combining(c))
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", plain.strip()).strip("_-")
     if not name:
         name = fallback
-    lost = any(unicodedata.category(c)[0] in _LEGIBLE for c in text if not c.isascii())
+    lost = any(unicodedata.category(c)[0] in _LEGIBLE for c in plain if not c.isascii())
     if lost or len(name) > MAX_NAME or name.lower() in _RESERVED:
         name = f"{name[: MAX_NAME - 9]}_{text_digest(text)}"
     return name

@@ -27,10 +27,19 @@ def test_long_names_that_begin_alike_stay_apart():
     assert safe_name("a" * 200 + "1") != safe_name("a" * 200 + "2")
 
 
-@pytest.mark.parametrize(("one", "other"), [("肿瘤", "肺"), ("肺L", "肾L"), ("Käse", "Köse"), ("Ko\u0308ln", "Kön")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("肿瘤", "肺"), ("肺L", "肾L"), ("Käse", "Köse"), ("Weiß", "Weis"), ("が", "か")]
+)
 def test_letters_of_other_alphabets_keep_names_apart(one, other):
     assert safe_name(one) != safe_name(other)
 
 
 def test_signs_cost_no_digest():
     assert [safe_name(text) for text in ("GTV 60 Gy", "GTV – 60", "GTV/PTV")] == ["GTV_60_Gy", "GTV_60", "GTV_PTV"]
+
+
+def test_accents_cost_letters_nothing_however_they_are_written():
+    assert [safe_name(text) for text in ("Ösophagus", "O\u0308sophagus", "fémur 2²")] == [
+        "Osophagus", "Osophagus", "femur_22",
+    ]  # fmt: skip
+    assert safe_name("Łódź") == safe_name("Ło\u0301dz\u0301")
