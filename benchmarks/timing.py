@@ -154,7 +154,7 @@ class Report:
         scale: int = 1,
         warm_up: bool = True,
     ) -> dict[str, dict[str, float]]:
-        """Run every contestant once a round, each in a process of its own, the order rotated by one each round.
+        """Run every contestant once a round, the order rotated by one each round; of several each has its own process.
 
         Parameters
         ----------

@@ -21,7 +21,7 @@ from gpuprep.run.stopwatch import Stopwatch
 from gpuprep.run.tiff_image import Loaded, Made, load_image, make_where_it_fits, make_where_they_fit
 from gpuprep.run.tiff_options import TiffOptions
 from gpuprep.run.tiff_plan import ImagePlan, group_images, plan_images
-from gpuprep.writers.atomic import LEDGER, SIDECARS
+from gpuprep.writers.atomic import LEDGER, SIDECARS, remove_file
 from gpuprep.writers.base import Output
 from gpuprep.writers.tiff import write_tiff
 
@@ -111,7 +111,7 @@ class TiffWork:
 
 def _discard(path: Path) -> None:
     if path.is_file():  # what else has its name is not ours
-        path.unlink()
+        remove_file(path)
 
 
 def _name(backend: Backend) -> str:

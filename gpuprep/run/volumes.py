@@ -97,6 +97,10 @@ def load_volume(
     ------
     HeaderError
         Those of `read_suv_scale`.
+    GeometryError
+        ``not-an-image``: its frames are coloured.
+    CaseError
+        Those of `load_stack` and `to_modality`.
     """
     is_suv = channel.modality == "PT" and transforms.pet == "suvbw"
     scale = read_suv_scale(stack.instances, channel.instances) if is_suv else None
