@@ -24,6 +24,9 @@ _CSA_GROUP, _CSA_CREATOR, _CSA_IMAGE_HEADER = 0x0029, "SIEMENS CSA HEADER", 0x10
 _MR_GROUP, _MR_CREATOR, _TILE_COUNT = 0x0019, "SIEMENS MR HEADER", 0x0A
 _PRIVATE_ELEMENTS = (0x00190010, 0x0019100A, 0x00290010, 0x00291010)
 
+#: Value of Image Type by which United Imaging tells a volume in one image, of the slices in (0065,xx51).
+_UIH_GRID = "VFRAME"
+
 _CSA_MAGIC = b"SV10"
 #: name, multiplicity, VR, syngo data type, item count, delimiter
 _CSA_ELEMENT = struct.Struct("<64si4siii")
@@ -33,8 +36,8 @@ _CSA_MOST_ELEMENTS = 1024
 
 
 def is_mosaic(instance: InstanceHeader) -> bool:
-    """Whether an instance is a Siemens mosaic, by its Image Type."""
-    return "MOSAIC" in instance.image_type.split("\\")
+    """Whether an instance is a mosaic, by its Image Type: of Siemens, or a grid of United Imaging."""
+    return not {"MOSAIC", _UIH_GRID}.isdisjoint(instance.image_type.split("\\"))
 
 
 @quiet_pydicom()
@@ -48,10 +51,18 @@ def planes_of_mosaic(instance: InstanceHeader) -> tuple[Plane, ...]:
     ------
     GeometryError
         ``mosaic-header``: the CSA header is absent or does not give the number of slices and their normal.
+        ``mosaic-unsupported``: the tiles of a grid of United Imaging are not read.
         ``geometry-missing``, ``attribute-invalid``: as `planes.place`.
     HeaderError
         ``unreadable``: pydicom cannot read the file.
     """
+    if _UIH_GRID in instance.image_type.split("\\"):
+        raise GeometryError(
+            f"slices as tiles of one image of {instance.rows} × {instance.columns} pixels (GRID of United Imaging)",
+            code="mosaic-unsupported",
+            subject=instance.path,
+            hint="export the series again as one image a slice",
+        )
     elements = _read_csa(instance)
     count = _tile_count(instance, elements)
     tiles_a_row = math.ceil(math.sqrt(count))

@@ -130,6 +130,7 @@ def _traits(instance: InstanceHeader, index: int, groups: Sequence[Any]) -> dict
             group_item(groups, "CardiacSynchronizationSequence").get("NominalCardiacTriggerDelayTime")
         ),
         "acquisition time": _text(content.get("FrameAcquisitionDateTime")),
+        "dimensions": _indices(content.get("DimensionIndexValues")),
         "frame": index,
     }
 
@@ -148,6 +149,13 @@ def group_item(groups: Sequence[Any], name: str) -> Any:
 
 def _numbers(values: Any) -> tuple[float, ...]:
     return () if values is None else tuple(float(value) for value in values)
+
+
+def _indices(values: Any) -> tuple[int, ...] | None:
+    """Return the values of an element of integers, which pydicom gives as one number where there is but one."""
+    if values is None:
+        return None
+    return (int(values),) if isinstance(values, int) else tuple(int(value) for value in values)
 
 
 def _number(value: Any) -> float | None:

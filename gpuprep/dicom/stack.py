@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +32,8 @@ DRIFT_TOLERANCE_PIXELS = 0.5
 PIXEL_SPACING_TOLERANCE = 1e-4
 #: Stray frames are set aside when the volume has at least this many times as many frames as all of them together.
 CLEAR_MAJORITY = 2
+#: Parts of a series with fewer slices than this have no spacing of their own to be told by.
+LEAST_OVERLAPPING_SLICES = 3
 #: A grid with more than this many times the voxels of its frames is refused: its gaps are no gaps of one volume.
 MOST_GRID_GROWTH = 16
 #: Distance given to a single slice whose file knows no thickness.
@@ -167,7 +169,8 @@ def build_volumes(
     A series with one image at each place is one stack. Where places repeat, the series is split by what tells the
     images apart, in this order: `CATEGORIES` (image type, echo, stack, b-value, temporal position, acquisition, …),
     then the order in time or of Instance Numbers at each place, if each place has equally many (`ORDERS`) and no echo,
-    b-value or the like (`KINDS`) would come to lie in another volume from place to place.
+    b-value or the like (`KINDS`) would come to lie in another volume from place to place. Volumes that reach into each
+    other, each evenly spaced and all images together not, are told apart by `OVERLAPPING`.
 
     Images of another orientation or size among a clear majority (a localizer in an axial series) become stacks of
     their own after the volume's; both carry a finding. Further copies of the same SOP instance are left out.
@@ -193,7 +196,7 @@ def build_volumes(
     ------
     GeometryError
         ``not-an-image``, ``geometry-missing``, ``mixed-orientation``, ``mixed-size``, ``mixed-layout``,
-        ``duplicate-position``, ``frame-count``, ``mosaic-header``, ``attribute-invalid``.
+        ``duplicate-position``, ``frame-count``, ``mosaic-header``, ``mosaic-unsupported``, ``attribute-invalid``.
     HeaderError
         ``attribute-missing``, ``attribute-invalid``, ``unreadable``, or the code with which indexing failed.
     """
@@ -344,9 +347,9 @@ def _stack_group(
     sites = int(site.max()) + 1
     volumes: list[Stack | BrokenVolume] = []
     placed = [_Placed(planes[n], int(site[n]), float(along_mm[n])) for n in order]
-    for label, volume, remarks in _split(placed):
+    for label, volume, remarks in _split(placed, tolerance):
         found = [*findings, *remarks]
-        if len(volume) < sites:
+        if len(volume) < sites and all(r.code != "overlapping-volumes" for r in remarks):
             message = f"{len(volume)} of the {sites} positions that the other volumes of the series have"
             found.append(Finding("incomplete-volume", message))
         try:
@@ -374,21 +377,24 @@ CATEGORIES = (
 #: Those that say what an image shows: an order that puts some of a value here and some there is not that of volumes.
 KINDS = ("series", "type", "echo", "echo time", "stack", "b-value", "direction", "time")
 #: Traits whose order at each place names a volume; they may differ from place to place.
-ORDERS = ("trigger time", "acquisition time", "content time", "instance", "frame")
+ORDERS = ("trigger time", "acquisition time", "content time", "instance", "dimensions", "frame")
+#: Those whose values name volumes that reach into each other without having their places in common.
+OVERLAPPING = (*KINDS, "acquisition")
 
 
-def _split(placed: list[_Placed]) -> _Split:
-    """Split planes, in order along the normal, until each place occurs once in each volume."""
-    if len({p.site for p in placed}) == len(placed):
+def _split(placed: list[_Placed], tolerance: float) -> _Split:
+    """Split planes, in order along the normal, until each place occurs once in each volume and none overlap."""
+    is_repeated = len({p.site for p in placed}) < len(placed)
+    parts = (_split_by_category(placed) or _split_by_order(placed)) if is_repeated else []
+    parts = parts or _split_by_overlap(placed, tolerance)
+    if parts:
+        return [
+            (", ".join(filter(None, (label, inner))), volume, remarks + more)
+            for label, members, remarks in parts
+            for inner, volume, more in _split(members, tolerance)
+        ]
+    if not is_repeated:
         return [("", placed, [])]
-    for part in (_split_by_category, _split_by_order):
-        parts = part(placed)
-        if parts:
-            return [
-                (", ".join(filter(None, (label, inner))), volume, remarks + more)
-                for label, members, remarks in parts
-                for inner, volume, more in _split(members)
-            ]
     places = Counter(p.site for p in placed)
     twice = [p for p in placed if places[p.site] > 1]
     raise GeometryError(
@@ -444,6 +450,34 @@ def _mixes(ranked: Sequence[Sequence[_Placed]], kind: str) -> bool:
             for value in set(values) - {None}:
                 places.setdefault(value, set()).add(frozenset(n for n, v in enumerate(values) if v == value))
     return any(a.isdisjoint(b) for found in places.values() for a, b in combinations(found, 2))
+
+
+def _split_by_overlap(placed: list[_Placed], tolerance: float) -> _Split:
+    """Split planes that are not evenly spaced but are so by the values of a trait, where the parts overlap."""
+    if _is_evenly_spaced(placed, tolerance):
+        return []
+    for trait in OVERLAPPING:
+        parts: dict[Any, list[_Placed]] = {}
+        for p in placed:
+            parts.setdefault(p.plane.traits.get(trait), []).append(p)
+        extents = sorted((members[0].along_mm, members[-1].along_mm) for members in parts.values())
+        if any(begin < end for (_, end), (begin, _) in pairwise(extents)) and all(
+            len(members) >= LEAST_OVERLAPPING_SLICES and _is_evenly_spaced(members, tolerance)
+            for members in parts.values()
+        ):
+            ordered = sorted(parts, key=lambda v: (v is not None, v))
+            labels = _labels(trait, ordered)
+            remark = Finding("overlapping-volumes", f"{len(parts)} volumes that reach into each other, by {trait}")
+            return [(labels[v], parts[v], [remark]) for v in ordered]
+    return []
+
+
+def _is_evenly_spaced(placed: list[_Placed], tolerance: float) -> bool:
+    """Whether planes, in order along the normal, are each at a place of their own, with even steps between them."""
+    steps_mm = np.diff([p.along_mm for p in placed])
+    if len(steps_mm) and steps_mm.min() <= SAME_POSITION_TOLERANCE_MM:
+        return False
+    return not _find_problems(placed, steps_mm, np.zeros((len(placed), 2)), tolerance)
 
 
 def _labels(trait: str, values: Sequence[Any]) -> dict[Any, str]:

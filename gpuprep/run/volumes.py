@@ -143,7 +143,9 @@ def _doubt_values(channel: Channel, stack: Stack) -> list[str]:
     first = stack.instances[0]
     rescale = {"Rescale Slope": first.rescale_slope, "Rescale Intercept": first.rescale_intercept}
     lacking = [name for name, value in rescale.items() if value is None]
-    if (first.number_of_frames or 1) == 1 and (len(lacking) == 1 or (lacking and channel.modality == "CT")):
+    if not (first.has_frame_groups or first.has_shared_groups) and (
+        len(lacking) == 1 or (lacking and channel.modality == "CT")
+    ):
         warnings.append(f"rescale: without {' and '.join(lacking)} values need not be in the units of their modality")
     return warnings
 

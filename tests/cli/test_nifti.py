@@ -463,6 +463,35 @@ def test_values_in_doubt_are_warned_of(gpuprep, tmp_path, edit, said):
     assert [text.partition(" ")[0] for text in case["details"]["warnings"]] == [said]
 
 
+def become_enhanced(data):
+    def group(*keywords):
+        item = pydicom.Dataset()
+        for keyword in keywords:
+            setattr(item, keyword, data[keyword].value)
+            delattr(data, keyword)
+        return [item]
+
+    shared, own = pydicom.Dataset(), pydicom.Dataset()
+    shared.PlaneOrientationSequence = group("ImageOrientationPatient")
+    shared.PixelMeasuresSequence = group("PixelSpacing", "SliceThickness")
+    shared.PixelValueTransformationSequence = group("RescaleSlope", "RescaleIntercept")
+    own.PlanePositionSequence = group("ImagePositionPatient")
+    data.SharedFunctionalGroupsSequence, data.PerFrameFunctionalGroupsSequence = [shared], [own]
+    data.NumberOfFrames, data.SOPClassUID = 1, "1.2.840.10008.5.1.4.1.1.2.1"
+
+
+def test_enhanced_images_of_one_frame_are_what_classic_ones_are(gpuprep, tmp_path):
+    write_images(tmp_path / "in" / "classic", "classic")
+    write_images(tmp_path / "in" / "enhanced", "enhanced", edit=become_enhanced)
+    result = convert(gpuprep, tmp_path / "in", tmp_path / "out", modalities="CT")
+    assert result.status == ExitStatus.DONE
+    cases = json.loads((tmp_path / "out" / "gpuprep" / "report.json").read_text())["cases"]
+    assert [case["details"]["warnings"] for case in cases] == [[], []]
+    (classic,), (enhanced,) = ((tmp_path / "out" / name / "CT").iterdir() for name in ("classic", "enhanced"))
+    for a, b in zip(load(classic), load(enhanced), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("name", ["ibsi_sts_002", "ibsi_sts_025"])
 def test_real_study_against_references(gpuprep, data_dir, tmp_path, name):
     folder = data_dir / "ct-rtstruct" / name

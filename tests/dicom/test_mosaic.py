@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.mosaic import is_mosaic, parse_csa, planes_of_mosaic
+from gpuprep.dicom.stack import planes_of
 from gpuprep.errors import CaseError, GeometryError
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -103,6 +104,13 @@ def test_mosaic_that_is_gone_is_refused(tmp_path: Path):
     with pytest.raises(CaseError) as caught:
         planes_of_mosaic(instance)
     assert caught.value.code == "unreadable"
+
+
+def test_a_grid_of_united_imaging_is_refused():
+    image_type = "ORIGINAL\\PRIMARY\\EPI\\VFRAME"
+    with pytest.raises(GeometryError) as caught:
+        planes_of(InstanceHeader(path="", image_type=image_type, rows=40, columns=60))
+    assert caught.value.code == "mosaic-unsupported"
 
 
 def test_is_mosaic():

@@ -122,6 +122,17 @@ def test_dimensions_split_frames(
     assert [[f.index for f in stack.frames] for stack in stacks] == [[0, 1, 2], [3, 4, 5]]
 
 
+@pytest.mark.parametrize("index_of", [lambda phase, z: [1, z, phase], lambda phase, z: phase])
+def test_dimension_indices_tell_frames_apart_in_any_order(tmp_path: Path, index_of: Any):
+    frames = [
+        frame(z, FrameContentSequence=item(DimensionIndexValues=index_of(phase, z)))
+        for phase, z in [(2, 1), (1, 2), (1, 1), (2, 3), (2, 2), (1, 3)]
+    ]
+    stacks = build_stacks([enhanced(tmp_path, frames)])
+    assert [[f.index for f in stack.frames] for stack in stacks] == [[2, 1, 5], [0, 4, 3]]
+    assert [stack.label for stack in stacks] == ["dimensions #1", "dimensions #2"]
+
+
 def test_interrupted_time_point_is_named(tmp_path: Path):
     frames = [frame(z, FrameContentSequence=item(TemporalPositionIndex=1)) for z in (1, 2, 3)]
     frames += [frame(z, FrameContentSequence=item(TemporalPositionIndex=2)) for z in (1, 2)]

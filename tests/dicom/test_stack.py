@@ -318,6 +318,48 @@ def test_an_order_that_would_mix_echoes_tells_nothing(trait, values):
     assert [stack.label for stack in build_stacks([*swapped, unknown])] == ["instance #1", "instance #2"]
 
 
+@pytest.mark.parametrize(
+    ("trait", "values", "labels"),
+    [
+        ("acquisition_number", (3, 4), ["acquisition 3", "acquisition 4"]),
+        ("echo_time_ms", (2.3, 4.6), ["echo time 2.3", "echo time 4.6"]),
+    ],
+)
+@pytest.mark.parametrize("start", [1.02, 1.7, 3.4], ids=["beside", "between", "in part"])
+@pytest.mark.parametrize("on_irregular", ["error", "resample"])
+def test_volumes_that_reach_into_each_other_are_split(trait, values, labels, start, on_irregular):
+    images = axial([1, 2, 3, 4], **{trait: values[0]})
+    images += axial([start, start + 1, start + 2, start + 3], start=5, **{trait: values[1]})
+    first, second = build_stacks(images, on_irregular=on_irregular)
+    assert [first.label, second.label] == labels
+    assert heights(first) == [1, 2, 3, 4]
+    np.testing.assert_allclose(heights(second), start + np.arange(4))
+    assert codes(first) == codes(second) == {"overlapping-volumes"}
+    assert not first.is_irregular
+
+
+def test_acquisitions_that_share_some_places_and_not_others_are_split():
+    starts = (1, 3, 4.5)  # the first two share three places, the third lies between, and no place has all
+    images = [
+        image(10 * k + n, (0, 0, start + n), acquisition_number=k) for k, start in enumerate(starts) for n in range(5)
+    ]
+    assert [heights(stack) for stack in build_stacks(images)] == [[start + n for n in range(5)] for start in starts]
+
+
+@pytest.mark.parametrize(
+    "places",
+    [((1, 2, 3, 4), (6, 7, 8)), ((1, 3, 7), (2, 4, 6, 8)), ((1, 3, 5), (2, 6))],
+    ids=["a gap between", "every other, one lost", "every other of few, one lost"],
+)
+def test_parts_of_one_volume_stay_together(places):
+    images = [
+        image(10 * k + n, (0, 0, z), acquisition_number=k)
+        for k, heights in enumerate(places)
+        for n, z in enumerate(heights)
+    ]
+    assert refused(images).code == "missing-slice"
+
+
 def test_traits_do_not_split_where_no_position_repeats():
     images = [replace(i, acquisition_number=n, image_type=f"A\\{n}") for n, i in enumerate(axial([1, 2, 3]))]
     assert len(build_stacks(images)) == 1
