@@ -38,6 +38,9 @@ NO_IMAGE_SOP_CLASSES = SEGMENTATION_SOP_CLASSES | {RTDOSE_UID}
 #: Values that a message lists, and the most characters of each: value representations UI and LO, PS3.5 6.2.
 LISTED_VALUES, LONGEST_VALUE = 3, 64
 
+#: Series Instance UID and modality: series of two modalities may share a UID.
+SeriesKey = tuple[str, str]
+
 _VERSION_KEY = b"gpuprep.index.version"
 _PATH_BYTES = "path_bytes"
 
@@ -73,6 +76,11 @@ class Series:
     findings: tuple[Finding, ...] = ()
 
     @property
+    def key(self) -> SeriesKey:
+        """What no other series has."""
+        return self.series_instance_uid, self.modality
+
+    @property
     def is_image(self) -> bool:
         """Whether it has pixels that show the patient, and is more than localizers."""
         return any(map(is_image, self.instances))
@@ -104,7 +112,7 @@ class Index:
 
     def series(self) -> tuple[Series, ...]:
         """Group the usable rows, by Patient ID, Study, Series Instance UID and modality, in this order."""
-        groups: dict[tuple[str, str], list[InstanceHeader]] = {}
+        groups: dict[SeriesKey, list[InstanceHeader]] = {}
         for row in self.instances:
             if not row.error_code:
                 groups.setdefault((row.series_instance_uid, row.modality), []).append(row)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from gpuprep.dicom.header import RTSTRUCT_UID, InstanceHeader
-from gpuprep.dicom.index import Series, is_image, is_segmentation, list_some
+from gpuprep.dicom.index import Series, SeriesKey, is_image, is_segmentation, list_some
 from gpuprep.dicom.rtstruct import read_structure_set
 from gpuprep.dicom.stack import UNKNOWN_SPACING_MM, Finding, planes_of
 from gpuprep.errors import GeometryError, HeaderError, LinkError
@@ -32,8 +32,8 @@ class Link:
     ----------
     segmentation : InstanceHeader
         The RTSTRUCT or SEG.
-    image_series_uid : str
-        Series Instance UID of the only image series that it can mean.
+    image_series_uid, image_modality : str
+        Series Instance UID and modality of the only image series that it can mean.
     evidence : {"series-uid", "sop-instance-uids", "frame-of-reference"}
         What told: it names the series; it names instances of the series; its contours or frames lie on the planes of
         the series, in the same frame of reference.
@@ -48,9 +48,15 @@ class Link:
 
     segmentation: InstanceHeader
     image_series_uid: str
+    image_modality: str
     evidence: Evidence
     detail: str
     findings: tuple[Finding, ...] = ()
+
+    @property
+    def image_key(self) -> SeriesKey:
+        """`Series.key` of the image."""
+        return self.image_series_uid, self.image_modality
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +175,7 @@ def _link_one(segmentation: InstanceHeader, images: _Images) -> Link:
     if present < stated:
         message = f"{stated - present} of {stated} referenced instances are not in the series"
         findings.append(Finding("referenced-instances-missing", message))
-    return Link(segmentation, image.series_instance_uid, evidence, detail, tuple(findings))
+    return Link(segmentation, image.series_instance_uid, image.modality, evidence, detail, tuple(findings))
 
 
 def _the_only(candidates: Sequence[Series], segmentation: InstanceHeader) -> Series:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from gpuprep.dicom.header import InstanceHeader
-from gpuprep.dicom.index import Index, Series, is_segmentation
+from gpuprep.dicom.index import Index, Series, SeriesKey, is_segmentation
 from gpuprep.dicom.link import Link, LinkResult
 from gpuprep.dicom.stack import Finding
 from gpuprep.errors import LinkError
@@ -37,9 +37,9 @@ def format_tree(index: Index, links: LinkResult) -> str:
         an example of a problem. Every row of the index is counted: in a series, as a copy, or as a problem.
     """
     series = index.series()
-    by_image: dict[str, list[Link]] = {}
+    by_image: dict[SeriesKey, list[Link]] = {}
     for found in links.links:
-        by_image.setdefault(found.image_series_uid, []).append(found)
+        by_image.setdefault(found.image_key, []).append(found)
     unlinked = {error.subject: error for error in links.problems}
     lines: list[str] = []
     for patient_id, of_patient in groupby(series, key=lambda one: one.patient_id):
@@ -47,7 +47,7 @@ def format_tree(index: Index, links: LinkResult) -> str:
         for study_uid, of_study in groupby(of_patient, key=lambda one: one.study_instance_uid):
             lines.append(f"  study {_show(study_uid) or '(no Study Instance UID)'}")
             for one in of_study:
-                lines += _describe_series(one, by_image.get(one.series_instance_uid, ()), unlinked)
+                lines += _describe_series(one, by_image.get(one.key, ()), unlinked)
     lines += _describe_problems(index, series, links)
     lines += _summarise(index, series, links)
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from gpuprep.config import MultipleSegmentations, Stacking, digest
 from gpuprep.dicom.header import InstanceHeader
-from gpuprep.dicom.index import Series
+from gpuprep.dicom.index import Series, SeriesKey
 from gpuprep.dicom.link import Link, LinkResult
 from gpuprep.dicom.stack import BrokenVolume, build_volumes
 from gpuprep.errors import CaseError, ConfigError, LinkError
@@ -177,18 +177,17 @@ def plan_segmented_cases(
             code="bad-modalities",
             hint="write, for example, --modalities CT,RTSTRUCT",
         )
-    by_uid = {s.series_instance_uid: s for s in series if s.is_image}
-    linked: dict[str, list[Link]] = {}
+    linked: dict[SeriesKey, list[Link]] = {}
     for link in links.links:
-        image = by_uid[link.image_series_uid]
-        if image.modality == images[0] and link.segmentation.modality in segmentations:
-            linked.setdefault(link.image_series_uid, []).append(link)
+        if link.image_modality == images[0] and link.segmentation.modality in segmentations:
+            linked.setdefault(link.image_key, []).append(link)
+    by_key = {s.key: s for s in series if s.key in linked}
     plans: list[CasePlan | FailedPlan] = []
-    for uid, found in sorted(linked.items()):
+    for key, found in sorted(linked.items()):
         if multiple is MultipleSegmentations.ALL:
-            plans += _plan_each(by_uid[uid], found, images[1:], series)
+            plans += _plan_each(by_key[key], found, images[1:], series)
         else:
-            plans.append(_plan(by_uid[uid], (uid,), sorted(found, key=_file_order), images[1:], series))
+            plans.append(_plan(by_key[key], (), sorted(found, key=_file_order), images[1:], series))
     return plans + _plan_unlinked(links.problems, segmentations, series)
 
 
@@ -217,14 +216,14 @@ def plan_study_cases(
     doses_on_images : bool
         Whether a dose goes onto the grid of the only image of the first modality in its study and frame of reference.
     """
-    by_image: dict[str, list[Link]] = {}
+    by_image: dict[SeriesKey, list[Link]] = {}
     for link in links.links:
         if link.segmentation.modality in wanted.segmentations:
-            by_image.setdefault(link.image_series_uid, []).append(link)
+            by_image.setdefault(link.image_key, []).append(link)
     plans: list[CasePlan | FailedPlan] = []
     for one in series:
         if one.is_image and one.modality in wanted.images:
-            linked = by_image.get(one.series_instance_uid, [])
+            linked = by_image.get(one.key, [])
             if not (images_with_masks and linked):
                 plans += _plan_volumes(one, series, stacking)
             plans += [
@@ -253,7 +252,7 @@ def _plan_each(
     seen: Counter[str] = Counter()
     for link in sorted(links, key=_file_order):
         uid = link.segmentation.sop_instance_uid
-        identity = (image.series_instance_uid, uid, *("again" for _ in range(seen[uid])))
+        identity = (uid, *("again" for _ in range(seen[uid])))
         seen[uid] += 1
         plans.append(_plan(image, identity, [link], further, series))
     return plans
@@ -273,7 +272,7 @@ def _plan_unlinked(
 
 
 def _plan_volumes(image: Series, series: Sequence[Series], stacking: Stacking) -> list[CasePlan | FailedPlan]:
-    whole = _plan(image, (image.series_instance_uid,), (), (), series)
+    whole = _plan(image, (), (), (), series)
     if isinstance(whole, FailedPlan):
         return [whole]
     try:
@@ -323,6 +322,7 @@ def _plan(
     series: Sequence[Series],
 ) -> CasePlan | FailedPlan:
     patient = image.patient_id or image.study_instance_uid
+    identity = (*_identify(image, series), *identity)
     case = f"{safe_name(image.patient_id, 'anonymous')}_{text_digest('/'.join(identity))}"
     try:
         channels = (_channel(image), *(_channel(_find_channel(image, m, series)) for m in further))
@@ -334,6 +334,15 @@ def _plan(
     noticed = [*image.findings, *(f for link in links for f in link.findings)]
     findings = tuple(f"{f.code}: {f.message}" for f in noticed)
     return CasePlan(case, patient, channels, segmentations, tuple(link.evidence for link in links), findings, key)
+
+
+def _identify(image: Series, series: Sequence[Series]) -> tuple[str, ...]:
+    """Return what tells an image series from all others: its UID, and its modality if another image has this UID."""
+    is_shared = any(f.code == "shared-series-uid" for f in image.findings) and any(
+        s.is_image and s.series_instance_uid == image.series_instance_uid and s.modality != image.modality
+        for s in series
+    )
+    return image.key if is_shared else (image.series_instance_uid,)
 
 
 def _digest_files(files: Iterable[InstanceHeader]) -> str:

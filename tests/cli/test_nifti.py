@@ -11,7 +11,7 @@ import pyarrow
 import pydicom
 import pytest
 import SimpleITK as sitk
-from conversions import GTV_BOX, mask_of, two_rois, write_images, write_structures
+from conversions import GTV_BOX, RAMP_HU, mask_of, two_rois, write_images, write_structures
 from pyarrow import parquet
 
 from gpuprep.dicom import synth
@@ -110,6 +110,33 @@ def test_pet_in_suv_by_weight(gpuprep, study, tmp_path):
     values, _ = load(tmp_path / "stored" / PATIENT / "PT" / "PT.nii.gz")
     np.testing.assert_allclose(values, activity, rtol=1e-6)
     assert read_index(tmp_path / "stored")[0]["units"] == "BQML"
+
+
+@pytest.mark.parametrize("command", ["nifti", "nnunet"])
+def test_a_ct_and_an_mr_of_one_series_uid_are_two_series(gpuprep, tmp_path, command):
+    """The structure set names the UID of both, and the instances of the CT."""
+    series = write_images(tmp_path / "in" / "CT", "P", values_hu=RAMP_HU)
+    write_structures(tmp_path / "in" / "RS.dcm", series, two_rois())
+
+    def make_mr(data):
+        data.Modality, data.SeriesInstanceUID = "MR", series.series_instance_uid
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = synth.derive_uid("mr", data.SOPInstanceUID)
+
+    write_images(tmp_path / "in" / "MR", "P", values_hu=RAMP_HU + 1, edit=make_mr)
+    if command == "nifti":
+        assert convert(gpuprep, tmp_path / "in", tmp_path, modalities="CT,MR,RTSTRUCT").status == ExitStatus.DONE
+        rows = read_index(tmp_path)
+        assert sorted(row["modality"] for row in rows) == ["CT", "MR", "RTSTRUCT", "RTSTRUCT"]
+        assert {row["reference_series_uid"] for row in rows if row["modality"] == "RTSTRUCT"} == {
+            series.series_instance_uid
+        }
+        np.testing.assert_array_equal(load(tmp_path / "P" / "CT" / "CT.nii.gz")[0], RAMP_HU)
+        np.testing.assert_array_equal(load(tmp_path / "P" / "MR" / "MR.nii.gz")[0], RAMP_HU + 1)
+    else:
+        rois = conversions.write_map(tmp_path / "map.json", {"GTV": "gtv", "CTV": "ctv"})
+        assert gpuprep("nnunet", "-m", "CT,RTSTRUCT", "-ryaml", rois, tmp_path / "in", tmp_path / "out").status == 0
+        (image,) = (tmp_path / "out").rglob("*_0000.nii.gz")
+        np.testing.assert_array_equal(load(image)[0], RAMP_HU)
 
 
 def test_a_screenshot_in_a_pet_series_changes_nothing(gpuprep, tmp_path):

@@ -168,6 +168,17 @@ def test_a_path_that_is_not_there_is_refused(tmp_path):
     assert caught.value.code == "path-missing"
 
 
+def test_a_structure_set_that_shares_the_series_uid_of_its_images_is_drawn_on_them(tmp_path):
+    series = conversions.write_images(tmp_path / "in", "P")
+
+    def share(data):
+        data.SeriesInstanceUID = series.series_instance_uid
+
+    path = conversions.write_structures(tmp_path / "in" / "RS.dcm", series, conversions.two_rois(), edit=share)
+    mask = open_it(path, tmp_path / "in").mask
+    np.testing.assert_array_equal(mask.binary(0), conversions.mask_of(conversions.GTV_BOX))
+
+
 def test_a_localizer_is_none_of_the_images(tmp_path):
     series = conversions.write_images(tmp_path, "P")
     localizer = pydicom.dcmread(tmp_path / "IM000.dcm")
