@@ -164,7 +164,7 @@ def _display(header: InstanceHeader, dataset: Any) -> Display:
         pixel_spacing_yx_mm=next(((s[0], s[1]) for s in spacings if len(s) == 2 and all(map(_is_spacing, s))), None),
         slice_spacing_mm=_slice_spacing(header, dataset, groups, shared, order),
         is_turned=header.sop_class_uid == BREAST_TOMOSYNTHESIS_UID and _is_turned(dataset, (groups[0], shared)),
-        palette=_palette(header, dataset) if header.photometric_interpretation == "PALETTE COLOR" else None,
+        palette=_palette_of(header, dataset) if header.photometric_interpretation == "PALETTE COLOR" else None,
     )
 
 
@@ -285,12 +285,33 @@ def _table(dataset: Any, sequence: str, *, is_signed: bool) -> Lut | None:
     return Lut(first, tuple(int(v) for v in values[:entries]), bits)
 
 
-def _palette(header: InstanceHeader, dataset: Any) -> NDArray[Any]:
-    from pydicom.pixels.processing import apply_color_lut
-
+def _palette_of(header: InstanceHeader, dataset: Any) -> NDArray[Any]:
     if header.pixel_representation == 1 or (header.bits_allocated or 0) > 16:
         raise ValueError("palette indices are signed, or have more than 16 bits")
-    bits = header.bits_stored or 8
+    return expand_palette(dataset, header.bits_stored or 8)
+
+
+def expand_palette(dataset: Any, bits: int) -> NDArray[Any]:
+    """Return the colours of a pydicom data set's palette (PS3.3 C.7.9).
+
+    Parameters
+    ----------
+    dataset : pydicom.Dataset
+    bits : int
+        Of an index, 16 at most.
+
+    Returns
+    -------
+    ndarray of shape (2 ** bits, 3), uint8 or uint16
+        Red, green and blue of each index, over the whole range of their type.
+
+    Raises
+    ------
+    Exception
+        One of `pydicom_errors`: there is no palette, or a damaged one.
+    """
+    from pydicom.pixels.processing import apply_color_lut
+
     indices = np.arange(1 << bits, dtype=np.uint8 if bits <= 8 else np.uint16)
     return np.asarray(apply_color_lut(indices, dataset))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuprep.dicom.datasets import (
     EXPLICIT_BIG_UID,
@@ -18,6 +19,7 @@ from gpuprep.dicom.datasets import (
     pydicom_errors,
     quiet_pydicom,
 )
+from gpuprep.dicom.display import expand_palette
 from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import LABELMAP_SEG_UID, SEG_UID
 from gpuprep.dicom.planes import are_orthonormal, axes_of
@@ -211,7 +213,7 @@ class _Reader:
         return Segmentation(
             path=self.path,
             kind=cast(SegmentationKind, kind),
-            segments=self.segments(background),
+            segments=self.segments(background, self.palette(kind)),
             frames=self.frames(has_segments=kind != "LABELMAP"),
             spec=self.spec(is_binary=kind == "BINARY"),
             maximum_fractional_value=maximum,
@@ -234,7 +236,27 @@ class _Reader:
         except KeyError:
             return ""
 
-    def segments(self, background: set[int]) -> tuple[Roi, ...]:
+    def palette(self, kind: str) -> NDArray[Any] | None:
+        """Return the colours of the values of a label map in colour, whose segments say none; None without them."""
+        if kind != "LABELMAP" or self.data.get("PhotometricInterpretation") != "PALETTE COLOR":
+            return None
+        try:
+            colours = expand_palette(self.data, self.integer(self.data, "BitsAllocated"))
+        except pydicom_errors():
+            return None
+        return colours >> (8 * colours.itemsize - 8)
+
+    def colour(self, segment: Any, number: int, palette: NDArray[Any] | None) -> tuple[int, int, int] | None:
+        """Return what a segment is displayed in; one that is damaged is none, for nothing depends on it."""
+        if palette is not None and number < len(palette):
+            red, green, blue = palette[number].tolist()
+            return red, green, blue
+        try:
+            return cielab_to_rgb(self.numbers(segment, "RecommendedDisplayCIELabValue", 3, of=int))
+        except HeaderError:
+            return None
+
+    def segments(self, background: set[int], palette: NDArray[Any] | None) -> tuple[Roi, ...]:
         rois: list[Roi] = []
         for item in self.value(self.data, "SegmentSequence"):
             number = self.integer(item, "SegmentNumber")
@@ -242,13 +264,11 @@ class _Reader:
                 continue
             if number < 0 or any(roi.number == number for roi in rois):
                 raise self.invalid("SegmentNumber", f"{number} (negative, or used twice)")
-            colour = item.get("RecommendedDisplayCIELabValue")
-            rgb = cielab_to_rgb(self.numbers(item, "RecommendedDisplayCIELabValue", 3, of=int)) if colour else None
             rois.append(
                 Roi(
                     number,
                     str(item.get("SegmentLabel", "")),
-                    rgb,
+                    self.colour(item, number, palette),
                     category=self.code(item, "SegmentedPropertyCategoryCodeSequence"),
                     type=self.code(item, "SegmentedPropertyTypeCodeSequence"),
                     type_modifiers=self.modifiers(

@@ -92,6 +92,37 @@ def test_colour_equals_highdicom(stored):
     assert cielab_to_rgb(stored) == pytest.approx(highdicom.color.CIELabColor(*lab).to_rgb(clip=True), abs=1)
 
 
+def in_colour(data, bits):
+    """Make a label map one in colour: 3 is orange, 8 is blue; only the palette says so (PS3.3 C.8.20.4)."""
+    for segment in data.SegmentSequence:
+        del segment.RecommendedDisplayCIELabValue
+    data.PhotometricInterpretation = "PALETTE COLOR"
+    for channel, orange, blue in (("Red", 255, 10), ("Green", 128, 20), ("Blue", 0, 250)):
+        entries = np.zeros(10, np.uint8 if bits == 8 else "<u2")
+        entries[[3, 8]] = np.array([orange, blue]) * (1 if bits == 8 else 257)
+        setattr(data, f"{channel}PaletteColorLookupTableDescriptor", [10, 0, bits])
+        setattr(data, f"{channel}PaletteColorLookupTableData", entries.tobytes())
+    return data
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_colours_of_a_label_map_in_colour_are_those_of_its_palette(tmp_path, masks, bits):
+    path = save(in_colour(build(masks, "LABELMAP"), bits), tmp_path)
+    assert [segment.rgb for segment in read_segmentation(path).segments] == [(255, 128, 0), (10, 20, 250)]
+    shown = highdicom.imread(path).get_frame(1, apply_palette_color_lut=True)
+    stored = pydicom.dcmread(path).pixel_array[0]
+    assert (shown[stored == 3] == np.array((255, 128, 0)) * (257 if bits == 16 else 1)).all()
+
+
+def test_a_damaged_colour_is_no_colour(tmp_path, masks):
+    data = build(masks)
+    data.SegmentSequence[0].RecommendedDisplayCIELabValue = [1, 2]
+    assert [segment.rgb is None for segment in read_segmentation(save(data, tmp_path)).segments] == [True, False]
+    data = in_colour(build(masks, "LABELMAP"), 16)
+    del data.GreenPaletteColorLookupTableData
+    assert [segment.rgb for segment in read_segmentation(save(data, tmp_path)).segments] == [None, None]
+
+
 def test_colour_is_what_dcmqi_says(data_dir):
     found = read_segmentation(data_dir / "ct-seg/dcmqi_segmentations/liver.dcm")
     assert found.segments[0].rgb == (221, 130, 101)
