@@ -304,7 +304,7 @@ def align_mask(mask: RoiMask, backend: Backend, record: dict[str, Any]) -> RoiMa
     counts = zip(mask.rois, mask.voxel_counts.tolist(), aligned.voxel_counts.tolist(), strict=True)
     listed = ", ".join(f"{roi.name!r} {before} → {after} voxels" for roi, before, after in counts)
     record["warnings"].append(f"oblique: image and labels were resampled to the patient's axes: {listed}")
-    record["voxels"] = dict(zip((r.name for r in aligned.rois), aligned.voxel_counts.tolist(), strict=True))
+    record["voxels"] = dict(zip(record["voxels"], aligned.voxel_counts.tolist(), strict=False))  # members come last
     return aligned
 
 
