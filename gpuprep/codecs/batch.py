@@ -265,10 +265,7 @@ class _ChosenDecoders:
     def require(self, header: InstanceHeader) -> None:
         """Refuse a transfer syntax that nobody decodes, before its frames are looked for."""
         if header.transfer_syntax_uid not in self._chosen:
-            try:
-                decoders_for(header.transfer_syntax_uid)
-            except DecodeError as error:
-                raise DecodeError(error.message, code=error.code, subject=header.path, hint=error.hint) from error
+            decoders_for(header.transfer_syntax_uid, subject=header.path)
 
     def decode(self, data: bytes, spec: FrameSpec, out: Image) -> None:
         decoder = self._chosen.get(spec.transfer_syntax_uid)

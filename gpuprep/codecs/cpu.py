@@ -43,8 +43,15 @@ _RLE_FAILURES = {
 }
 
 
-def decoders_for(transfer_syntax_uid: str) -> tuple[Decoder, ...]:
-    """Return the decoders of a transfer syntax that work on this machine, best first.
+def decoders_for(transfer_syntax_uid: str, *, subject: str = "") -> tuple[Decoder, ...]:
+    """Return the decoders of a transfer syntax that work on this machine, best first; at least one.
+
+    Parameters
+    ----------
+    transfer_syntax_uid : str
+        Of the frames.
+    subject : str
+        Path of their file, for the error.
 
     Raises
     ------
@@ -62,7 +69,7 @@ def decoders_for(transfer_syntax_uid: str) -> tuple[Decoder, ...]:
         hint = "convert the files to explicit VR little endian first, for example with gdcmconv --raw"
     with quiet_pydicom():
         name = UID(transfer_syntax_uid).name or "(none)"
-    raise DecodeError(f"no decoder for transfer syntax {name}", code="no-decoder", hint=hint)
+    raise DecodeError(f"no decoder for transfer syntax {name}", code="no-decoder", subject=subject, hint=hint)
 
 
 def choose_decoder(data: bytes, spec: FrameSpec, out: Image) -> Decoder:

@@ -108,8 +108,5 @@ def decode_segmentation_frames(segmentation: Segmentation) -> SegmentationFrames
         return SegmentationFrames(header, spec)
     if spec.transfer_syntax_uid in NATIVE_SYNTAXES:
         return SegmentationFrames(header, spec, native.read_by_pydicom(header, spec))
-    if not decoders_for(spec.transfer_syntax_uid):
-        raise DecodeError(
-            f"no decoder for transfer syntax {spec.transfer_syntax_uid}", code="no-decoder", subject=header.path
-        )
+    decoders_for(spec.transfer_syntax_uid, subject=header.path)
     return SegmentationFrames(header, spec, read_frames(header, spec))

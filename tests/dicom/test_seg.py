@@ -292,7 +292,8 @@ def test_unknown_syntax_is_refused(tmp_path, masks):
     path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0", 1))
     with pytest.raises(DecodeError) as caught:
         decode_segmentation_frames(read_segmentation(path))
-    assert caught.value.code == "no-decoder"
+    assert (caught.value.code, caught.value.subject) == ("no-decoder", str(path))
+    assert "explicit VR little endian" in caught.value.hint
 
 
 def test_missing_and_short_pixel_data_are_refused(tmp_path, masks):
