@@ -5,8 +5,6 @@
 // edge belongs to the area below that edge (larger y), or to its right when the edge is a column.
 #include "gpuprep.cuh"
 
-typedef double f64;
-
 DEVICE i64 ceil_div(i64 a, i64 b) { return a / b + (a % b > 0); }  // b > 0
 DEVICE i32 ceil_q16(i32 v) { return (i32)(((i64)v + 65535) >> 16); }
 

@@ -1,4 +1,4 @@
-// Volumes of palette codes: counted, and looked up in tables. gpuprep/masks.py is the only caller.
+// Volumes of palette codes: counted, and looked up in tables. gpuprep/codes.py is the only caller.
 //
 // Codes come in long runs, so packs of them are handled at once where they are equal.
 #include <algorithm>

@@ -1,4 +1,4 @@
-// The C interface of the executor; gpuprep/backends/cpu.py is its only caller.
+// The C interface of the executor; gpuprep/backends/ is its only caller.
 #include <cstdint>
 #include <iterator>
 #include <string_view>
@@ -70,8 +70,6 @@ GPUPREP_EXPORT const char* gp_kernel_file(const char* name) {
 }
 
 GPUPREP_EXPORT int gp_lanes() { return LANES; }
-
-GPUPREP_EXPORT int gp_has_row_form(const char* name) { return find(row_forms(), name) != nullptr; }
 
 // grid and block: three numbers each, x first. args: an address for each parameter, as cuLaunchKernel takes them.
 // use_row_form 0 runs the kernel's own text even where a row form exists.

@@ -1,4 +1,4 @@
-// Reads frames from many files into one buffer, and decodes DICOM RLE. gpuprep/codecs/ is the only caller.
+// Reads frames from many files into one buffer, and cleans their words. gpuprep/codecs/native.py is the only caller.
 #include <fcntl.h>
 #include <unistd.h>
 
