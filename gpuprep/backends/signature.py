@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from gpuprep import hostlib
 from gpuprep.errors import KernelError
 
 
-@lru_cache(maxsize=256)
+@cache
 def kernel_parameters(kernel: str) -> tuple[tuple[bool, np.dtype[Any] | None], ...]:
     """Return (is a pointer, dtype) of each parameter of a kernel; None as dtype for pointers to structs.
 
@@ -27,13 +27,7 @@ def kernel_parameters(kernel: str) -> tuple[tuple[bool, np.dtype[Any] | None], .
     KernelError
         ``unknown-kernel`` or ``host-library-missing``.
     """
-    library, _ = hostlib.load()
-    library.gp_kernel_signature.restype = ctypes.c_char_p
-    library.gp_kernel_signature.argtypes = [ctypes.c_char_p]
-    signature = library.gp_kernel_signature(kernel.encode())
-    if signature is None:
-        raise KernelError(f"there is no kernel named {kernel!r}", code="unknown-kernel")
-    found = re.findall(r"(P?)(\w)", signature.decode())
+    found = re.findall(r"(P?)(\w)", _ask("gp_kernel_signature", kernel))
     return tuple((bool(pointer), None if code == "x" else np.dtype(code)) for pointer, code in found)
 
 
@@ -62,13 +56,17 @@ def kernel_file(kernel: str) -> str:
     KernelError
         ``unknown-kernel`` or ``host-library-missing``.
     """
-    library, _ = hostlib.load()
-    library.gp_kernel_file.restype = ctypes.c_char_p
-    library.gp_kernel_file.argtypes = [ctypes.c_char_p]
-    file = library.gp_kernel_file(kernel.encode())
-    if file is None:
+    return _ask("gp_kernel_file", kernel)
+
+
+def _ask(function: str, kernel: str) -> str:
+    """Return what a function of the host library says of a kernel."""
+    ask = getattr(hostlib.load()[0], function)
+    ask.restype, ask.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
+    said: bytes | None = ask(kernel.encode())
+    if said is None:
         raise KernelError(f"there is no kernel named {kernel!r}", code="unknown-kernel")
-    return str(file.decode())
+    return said.decode()
 
 
 def check_arguments(kernel: str, args: Sequence[Any], array_type: type) -> None:
