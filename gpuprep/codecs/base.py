@@ -7,19 +7,18 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from gpuprep.dicom.datasets import DEFLATED_UID, EXPLICIT_BIG_UID, EXPLICIT_LITTLE_UID, IMPLICIT_LITTLE_UID
 from gpuprep.dicom.framespec import FrameSpec
 
 Image = NDArray[Any]
 
-#: Transfer syntaxes whose pixel data is not encapsulated. Source: PS3.5 annex A, PS3.6 table A-1.
-NATIVE_SYNTAXES = frozenset(
-    {
-        "1.2.840.10008.1.2",  # implicit VR little endian
-        "1.2.840.10008.1.2.1",  # explicit VR little endian
-        "1.2.840.10008.1.2.1.99",  # deflated explicit VR little endian
-        "1.2.840.10008.1.2.2",  # explicit VR big endian
-    }
-)
+# Transfer syntaxes. Source: PS3.5 annex A, PS3.6 table A-1.
+#: Those whose pixel data is not encapsulated.
+NATIVE_SYNTAXES = frozenset({IMPLICIT_LITTLE_UID, EXPLICIT_LITTLE_UID, DEFLATED_UID, EXPLICIT_BIG_UID})
+JPEG_BASELINE, JPEG_EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
+JPEG_LOSSLESS = frozenset({"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"})
+JPEG_2000 = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"})
+HTJ2K = frozenset({"1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203"})
 
 
 class Decoder(Protocol):

@@ -17,7 +17,19 @@ import numpy as np
 
 from gpuprep import hostlib
 from gpuprep.codecs import DECODERS
-from gpuprep.codecs.base import Decoder, Image, clean_bits, container_dtype, image_shape, shift_bits
+from gpuprep.codecs.base import (
+    HTJ2K,
+    JPEG_2000,
+    JPEG_BASELINE,
+    JPEG_EXTENDED,
+    JPEG_LOSSLESS,
+    Decoder,
+    Image,
+    clean_bits,
+    container_dtype,
+    image_shape,
+    shift_bits,
+)
 from gpuprep.codecs.codestream import Codestream, check_codestream, read_jpeg, read_jpeg2000
 from gpuprep.codecs.colour import check_photometric, convert_to_rgb, is_ybr
 from gpuprep.codecs.native import frame_bits, unpack_frame
@@ -25,15 +37,12 @@ from gpuprep.dicom.datasets import quiet_pydicom
 from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.errors import DecodeError
 
-# Transfer syntaxes. Source: PS3.6 table A-1.
+# Further transfer syntaxes, which only CPU decoders know. Source: PS3.6 table A-1.
 _RLE = frozenset({"1.2.840.10008.1.2.5"})
 _DEFLATED_FRAMES = frozenset({"1.2.840.10008.1.2.8.1"})
-_JPEG_LOSSY = frozenset({"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"})
-_JPEG_LOSSLESS = frozenset({"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"})
+_JPEG_LOSSY = frozenset({JPEG_BASELINE, JPEG_EXTENDED})
 _JPEG_LS = frozenset({"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"})
-_JPEG_2000 = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"})
-_HTJ2K = frozenset({f"1.2.840.10008.1.2.4.{number}" for number in (201, 202, 203)})
-_SUPPORTED = _RLE | _DEFLATED_FRAMES | _JPEG_LOSSY | _JPEG_LOSSLESS | _JPEG_LS | _JPEG_2000 | _HTJ2K
+_SUPPORTED = _RLE | _DEFLATED_FRAMES | _JPEG_LOSSY | JPEG_LOSSLESS | _JPEG_LS | JPEG_2000 | HTJ2K
 
 #: What gp_decode_rle returns other than 0. Source: ``enum Status`` in kernels/host/rle.cpp.
 _RLE_FAILURES = {
@@ -251,7 +260,7 @@ class PydicomDecoder:
         from pydicom.pixels import get_decoder
 
         check_photometric(spec)
-        read = read_jpeg2000 if spec.transfer_syntax_uid in _JPEG_2000 | _HTJ2K else read_jpeg
+        read = read_jpeg2000 if spec.transfer_syntax_uid in JPEG_2000 | HTJ2K else read_jpeg
         check_codestream(read(data), spec)
         try:
             pixels, _ = get_decoder(spec.transfer_syntax_uid).as_array(
@@ -286,8 +295,8 @@ def _plugin_syntaxes(plugin: str) -> frozenset[str]:
 
 RLE = RleDecoder()
 DEFLATE = DeflateDecoder()
-JPEG8 = ImagecodecsDecoder("jpeg8", _JPEG_LOSSY | _JPEG_LOSSLESS, read_jpeg)
-LJPEG = ImagecodecsDecoder("ljpeg", _JPEG_LOSSLESS, read_jpeg)
+JPEG8 = ImagecodecsDecoder("jpeg8", _JPEG_LOSSY | JPEG_LOSSLESS, read_jpeg)
+LJPEG = ImagecodecsDecoder("ljpeg", JPEG_LOSSLESS, read_jpeg)
 JPEGLS = ImagecodecsDecoder("jpegls", _JPEG_LS, read_jpeg)
-JPEG2K = ImagecodecsDecoder("jpeg2k", _JPEG_2000 | _HTJ2K, read_jpeg2000)
+JPEG2K = ImagecodecsDecoder("jpeg2k", JPEG_2000 | HTJ2K, read_jpeg2000)
 GDCM = PydicomDecoder("gdcm")

@@ -33,7 +33,15 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from gpuprep.backends.base import Backend
-from gpuprep.codecs.base import Image, container_dtype, image_shape
+from gpuprep.codecs.base import (
+    HTJ2K,
+    JPEG_2000,
+    JPEG_BASELINE,
+    JPEG_LOSSLESS,
+    Image,
+    container_dtype,
+    image_shape,
+)
 from gpuprep.codecs.codestream import Codestream, check_codestream, clear_sign, has_end, read_jpeg, read_jpeg2000
 from gpuprep.codecs.cpu import choose_decoder
 from gpuprep.dicom.framespec import FrameSpec
@@ -51,12 +59,9 @@ LOSSY_TOLERANCE = 1
 #: What DALI, CUDA and nvJPEG say when memory is short.
 _SHORTAGE = re.compile(r"out.of.memory|bad_alloc|allocation failed|can't allocate|allocator.failure", re.IGNORECASE)
 
-# Transfer syntaxes. Source: PS3.6 table A-1.
-_JPEG_BASELINE = frozenset({"1.2.840.10008.1.2.4.50"})
-_JPEG_LOSSLESS = frozenset({"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"})
-_JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
-#: Of those, the ones that may be lossy.
-_LOSSY = _JPEG_BASELINE | {"1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"}
+_JPEG_2000 = JPEG_2000 | HTJ2K
+#: Transfer syntaxes whose frames may be lossy. Source: PS3.6 table A-1.
+_LOSSY = frozenset({JPEG_BASELINE, "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"})
 
 Tag = TypeVar("Tag")
 #: How the samples of a kind come out of DALI.
@@ -188,7 +193,7 @@ class Loader:
 
     def syntaxes(self) -> frozenset[str]:
         """Return the transfer syntaxes that it decodes; lossless JPEG only on a device."""
-        return _JPEG_BASELINE | _JPEG_2000 | (_JPEG_LOSSLESS if self._device is not None else frozenset())
+        return _JPEG_2000 | {JPEG_BASELINE} | (JPEG_LOSSLESS if self._device is not None else frozenset())
 
     def upload(self, frames: Image) -> Any:
         """Return frames, (n, rows, columns) of 8 or 16 bits, as an array of the device.
