@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuprep._version import __version__
+from gpuprep.dicom.datasets import EXPLICIT_LITTLE_UID
 from gpuprep.geometry import VolumeGeometry
 
 Float = NDArray[np.float64]
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
-EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
 #: When all synthetic studies were made.
 DATE, TIME = "20240102", "101112"
@@ -71,7 +71,7 @@ def start(series: ImageSeries, sop_class: str, sop_instance_uid: str, modality: 
     data.file_meta = FileMetaDataset()
     data.file_meta.MediaStorageSOPClassUID = sop_class
     data.file_meta.MediaStorageSOPInstanceUID = sop_instance_uid
-    data.file_meta.TransferSyntaxUID = EXPLICIT_LITTLE_ENDIAN
+    data.file_meta.TransferSyntaxUID = EXPLICIT_LITTLE_UID
     data.file_meta.ImplementationClassUID = derive_uid("gpuprep")
     data.SpecificCharacterSet = "ISO_IR 192"
     data.SOPClassUID, data.SOPInstanceUID = sop_class, sop_instance_uid

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gpuprep.dicom.header import RTDOSE_UID
 from gpuprep.dicom.synth.elements import (
     CT_STORAGE,
     DATE,
@@ -29,7 +30,6 @@ from gpuprep.errors import ConfigError
 from gpuprep.geometry import VolumeGeometry
 
 PET_STORAGE = "1.2.840.10008.5.1.4.1.1.128"
-RTDOSE_STORAGE = "1.2.840.10008.5.1.4.1.1.481.2"
 
 #: Stored value 0 is this many HU.
 CT_INTERCEPT_HU = -1024
@@ -171,7 +171,7 @@ def build_dose(series: ImageSeries, geometry: VolumeGeometry, dose_gy: ArrayLike
     dose = np.asarray(dose_gy, np.float64)
     scaling = decimal(max(float(dose.max()), 1e-3) / 2**31)
     series_uid = derive_uid(series.series_instance_uid, "RTDOSE")
-    data = start(series, RTDOSE_STORAGE, derive_uid(series_uid, "instance"), "RTDOSE", series_uid)
+    data = start(series, RTDOSE_UID, derive_uid(series_uid, "instance"), "RTDOSE", series_uid)
     data.SeriesNumber = 5
     data.InstanceNumber = 1
     set_plane(data, geometry, 0)

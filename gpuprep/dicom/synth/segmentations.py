@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuprep.dicom.header import LABELMAP_SEG_UID, SEG_UID
+from gpuprep.dicom.seg import SegmentationKind
 from gpuprep.dicom.synth.elements import (
     CT_STORAGE,
     ImageSeries,
@@ -24,10 +26,6 @@ from gpuprep.dicom.synth.elements import (
 )
 from gpuprep.geometry import VolumeGeometry
 
-SegmentationKind = Literal["BINARY", "FRACTIONAL", "LABELMAP"]
-
-SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
-LABELMAP_SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 #: The largest Maximum Fractional Value, for which a fraction fills its byte.
 MAXIMUM_FRACTIONAL_VALUE = 255
 
@@ -83,7 +81,7 @@ def build_segmentation(
     grid = geometry or series.geometry
     series_uid = derive_uid(series.series_instance_uid, "SEG")
     is_labelmap = kind == "LABELMAP"
-    sop_class = LABELMAP_SEG_STORAGE if is_labelmap else SEG_STORAGE
+    sop_class = LABELMAP_SEG_UID if is_labelmap else SEG_UID
     data = start(series, sop_class, derive_uid(series_uid, kind), "SEG", series_uid)
     data.SeriesNumber = 3
     data.InstanceNumber = 1

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gpuprep.dicom.header import RTSTRUCT_UID
 from gpuprep.dicom.synth.elements import (
     CT_STORAGE,
     DATE,
@@ -20,8 +21,6 @@ from gpuprep.dicom.synth.elements import (
     start,
     write_dataset,
 )
-
-RTSTRUCT_STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ def build_structure_set(
     from pydicom.dataset import Dataset
 
     series_uid = derive_uid(series.series_instance_uid, "RTSTRUCT")
-    data = start(series, RTSTRUCT_STORAGE, derive_uid(series_uid, "instance"), "RTSTRUCT", series_uid)
+    data = start(series, RTSTRUCT_UID, derive_uid(series_uid, "instance"), "RTSTRUCT", series_uid)
     data.SeriesNumber = 2
     data.StructureSetLabel = "synthetic"
     data.StructureSetDate, data.StructureSetTime = DATE, TIME
