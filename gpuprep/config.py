@@ -243,7 +243,7 @@ class Transforms:
                 hint="write keep, or one of L/R, A/P and I/S in any order, as in RAS",
             )
 
-    def windows(self, modality: str, modalities: Collection[str]) -> bool:
+    def is_windowed(self, modality: str, modalities: Collection[str]) -> bool:
         """Whether the window applies to a channel: to CT, or to every channel of a case without CT."""
         return self.window_level is not None and (modality == "CT" or "CT" not in modalities)
 

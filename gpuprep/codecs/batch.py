@@ -174,7 +174,7 @@ def find_sources(stack: Stack) -> tuple[list[Source], FrameSpec]:
     specs = {frame.instance.path: FrameSpec.from_header(frame.instance) for frame in stack.frames}
     frames, rows, columns = stack.frames_shape
     layout = replace(_common_layout(list(specs.values())), rows=rows, columns=columns, number_of_frames=frames)
-    if stack.mosaic_columns:
+    if stack.tiles_a_row:
         return _mosaic_sources(stack, specs), layout
     sources = [
         Source(frame.instance, specs[frame.instance.path], frame.index, slot) for slot, frame in enumerate(stack.frames)
@@ -200,7 +200,7 @@ def _mosaic_sources(stack: Stack, specs: Mapping[str, FrameSpec]) -> list[Source
     for slot, frame in enumerate(stack.frames):
         header = frame.instance
         source = sources.setdefault(header.path, Source(header, specs[header.path], 0, -1, []))
-        down, right = divmod(frame.index, stack.mosaic_columns)
+        down, right = divmod(frame.index, stack.tiles_a_row)
         box = slice(down * rows, (down + 1) * rows), slice(right * columns, (right + 1) * columns)
         source.tiles.append((slot, box))
     return list(sources.values())

@@ -89,8 +89,8 @@ class Stack:
         Position of the first pixel of each frame, LPS mm, as the headers say it.
     is_irregular : bool
         Whether slices are missing, unevenly spaced or sheared (gantry tilt), so that frames do not lie on `geometry`.
-    mosaic_columns : int
-        Tiles a row of a Siemens mosaic; 0 when it is none.
+    tiles_a_row : int
+        Tiles in a row of the Siemens mosaics that it is cut from; 0 when its frames are no tiles.
     label : str
         What tells this volume from its siblings of the same series (``"echo 2"``, ``"time 3"``); usually empty.
     findings : tuple of Finding
@@ -102,14 +102,14 @@ class Stack:
     spec: FrameSpec
     plane_offsets_lps_mm: tuple[tuple[float, float, float], ...]
     is_irregular: bool = False
-    mosaic_columns: int = 0
+    tiles_a_row: int = 0
     label: str = ""
     findings: tuple[Finding, ...] = ()
 
     @property
     def frames_shape(self) -> tuple[int, int, int]:
         """Shape (frames, rows, columns) of the decoded frames: that of `geometry` unless the stack is irregular."""
-        tiles = self.mosaic_columns or 1
+        tiles = self.tiles_a_row or 1
         return len(self.frames), self.spec.rows // tiles, self.spec.columns // tiles
 
     @property
@@ -543,7 +543,7 @@ def _stack_volume(
         spec=FrameSpec.from_header(first.instance),
         plane_offsets_lps_mm=tuple(p.position_lps_mm for p in planes),
         is_irregular=bool(problems),
-        mosaic_columns=first.tiles_a_row,
+        tiles_a_row=first.tiles_a_row,
         label=label,
         findings=tuple(findings),
     )

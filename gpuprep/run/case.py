@@ -177,7 +177,7 @@ def estimate_case(plan: CasePlan, source: VolumeGeometry, options: CaseOptions, 
         first = channel.instances[0]
         frames = sum(i.number_of_frames or 1 for i in channel.instances)
         value_bytes = 4 if channel.modality == "PT" else 2
-        is_mapped = transforms.rescale_intensity is not None and transforms.windows(channel.modality, modalities)
+        is_mapped = transforms.rescale_intensity is not None and transforms.is_windowed(channel.modality, modalities)
         needed = max(
             needed,
             estimate_bytes(
@@ -283,10 +283,10 @@ def onto_grid(
 
 
 def choose_window(modality: str, plan: CasePlan, transforms: Transforms) -> Window | None:
-    """Return the window of a channel; None for those that `Transforms.windows` leaves out. Masks have none."""
+    """Return the window of a channel; None for those that `Transforms.is_windowed` leaves out. Masks have none."""
     if transforms.window_level is None or transforms.window_width is None:
         return None
-    if not transforms.windows(modality, [c.modality for c in plan.channels]):
+    if not transforms.is_windowed(modality, [c.modality for c in plan.channels]):
         return None
     return Window(transforms.window_level, transforms.window_width, transforms.rescale_intensity)
 

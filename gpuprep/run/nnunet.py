@@ -142,7 +142,9 @@ def convert_to_nnunet(
         write_region_table(folder, regions)
         rows = ledger.rows()
         training = {c: r.patient for c, r in rows.items() if r.status == "done" and splits[c] == "Tr"}
-        rescaled = {m for m in options.images if transforms.rescale_intensity and transforms.windows(m, options.images)}
+        rescaled = {
+            m for m in options.images if transforms.rescale_intensity and transforms.is_windowed(m, options.images)
+        }
         write_dataset_json(
             folder,
             labels=labels,

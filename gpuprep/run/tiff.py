@@ -87,7 +87,7 @@ class TiffWork:
         return CaseRow(
             case=plan.case,
             key=plan.key,
-            config=config_of(self.options),
+            config=digest(self.options),
             patient=plan.patient,
             status="done",
             backend=_name(backend),
@@ -116,11 +116,6 @@ def _discard(path: Path) -> None:
 
 def _name(backend: Backend) -> str:
     return f"{backend.name} {backend.device}".strip()
-
-
-def config_of(options: TiffOptions) -> str:
-    """Return the digest of the options."""
-    return digest(options)
 
 
 def convert_one(
@@ -194,7 +189,7 @@ def convert_to_tiff(
             plans,
             work=work,
             batching=batching if placement.choice.name == "cuda" else None,
-            config=config_of(options),
+            config=digest(options),
             discard=lambda case: _discard(paths[case]) if case in paths else None,
             root=root,
             own_folders=[root],

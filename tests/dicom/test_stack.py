@@ -82,7 +82,7 @@ def test_axial_grid_by_hand():
     assert geometry.orientation() == "LPS"
     assert geometry.frame_of_reference_uid == "1.2.4"
     assert stack.plane_offsets_lps_mm == ((-10, -20, 5), (-10, -20, 7.5), (-10, -20, 10))
-    assert (stack.label, stack.findings, stack.is_irregular, stack.mosaic_columns) == ("", (), False, 0)
+    assert (stack.label, stack.findings, stack.is_irregular, stack.tiles_a_row) == ("", (), False, 0)
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::5])
@@ -528,8 +528,8 @@ def load(stack: Stack) -> np.ndarray:
     slices = []
     for frame in stack.frames:
         pixels = decode(frame.instance.path)
-        if stack.mosaic_columns:
-            row, column = divmod(frame.index, stack.mosaic_columns)
+        if stack.tiles_a_row:
+            row, column = divmod(frame.index, stack.tiles_a_row)
             pixels = pixels[row * height : (row + 1) * height, column * width : (column + 1) * width]
         elif stack.spec.number_of_frames > 1:
             pixels = pixels[frame.index]
