@@ -10,7 +10,7 @@ import numpy as np
 
 from gpuprep.dicom.header import RTSTRUCT_UID, InstanceHeader
 from gpuprep.dicom.index import Series, SeriesKey, is_image, is_segmentation, list_some
-from gpuprep.dicom.rtstruct import read_structure_set
+from gpuprep.dicom.rtstruct import AREA_TYPES, read_structure_set
 from gpuprep.dicom.stack import UNKNOWN_SPACING_MM, Finding, planes_of
 from gpuprep.errors import GeometryError, HeaderError, LinkError
 from gpuprep.geometry import Float, median
@@ -72,8 +72,8 @@ def link(series: Sequence[Series]) -> LinkResult:
 
     The first evidence that applies decides: a referenced Series Instance UID that is there; the referenced SOP
     instances that are there (`SUFFICIENT_SHARE` of them at least); the same frame of reference, in the same study if
-    possible, with all contours or frames within half a slice of the image's planes, those that were drawn on them
-    (`ON_PLANE_TOLERANCE_MM`) before others. Series with pixels qualify, but no localizers, segmentations or doses.
+    possible, with all closed contours or frames within half a slice of the image's planes, those that were drawn on
+    them (`ON_PLANE_TOLERANCE_MM`) before others. Series with pixels qualify, but no localizers, segmentations or doses.
 
     Parameters
     ----------
@@ -225,8 +225,13 @@ def _check_patient(segmentation: InstanceHeader, image: Series) -> list[Finding]
 
 def _find_by_planes(segmentation: InstanceHeader, candidates: Sequence[Series]) -> tuple[Series, str]:
     outlines = _read_outlines(segmentation) if candidates else []
-    misfits_mm = ((image, _measure_misfit(outlines, image)) for image in candidates if outlines)
-    fitting = [(image, misfit_mm) for image, misfit_mm in misfits_mm if misfit_mm is not None]
+    fitting = []
+    for image in candidates if outlines else ():
+        frames = {"", *image.frame_of_reference_uids}
+        of_image = [points for frame, points in outlines if frame in frames] or [points for _, points in outlines]
+        misfit_mm = _measure_misfit(of_image, image)
+        if misfit_mm is not None:
+            fitting.append((image, misfit_mm, len(of_image)))
     if not fitting:
         raise LinkError(
             f"nothing that it references is there: {_describe_references(segmentation)}"
@@ -235,18 +240,26 @@ def _find_by_planes(segmentation: InstanceHeader, candidates: Sequence[Series]) 
             subject=segmentation.path,
             hint="index the folder of its image series too",
         )
-    drawn_on = [(image, misfit_mm) for image, misfit_mm in fitting if misfit_mm <= ON_PLANE_TOLERANCE_MM] or fitting
-    image, misfit_mm = _the_only([image for image, _ in drawn_on], segmentation), drawn_on[0][1]
-    return image, f"{len(outlines)} contours or frames lie on its planes, at most {misfit_mm:.2f} mm off"
+    drawn_on = [one for one in fitting if one[1] <= ON_PLANE_TOLERANCE_MM] or fitting
+    image = _the_only([image for image, *_ in drawn_on], segmentation)
+    _, misfit_mm, count = drawn_on[0]
+    return image, f"{count} contours or frames lie on its planes, at most {misfit_mm:.2f} mm off"
 
 
-def _read_outlines(segmentation: InstanceHeader) -> list[Float]:
-    """Return points (n, 3), LPS mm, of each contour or frame; each lies in a plane of the image."""
+def _read_outlines(segmentation: InstanceHeader) -> list[tuple[str, Float]]:
+    """Return the points (n, 3), LPS mm, of each contour or frame, and the frame of reference that a contour states.
+
+    Each lies in a plane of the image, for points and paths, which need not, are left out.
+    """
     try:
         if segmentation.sop_class_uid == RTSTRUCT_UID:
-            rois = read_structure_set(segmentation.path).rois
-            return [c.points_lps_mm for roi in rois for c in roi.contours if len(c.points_lps_mm)]
-        return [plane.corners_lps_mm for plane in planes_of(segmentation)]
+            return [
+                (roi.frame_of_reference_uid, contour.points_lps_mm)
+                for roi in read_structure_set(segmentation.path).rois
+                for contour in roi.contours
+                if contour.geometric_type in AREA_TYPES and len(contour.points_lps_mm)
+            ]
+        return [("", plane.corners_lps_mm) for plane in planes_of(segmentation)]
     except (HeaderError, GeometryError) as error:
         raise LinkError(
             f"nothing that it references is there, and its planes cannot be read: {error.message}",

@@ -22,6 +22,8 @@ from gpuprep.dicom.header import RTSTRUCT_UID, decode_text, parse_int
 from gpuprep.errors import HeaderError, RoiError
 from gpuprep.masks import Code, Roi
 
+#: Contour Geometric Type (3006,0042) that encloses an area → whether it says itself that contours are to be XORed.
+AREA_TYPES = {"CLOSED_PLANAR": False, "CLOSEDPLANAR_XOR": True}
 #: Number of a ROI whose own cannot be read; no contours can be tied to it.
 NO_ROI_NUMBER = -1
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gpuprep.backends.base import BLOCK_THREADS, Backend
 from gpuprep.codes import PLANE_BITS, pack_bits, unpack_bits
-from gpuprep.dicom.rtstruct import RoiContours
+from gpuprep.dicom.rtstruct import AREA_TYPES, RoiContours
 from gpuprep.errors import GeometryError
 from gpuprep.geometry import DIRECTION_TOLERANCE, SAME_GRID_TOLERANCE_MM, VolumeGeometry, median
 from gpuprep.masks import Roi, RoiMask, from_slices
@@ -44,9 +44,7 @@ COLUMN_STEP = 64
 #: Threads that share the edges of a contour.
 CONTOUR_THREADS = 64
 
-#: Contour Geometric Type (3006,0042) that encloses an area → whether it says itself that contours are to be XORed.
-AREA_TYPES = {"CLOSED_PLANAR": False, "CLOSEDPLANAR_XOR": True}
-#: What is said of the other types.
+#: What is said of Contour Geometric Types other than `AREA_TYPES`.
 OTHER_TYPES = {"POINT": "point-contour", "OPEN_PLANAR": "open-contour", "OPEN_NONPLANAR": "open-contour"}
 
 

@@ -311,6 +311,38 @@ def test_contours_across_the_planes_do_not_fit(tmp_path):
     assert _the_problem(_link(tmp_path, data)).code == "dangling-reference"
 
 
+@pytest.mark.parametrize(
+    ("kind", "points"),
+    [
+        ("POINT", [[3, 4, 1.1]]),  # an isocentre between the slices: no more than that
+        ("POINT", [[3, 4, 500]]),
+        ("OPEN_NONPLANAR", [[0, 0, 0], [1, 1, 3 * SPACING_MM], [2, 2, 5 * SPACING_MM]]),  # a catheter
+    ],
+)
+def test_points_and_paths_need_not_lie_on_the_planes(tmp_path, kind, points):
+    series = _write_ct(tmp_path)
+    _write_ct(tmp_path, "shifted", geometry=series.geometry.crop((0.4, 0, 0), GRID.shape))
+    contours = [synth.ellipse_lps_mm(series.geometry, 2, (0, 0, 0), (3, 2))]
+    rois = [synth.RoiSpec(1, "roi", contours), synth.RoiSpec(2, "other", [np.array(points)], kind)]
+    data = synth.build_structure_set(series, rois)
+    _drop_instance_uids(data)
+    found = _the_link(_link(tmp_path, data))
+    assert (found.image_series_uid, found.detail) == (
+        series.series_instance_uid,
+        "1 contours or frames lie on its planes, at most 0.00 mm off",
+    )
+
+
+def test_contours_of_another_frame_of_reference_need_not_lie_on_the_planes(tmp_path):
+    series = _write_ct(tmp_path)
+    contours = [synth.ellipse_lps_mm(series.geometry, 2, (0, 0, 0), (3, 2))]
+    rois = [synth.RoiSpec(1, "roi", contours), synth.RoiSpec(2, "on the MR", [contours[0] + (0, 0, 700)])]
+    data = synth.build_structure_set(series, rois)
+    _drop_instance_uids(data)
+    data.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = "1.2.3"
+    assert _the_link(_link(tmp_path, data)).image_series_uid == series.series_instance_uid
+
+
 def test_a_structure_set_without_contours_gives_no_planes(tmp_path):
     data = _build_rtstruct(_write_ct(tmp_path), slices=())
     _drop_instance_uids(data)
