@@ -22,7 +22,13 @@ from gpuprep.geometry import Float
 #: Image header of the CSA block and the number of images in the mosaic, with the private creators they belong to.
 _CSA_GROUP, _CSA_CREATOR, _CSA_IMAGE_HEADER = 0x0029, "SIEMENS CSA HEADER", 0x10
 _MR_GROUP, _MR_CREATOR, _TILE_COUNT = 0x0019, "SIEMENS MR HEADER", 0x0A
-_PRIVATE_ELEMENTS = (0x00190010, 0x0019100A, 0x00290010, 0x00291010)
+#: Their elements and creators in any of the blocks that a creator may have taken (PS3.5 7.8.1).
+_PRIVATE_ELEMENTS = tuple(
+    group << 16 | element
+    for group, place in ((_MR_GROUP, _TILE_COUNT), (_CSA_GROUP, _CSA_IMAGE_HEADER))
+    for block in range(0x10, 0x100)
+    for element in (block, block << 8 | place)
+)
 
 #: Value of Image Type by which United Imaging tells a volume in one image, of the slices in (0065,xx51).
 _UIH_GRID = "VFRAME"

@@ -34,6 +34,10 @@ PIXEL_SPACING_TOLERANCE = 1e-4
 CLEAR_MAJORITY = 2
 #: Parts of a series with fewer slices than this have no spacing of their own to be told by.
 LEAST_OVERLAPPING_SLICES = 3
+#: Findings of frames that a volume lacks although they are in its series: they may be why it is irregular.
+LEFT_OUT = (
+    "incomplete-volume", "mixed-orientation", "mixed-size", "mixed-layout", "geometry-missing", "not-an-image",
+)  # fmt: skip
 #: A grid with more than this many times the voxels of its frames is refused: its gaps are no gaps of one volume.
 MOST_GRID_GROWTH = 16
 #: Distance given to a single slice whose file knows no thickness.
@@ -320,9 +324,10 @@ def _judge_strays(
         for stray in strays
         if (unlike := _difference(volume[0], stray[0]))
     ]
-    findings += [
-        Finding(code, f"{count} images set aside") for code, count in Counter(e.code for e in unplaced).items()
-    ]
+    for code in dict.fromkeys(e.code for e in unplaced):
+        first, *others = [e for e in unplaced if e.code == code]
+        message = f"{1 + len(others)} image{'s' * bool(others)} set aside: {first.subject}: {first.message}"
+        findings.append(Finding(code, message))
     if len(volume) >= CLEAR_MAJORITY * (sum(map(len, strays)) + len(unplaced)):
         return findings
     if not strays:
@@ -504,9 +509,8 @@ def _stack_volume(
     steps_mm = np.diff(offsets_mm[:, 0])
     drift_pixels = offsets_mm[:, 1:] / first.pixel_spacing_mm
     problems = _find_problems(placed, steps_mm, drift_pixels, tolerance)
-    incomplete = [f for f in findings if f.code == "incomplete-volume"]
     if problems and not may_resample:
-        raise _irregular(first, label, problems + incomplete)
+        raise _irregular(first, label, problems + [f for f in findings if f.code in LEFT_OUT])
 
     shape, spacing_mm, origin = (len(planes), first.rows, first.columns), first.slice_spacing_mm, positions[0]
     if len(planes) > 1:

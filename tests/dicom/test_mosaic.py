@@ -65,6 +65,19 @@ def test_places_of_tiles_by_hand(tmp_path: Path, normal: tuple[str, ...], step_m
 NORMAL = ["0", "0", "1"]
 
 
+def test_the_header_may_lie_in_another_private_block(tmp_path: Path):
+    header = csa({"NumberOfImagesInMosaic": ["3"], "SliceNormalVector": NORMAL})
+    instance = mosaic(tmp_path, header)
+    expected = planes_of_mosaic(instance)
+    dataset = pydicom.dcmread(instance.path, force=True)
+    del dataset[0x00290010], dataset[0x00291010]
+    dataset.add_new(0x00290010, "LO", "SIEMENS MEDCOM HEADER")
+    dataset.add_new(0x002900E2, "LO", "SIEMENS CSA HEADER")
+    dataset.add_new(0x0029E210, "OB", header)
+    dataset.save_as(instance.path, enforce_file_format=False)
+    assert planes_of_mosaic(instance) == expected
+
+
 @pytest.mark.parametrize(
     "header",
     [

@@ -434,6 +434,21 @@ def test_geometry_missing(attribute):
     assert refused(axial([1, 2], **{attribute: ()})).code == "geometry-missing"
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"image_position_lps_mm": ()}, "1 image set aside: /ct/0003: frame 1 has no ImagePositionPatient"),
+        ({"pixel_spacing_mm": (0.5, 0.8)}, "1 of 5 frames set aside: 20 × 30 pixels of [0.5, 0.75] mm and"),
+    ],
+)
+def test_a_gap_names_the_frames_that_were_set_aside(changes, said):
+    images = axial([1, 2, 3, 4, 5])
+    images[2] = replace(images[2], **changes)
+    error = refused(images)
+    assert error.code == "missing-slice"
+    assert said in error.message
+
+
 def test_not_an_image():
     assert refused([InstanceHeader(path="/rt", modality="RTSTRUCT")]).code == "not-an-image"
     assert refused([]).code == "not-an-image"
