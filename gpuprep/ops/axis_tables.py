@@ -21,7 +21,8 @@ Index = NDArray[np.int32]
 COORDINATE_STEPS = 1 << 24
 #: Weights smaller than this are rounding errors of a zero of the filter.
 WEIGHT_FLOOR = 1e-12
-#: Free parameter of the cubic filter. Source: Keys, IEEE Trans. ASSP 29 (1981) 1153.
+#: Free parameter of the cubic filter, by which it is that of Catmull and Rom too. Source: Keys, IEEE Trans. ASSP 29
+#: (1981) 1153.
 KEYS_A = -0.5
 LANCZOS_LOBES = 3
 
@@ -31,26 +32,29 @@ def snapped(coordinates: Float) -> Float:
     return np.asarray(np.rint(coordinates * COORDINATE_STEPS) / COORDINATE_STEPS, np.float64)
 
 
-def _linear(x: Float) -> Float:
+def linear(x: Float) -> Float:
+    """Return the triangle filter at `x` voxels from its centre."""
     return np.maximum(0.0, 1.0 - np.abs(x))
 
 
-def _cubic(x: Float) -> Float:
+def cubic(x: Float) -> Float:
+    """Return Keys' cubic filter at `x` voxels from its centre."""
     x = np.abs(x)
     near = ((KEYS_A + 2) * x - (KEYS_A + 3)) * x * x + 1
     far = KEYS_A * (((x - 5) * x + 8) * x - 4)
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
-def _lanczos(x: Float) -> Float:
+def lanczos(x: Float) -> Float:
+    """Return the Lanczos filter of `LANCZOS_LOBES` lobes at `x` voxels from its centre."""
     return np.where(np.abs(x) < LANCZOS_LOBES, np.sinc(x) * np.sinc(x / LANCZOS_LOBES), 0.0)
 
 
 #: Filter and the half width of its support, in voxels.
 FILTERS: dict[str, tuple[Callable[[Float], Float], int]] = {
-    "linear": (_linear, 1),
-    "cubic": (_cubic, 2),
-    "lanczos": (_lanczos, LANCZOS_LOBES),
+    "linear": (linear, 1),
+    "cubic": (cubic, 2),
+    "lanczos": (lanczos, LANCZOS_LOBES),
 }
 
 

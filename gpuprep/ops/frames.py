@@ -10,7 +10,6 @@ from gpuprep.backends.base import Backend
 from gpuprep.errors import ConfigError
 
 FrameHandling = Literal["keep", "central-slice", "max-intensity", "mean", "interpolate"]
-FRAME_HANDLINGS = ("keep", "central-slice", "max-intensity", "mean", "interpolate")
 
 
 def combine_frames(
@@ -51,7 +50,7 @@ def combine_frames(
     raise ConfigError(
         f"frames cannot be combined by {handling!r}",
         code="unknown-handling",
-        hint=f"choose one of: {', '.join(FRAME_HANDLINGS)}",
+        hint="choose keep, central-slice, max-intensity or mean; interpolate_frames makes other frames",
     )
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from gpuprep.backends.base import BLOCK_THREADS, Backend
 from gpuprep.codes import PLANE_BITS, pack_bits, unpack_bits
 from gpuprep.dicom.rtstruct import AREA_TYPES, RoiContours
+from gpuprep.dicom.stack import Stack
 from gpuprep.errors import GeometryError
 from gpuprep.geometry import DIRECTION_TOLERANCE, SAME_GRID_TOLERANCE_MM, VolumeGeometry, median
 from gpuprep.masks import Roi, RoiMask, from_slices
@@ -72,6 +73,11 @@ class SliceGrid:
     def __post_init__(self) -> None:
         if (np.diff(self.positions_mm()) <= 0).any():
             raise GeometryError("planes do not ascend along the slice axis", code="planes-not-sorted")
+
+    @classmethod
+    def of_stack(cls, stack: Stack) -> SliceGrid:
+        """Return the planes of a stack: those of its grid unless it is irregular."""
+        return cls(stack.geometry, stack.plane_offsets_lps_mm if stack.is_irregular else None)
 
     def positions_mm(self) -> Float:
         """Return the position of each plane along the normal, from the first voxel of `geometry`, shape (D,), mm."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gpuprep.backends.base import TYPE_SUFFIX, Backend, Dims
 from gpuprep.errors import ConfigError
+from gpuprep.ops.axis_tables import LANCZOS_LOBES, cubic, lanczos, linear
 
 Float = NDArray[np.float64]
 
@@ -36,23 +37,8 @@ _BLOCK = (64, 4, 1)
 _MAX_PLANES = 65535  # blocks that CUDA takes along z
 
 
-def _triangle(x: Float) -> Float:
-    return np.maximum(0.0, 1.0 - np.abs(x))
-
-
-def _catmull_rom(x: Float) -> Float:
-    """Cubic of Mitchell and Netravali (SIGGRAPH 1988) with B = 0, C = 1/2."""
-    a = np.abs(x)
-    near, far = 1.5 * a**3 - 2.5 * a**2 + 1.0, -0.5 * a**3 + 2.5 * a**2 - 4.0 * a + 2.0
-    return np.where(a < 1, near, np.where(a < 2, far, 0.0))
-
-
 def _gaussian(x: Float) -> Float:
     return np.exp(-(x**2) / (2 * GAUSSIAN_SIGMA**2))
-
-
-def _lanczos3(x: Float) -> Float:
-    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
 
 
 def _box(x: Float) -> Float:
@@ -60,10 +46,10 @@ def _box(x: Float) -> Float:
 
 
 _FILTERS: dict[str, tuple[float, Callable[[Float], Float]]] = {
-    "triangle": (1.0, _triangle),
-    "catmull-rom": (2.0, _catmull_rom),
+    "triangle": (1.0, linear),
+    "catmull-rom": (2.0, cubic),
     "gaussian": (3.0, _gaussian),
-    "lanczos3": (3.0, _lanczos3),
+    "lanczos3": (float(LANCZOS_LOBES), lanczos),
     "box": (0.5, _box),
 }
 FILTERS = ("triangle", "nearest", "catmull-rom", "gaussian", "lanczos3", "box")

@@ -126,7 +126,7 @@ def _convert(
     if needs_image:
         image, decoder = load_volume(plan.channels[0], stack, transforms, backend, workers, clock, record)
     with clock.stage("crop"):
-        grid = SliceGrid(stack.geometry, stack.plane_offsets_lps_mm if stack.is_irregular else None)
+        grid = SliceGrid.of_stack(stack)
         box = find_box(image, grid, rois, options, backend)
         target = stack.geometry.crop(*box).with_spacing(transforms.spacing_xyz_mm[::-1])
     if rois is not None and options.rois is not None:

@@ -93,7 +93,7 @@ def open_mask(
     structures = read_structure_set(str(path))
     stack = _stack_of(header, image, stacking)
     structures = structures.in_frame(stack.geometry.frame_of_reference_uid)
-    drawn = rasterize(structures.rois, _grid_of(stack), overlap="xor", backend=backend)
+    drawn = rasterize(structures.rois, SliceGrid.of_stack(stack), overlap="xor", backend=backend)
     found = [*structures.problems, *(p for roi in structures.rois for p in roi.problems), *drawn.problems]
     return OpenedMask(drawn.mask, tuple(map(str, found)), images=tuple(dict.fromkeys(stack.instances)))
 
@@ -144,10 +144,6 @@ def _plan(series: Series, *segmentations: InstanceHeader) -> CasePlan:
     return CasePlan("", "", (channel,), segmentations, (), (), "")
 
 
-def _grid_of(stack: Stack) -> SliceGrid:
-    return SliceGrid(stack.geometry, stack.plane_offsets_lps_mm if stack.is_irregular else None)
-
-
 def _read_seg(segmentation: Segmentation, stack: Stack | None, backend: Backend) -> tuple[RoiMask, tuple[str, ...]]:
     stated: VolumeGeometry | None = None
     described: tuple[Roi, ...] = ()
@@ -155,7 +151,7 @@ def _read_seg(segmentation: Segmentation, stack: Stack | None, backend: Backend)
         with reading(segmentation.path):
             stated, described = parse_geometry(segmentation.description), parse_rois(segmentation.description)
     if stack is not None:
-        grid = _grid_of(stack)
+        grid = SliceGrid.of_stack(stack)
         frame = stack.geometry.frame_of_reference_uid  # linking has judged the segmentation's own
         segmentation = replace(segmentation, frame_of_reference_uid=frame)
     else:
