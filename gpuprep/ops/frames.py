@@ -7,13 +7,13 @@ from typing import Any, Literal
 import numpy as np
 
 from gpuprep.backends.base import Backend
-from gpuprep.errors import ConfigError
 
-FrameHandling = Literal["keep", "central-slice", "max-intensity", "mean", "interpolate"]
+Combination = Literal["keep", "central-slice", "max-intensity", "mean"]
+FrameHandling = Literal[Combination, "interpolate"]
 
 
 def combine_frames(
-    planes: Any, handling: FrameHandling, *, samples: int = 1, least_is_white: bool = False, backend: Backend
+    planes: Any, handling: Combination, *, samples: int = 1, least_is_white: bool = False, backend: Backend
 ) -> Any:
     """Reduce frames to one, or keep them.
 
@@ -29,11 +29,6 @@ def combine_frames(
         Lower values are brighter.
     backend : Backend
         Where to compute.
-
-    Raises
-    ------
-    ConfigError
-        ``unknown-handling``.
     """
     xp = backend.xp
     frames = planes.reshape(-1, samples, *planes.shape[1:])
@@ -47,11 +42,6 @@ def combine_frames(
         case "mean":
             mean = frames.mean(axis=0, dtype=np.float64)
             return (xp.rint(mean) if planes.dtype.kind in "iu" else mean).astype(planes.dtype)
-    raise ConfigError(
-        f"frames cannot be combined by {handling!r}",
-        code="unknown-handling",
-        hint="choose keep, central-slice, max-intensity or mean; interpolate_frames makes other frames",
-    )
 
 
 def interpolate_frames(planes: Any, count: int, *, samples: int = 1, backend: Backend) -> Any:
