@@ -12,6 +12,7 @@ from gpuprep.dicom.datasets import pydicom_errors, quiet_pydicom
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.multiframe import group_item, read_dataset
 from gpuprep.errors import HeaderError
+from gpuprep.geometry import median
 
 BREAST_TOMOSYNTHESIS_UID = "1.2.840.10008.5.1.4.1.1.13.1.3"
 
@@ -232,7 +233,7 @@ def _slice_spacing(
     if positions is not None and len(positions) > 1:
         steps = np.abs(np.diff([positions[i] for i in order]))
         if _is_spacing(float(steps.min())) and _is_spacing(float(steps.max())):
-            return float(np.median(steps))
+            return median(steps)
     measures = group_item((groups[0], shared), "PixelMeasuresSequence")
     candidates = (
         _number(measures.get("SpacingBetweenSlices"), header.spacing_between_slices_mm),

@@ -16,7 +16,7 @@ from gpuprep.dicom.header import InstanceHeader, parse_float
 from gpuprep.dicom.planes import Plane, plane_of_classic
 from gpuprep.dicom.stack import UNKNOWN_SPACING_MM
 from gpuprep.errors import GeometryError, HeaderError
-from gpuprep.geometry import DIRECTION_TOLERANCE, Float, VolumeGeometry
+from gpuprep.geometry import DIRECTION_TOLERANCE, Float, VolumeGeometry, median
 
 #: A first offset this near to the z of the first plane is that z, mm; offsets and positions are decimal strings.
 ABSOLUTE_OFFSET_TOLERANCE_MM = 0.01
@@ -128,7 +128,7 @@ def _offsets_along_normal(header: InstanceHeader, plane: Plane, stated: Sequence
 def _build_geometry(header: InstanceHeader, plane: Plane, offsets_mm: Float) -> VolumeGeometry:
     axes = plane.axes_dhw
     steps = np.diff(offsets_mm)
-    spacing_mm = float(np.median(steps)) if len(steps) else plane.slice_spacing_mm or UNKNOWN_SPACING_MM
+    spacing_mm = median(steps) if len(steps) else plane.slice_spacing_mm or UNKNOWN_SPACING_MM
     if len(steps) and steps.min() <= 0:
         raise GeometryError("two planes lie at the same position", code="duplicate-position", subject=header.path)
     if len(steps) and np.abs(steps - spacing_mm).max() > SPACING_TOLERANCE * spacing_mm:

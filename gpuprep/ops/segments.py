@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpuprep.backends.base import Backend
 from gpuprep.codes import PLANE_BITS
 from gpuprep.dicom.seg import BACKGROUND, Segmentation, SegmentFrame
-from gpuprep.errors import ConfigError, RoiError
+from gpuprep.errors import RoiError
 from gpuprep.geometry import Float, VolumeGeometry, median
 from gpuprep.masks import RoiMask, from_slices, recode
 from gpuprep.ops.rasterize import SliceGrid
@@ -60,7 +60,7 @@ def embed_segmentation(
     target : VolumeGeometry, optional
         Grid of the result, its slices parallel to those of `grid`; ``grid.geometry`` by default.
     fractional_threshold : float
-        A voxel of a FRACTIONAL segment is inside when its value is greater than this fraction of the maximum.
+        A voxel of a FRACTIONAL segment is inside when its value is greater than this fraction of the maximum, 0 to 1.
 
     Returns
     -------
@@ -75,11 +75,7 @@ def embed_segmentation(
     RoiError
         ``frame-of-reference-mismatch``: the segmentation and the grid belong to different ones;
         ``irregular-frames``: frames that are not parallel to the slices do not make a regular grid either.
-    ConfigError
-        ``fractional-threshold``: not in 0 ≤ t < 1.
     """
-    if not 0 <= fractional_threshold < 1:
-        raise ConfigError(f"{fractional_threshold} is not in 0 ≤ t < 1", code="fractional-threshold")
     target = target or grid.geometry
     ours, theirs = target.frame_of_reference_uid, segmentation.frame_of_reference_uid
     if ours and theirs and ours != theirs:

@@ -197,6 +197,7 @@ def measure_conversions(
     files, crawl_s = _timed(lambda: [f for f in crawl(paths) if isinstance(f, FoundFile)])
     read_s = _timed(lambda: _read_all(files))[1]
     sources, open_s = _timed(lambda: open_sources(paths, index_path=None, workers=usable_cores()))
+    nifti = NiftiOptions(wanted, _TEMPLATE, MaskContainer.SEG_NRRD)
     plans = _plan(sources, wanted, case_options)
     if not plans:
         raise InputNotFoundError(
@@ -220,13 +221,13 @@ def measure_conversions(
             missing[name] = str(error)
             continue
         on_step(f"{name}: job")
-        rows, seconds = _run_job(sources, wanted, case_options, replace(resources, backend=name), work / name)
+        rows, seconds = _run_job(sources, nifti, case_options, replace(resources, backend=name), work / name)
         cases = {row.case for row in rows if row.status == "done"}
         done = [plan for plan in plans if plan.case in cases]
         job = _rate_job(rows, done, seconds)
         on_step(f"{name}: stages")
         chosen = _spread(done, stage_cases)
-        stages = _measure_stages(chosen, case_options, alone, work / f"{name}-stages", common)
+        stages = _measure_stages(chosen, nifti, case_options, alone, work / f"{name}-stages", common)
         on_step(f"{name}: kernels")
         ((copies, kernels),) = _run_alone(_measure_kernels, [kernel_shape], alone)
         measured.append(BackendBenchmark(name, device, job, len(chosen), stages, copies, kernels))
@@ -305,14 +306,14 @@ def _measure_kernels(choice: BackendChoice, shape: Shape | None) -> tuple[CopyRa
 
 
 def _run_job(
-    sources: Sources, wanted: StudyModalities, options: CaseOptions, resources: Resources, root: Path
+    sources: Sources, nifti: NiftiOptions, options: CaseOptions, resources: Resources, root: Path
 ) -> tuple[tuple[CaseRow, ...], float]:
     result, seconds = _timed(
         lambda: convert_to_nifti(
             sources,
             root,
             case_options=options,
-            options=NiftiOptions(wanted, _TEMPLATE, MaskContainer.SEG_NRRD),
+            options=nifti,
             execution=Execution(OnExisting.OVERWRITE, resources),
         )
     )
@@ -395,20 +396,24 @@ def _measure_case(
 
 
 def _measure_stages(
-    plans: Sequence[CasePlan], options: CaseOptions, resources: Resources, root: Path, common: dict[str, StageRate]
+    plans: Sequence[CasePlan],
+    nifti: NiftiOptions,
+    options: CaseOptions,
+    resources: Resources,
+    root: Path,
+    common: dict[str, StageRate],
 ) -> tuple[StageRate, ...]:
     """Convert cases one after the other; the first one twice, to load what is loaded once."""
     if not plans:
         return ()
-    nifti = NiftiOptions(StudyModalities(("CT",)), _TEMPLATE, MaskContainer.SEG_NRRD)
     images, masks = name_files(plans, nifti, options.stacking, {})
     writer = StudyWriter(
         root,
         images,
         masks,
         container=nifti.masks,
-        layout=_TEMPLATE.text,
-        suffix=_TEMPLATE.suffix,
+        layout=nifti.template.text,
+        suffix=nifti.template.suffix,
         held={},
         threads=usable_cores(),
     )

@@ -26,7 +26,10 @@ from typing import Any, Generic, Literal, TypeVar
 from gpuprep.errors import DeviceLostError, JobError
 
 Task = TypeVar("Task")
+StartMethod = Literal["fork", "spawn"]
 
+#: How workers start where nothing speaks against it: macOS has libraries that do not survive a fork.
+START_METHOD: StartMethod = "fork" if sys.platform == "linux" else "spawn"
 #: Seconds a worker gets to end by itself before it is killed.
 _GRACE_S = 2.0
 #: Exit status of a worker whose CUDA device failed.
@@ -73,7 +76,7 @@ def map_isolated(
     workers: int,
     slots: int = 1,
     environments: Sequence[Mapping[str, str]] = ({},),
-    start_by: Literal["fork", "spawn"] = "fork" if sys.platform == "linux" else "spawn",
+    start_by: StartMethod = START_METHOD,
     on_send: Callable[[Task], None] | None = None,
 ) -> Generator[tuple[Task, Any | Crash], None, None]:
     """Run `work` over `tasks` in processes; yield (task, result or `Crash`) as they finish.

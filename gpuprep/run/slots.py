@@ -9,18 +9,16 @@ others read, decode, compress and write.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from gpuprep import backends
 from gpuprep.backends.base import ASKED_FOR, Backend
 from gpuprep.config import Resources
 from gpuprep.errors import BackendUnavailableError, ConfigError
 from gpuprep.hostlib import usable_cores
-from gpuprep.run.local import Crash, map_isolated
+from gpuprep.run.local import START_METHOD, Crash, StartMethod, map_isolated
 
 #: Cases at once on a device, where nothing else is asked for: one goes up, one computes, one comes down.
 SLOTS_PER_DEVICE = 3
@@ -57,7 +55,7 @@ class Placement:
     choice: BackendChoice
     processes: int
     environments: tuple[Mapping[str, str], ...] = ({},)
-    start_by: Literal["fork", "spawn"] = "fork" if sys.platform == "linux" else "spawn"
+    start_by: StartMethod = START_METHOD
 
     @property
     def threads(self) -> int:

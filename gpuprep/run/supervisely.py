@@ -24,7 +24,7 @@ from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
 from gpuprep.run.slots import place
 from gpuprep.run.sources import Sources
-from gpuprep.writers.atomic import LEDGER, SIDECARS, make_folder
+from gpuprep.writers.atomic import LEDGER, SIDECARS, make_folder, of_the_job, remove
 from gpuprep.writers.sidecar import parse_grid
 from gpuprep.writers.supervisely import (
     COLOUR_MAP,
@@ -260,7 +260,8 @@ def _write_tables(
     details = {case: row.details for case, row in done.items()}
     colours = write_dataset_json(root, layout=options.layout, labels=labels, cases=details)
     if options.layout == "volume":
-        (root / IMPORT_FOLDER / COLOUR_MAP).unlink(missing_ok=True)
+        with of_the_job():
+            remove(root / IMPORT_FOLDER / COLOUR_MAP)
         return
     write_colour_map(root, class_names(labels, options.layout), colours)
     for case, row in done.items() if options.scores else ():

@@ -16,7 +16,7 @@ from gpuprep.dicom import synth
 from gpuprep.dicom.header import read_headers
 from gpuprep.dicom.seg import read_segmentation
 from gpuprep.dicom.stack import build_stacks
-from gpuprep.errors import ConfigError, RoiError
+from gpuprep.errors import RoiError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.ops.rasterize import SliceGrid
 from gpuprep.ops.segments import embed_segmentation
@@ -502,11 +502,3 @@ def test_oblique_frames_without_a_grid_are_refused(tmp_path):
     with pytest.raises(RoiError) as caught:
         embed(path, target)
     assert caught.value.code == "irregular-frames"
-
-
-def test_threshold_out_of_range_is_refused(tmp_path):
-    image = make_grid()
-    path, target = write(tmp_path, image, make_masks(image.shape), kind="FRACTIONAL")
-    with pytest.raises(ConfigError) as caught:
-        embed(path, target, fractional_threshold=1.0)
-    assert caught.value.code == "fractional-threshold"
