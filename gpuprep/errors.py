@@ -31,6 +31,9 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import ClassVar
 
+#: Hint where a file is shorter than it says, or damaged.
+COPY_AGAIN = "copy the file from its source again"
+
 
 class ExitStatus(IntEnum):
     """Exit status of the `gpuprep` command."""

@@ -128,6 +128,25 @@ def parse_file(stream: BinaryIO, size: int) -> ParsedFile:
     return ParsedFile(dataset.file_meta, dataset, stream, size, has_preamble)
 
 
+def find_truncation(parsed: ParsedFile) -> str:
+    """Return in words how a file ends before its last element does, or an empty text; the elements must be raw yet."""
+    tags = list(parsed.dataset.keys())
+    if not tags and not parsed.source.read(1):
+        return "the file ends where the data set should begin"
+    last: Any = parsed.dataset.get_item(tags[-1]) if tags else None
+    place, length = getattr(last, "value_tell", 0), getattr(last, "length", 0)
+    if length != UNDEFINED_LENGTH and place + length > parsed.size:
+        return f"element {last.tag} ends {place + length - parsed.size} bytes after the file"
+    return ""
+
+
+def describe_failure(error: Exception, stream: BinaryIO) -> tuple[str, str]:
+    """Return code and message of what pydicom raised while it read the file `stream`."""
+    if isinstance(error, OSError | EOFError) and stream.read(1) == b"":
+        return "header-truncated", "the file ends within a sequence"
+    return "header-unreadable", f"pydicom raised {type(error).__name__}"
+
+
 def _inflate(deflated: bytes) -> bytes:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = inflater.decompress(deflated, _INFLATED_LIMIT)

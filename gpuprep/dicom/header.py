@@ -29,6 +29,8 @@ from gpuprep.dicom.datasets import (
     UNDEFINED_LENGTH,
     ParsedFile,
     begins_like_dicom,
+    describe_failure,
+    find_truncation,
     parse_file,
     pydicom_errors,
     quiet_pydicom,
@@ -513,12 +515,11 @@ def _read_open_file(
             parsed = parse_file(stream, size)
             texts = _collect_texts(parsed)
             media_class = raw_text(parsed.meta.get_item(0x00020002), "UI")
-            fault = _find_truncation(parsed)
+            cut = find_truncation(parsed)
+            fault = ("header-truncated", cut) if cut else ("", "")
             pixel_place = _find_native_pixels(stream, texts[0]) if parsed.source is stream else (-1, -1)
     except pydicom_errors() as error:
-        is_at_end = isinstance(error, OSError | EOFError) and stream.read(1) == b""
-        code = "header-truncated" if is_at_end else "header-unreadable"
-        fault = (code, f"pydicom raised {type(error).__name__}")
+        fault = describe_failure(error, stream)
     return _build_row(
         path,
         "pydicom",
@@ -570,18 +571,6 @@ def _collect_references(
             elif dataset[tag].VR == "SQ":
                 for item in dataset[tag].value:
                     _collect_references(item, tag, table, found)
-
-
-def _find_truncation(parsed: ParsedFile) -> tuple[str, str]:
-    """Return the error of a header that ends before its last element does, or two empty strings."""
-    tags = list(parsed.dataset.keys())
-    if not tags and not parsed.source.read(1):
-        return "header-truncated", "the file ends where the data set should begin"
-    last: Any = parsed.dataset.get_item(tags[-1]) if tags else None
-    place, length = getattr(last, "value_tell", 0), getattr(last, "length", 0)
-    if length != UNDEFINED_LENGTH and place + length > parsed.size:
-        return "header-truncated", f"element {last.tag} ends {place + length - parsed.size} bytes after the file"
-    return "", ""
 
 
 def _find_native_pixels(stream: BinaryIO, transfer_syntax: str) -> tuple[int, int]:

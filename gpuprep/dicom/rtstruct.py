@@ -17,9 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuprep import hostlib
-from gpuprep.dicom.datasets import begins_like_dicom, parse_file, pydicom_errors, quiet_pydicom, raw_text
+from gpuprep.dicom.datasets import (
+    begins_like_dicom,
+    describe_failure,
+    find_truncation,
+    parse_file,
+    pydicom_errors,
+    quiet_pydicom,
+    raw_text,
+)
 from gpuprep.dicom.header import RTSTRUCT_UID, decode_text, parse_int
-from gpuprep.errors import HeaderError, RoiError
+from gpuprep.errors import COPY_AGAIN, HeaderError, RoiError
 from gpuprep.masks import Code, Roi
 
 #: Contour Geometric Type (3006,0042) that encloses an area → whether it says itself that contours are to be XORed.
@@ -130,7 +138,7 @@ def read_structure_set(path: str) -> StructureSet:
     ------
     HeaderError
         ``unreadable``: the file cannot be read. ``not-rtstruct``: it is no DICOM file of SOP class RT Structure Set
-        Storage. ``header-unreadable``: it is damaged.
+        Storage. ``header-truncated``: it ends before its last element does. ``header-unreadable``: it is damaged.
     """
     try:
         data = np.fromfile(path, np.uint8)
@@ -331,11 +339,13 @@ def _tokenise_by_pydicom(path: str) -> _Tokens:
         if not begins_like_dicom(stream.read(132), size):
             return _Tokens(np.empty(0, np.uint8))
         try:
-            return _collect_tokens(parse_file(stream, size).dataset)
+            parsed = parse_file(stream, size)
+            if cut := find_truncation(parsed):  # what is left would be read as ROIs with fewer contours, or none
+                raise HeaderError(cut, code="header-truncated", subject=path, hint=COPY_AGAIN)
+            return _collect_tokens(parsed.dataset)
         except pydicom_errors() as error:
-            raise HeaderError(
-                f"pydicom raised {type(error).__name__}", code="header-unreadable", subject=path
-            ) from error
+            code, message = describe_failure(error, stream)
+            raise HeaderError(message, code=code, subject=path, hint=COPY_AGAIN) from error
 
 
 def _collect_tokens(dataset: Any) -> _Tokens:

@@ -319,6 +319,31 @@ def test_what_is_no_structure_set_is_refused(tmp_path: Path, content: bytes | No
     assert caught.value.code == code
 
 
+@pytest.mark.parametrize("undefined", [False, True])
+@pytest.mark.parametrize("implicit", [False, True])
+def test_a_structure_set_that_was_cut_is_refused_wherever_it_was(
+    tmp_path: Path, implicit: bool, undefined: bool
+) -> None:
+    """What is left of it reads as ROIs with fewer contours, or none."""
+    items = [contours(number, contour(SQUARE, implicit=implicit), implicit=implicit) for number in ("1", "2")]
+    rois = [roi(number, "a", implicit=implicit) for number in ("1", "2")]
+    whole = part10(
+        element(0x00080016, "UI", RTSTRUCT_UID, implicit=implicit)
+        + sequence(0x30060020, rois, implicit=implicit, undefined=undefined)
+        + sequence(0x30060039, items, implicit=implicit, undefined=undefined),
+        IMPLICIT if implicit else EXPLICIT,
+    )
+    path = tmp_path / "cut"
+    path.write_bytes(whole)
+    assert [len(one.contours) for one in read_structure_set(str(path)).rois] == [1, 1]
+    for size in range(len(whole) - 1, whole.index(SQUARE.encode()), -3):
+        path.write_bytes(whole[:size])
+        with pytest.raises(HeaderError) as caught:
+            read_structure_set(str(path))
+        assert caught.value.code in ("header-truncated", "header-unreadable"), size
+        assert caught.value.hint
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, on oddities of the files
 def test_real_structure_sets_equal_pydicom(data_dir: Path) -> None:
     files = [path for path in (data_dir / "ct-rtstruct").rglob("*") if path.is_file()]
