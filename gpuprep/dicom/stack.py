@@ -173,8 +173,9 @@ def build_volumes(
     A series with one image at each place is one stack. Where places repeat, the series is split by what tells the
     images apart, in this order: `CATEGORIES` (image type, echo, stack, b-value, temporal position, acquisition, …),
     then the order in time or of Instance Numbers at each place, if each place has equally many (`ORDERS`) and no echo,
-    b-value or the like (`KINDS`) would come to lie in another volume from place to place. Volumes that reach into each
-    other, each evenly spaced and all images together not, are told apart by `OVERLAPPING`.
+    b-value or the like (`KINDS`) would come to lie in another volume from place to place; then by time where a volume
+    has one, the last of which may have been interrupted. Volumes that reach into each other, each evenly spaced and
+    all images together not, are told apart by `OVERLAPPING`.
 
     Images of another orientation or size among a clear majority (a localizer in an axial series) become stacks of
     their own after the volume's; both carry a finding. Further copies of the same SOP instance are left out.
@@ -381,8 +382,10 @@ CATEGORIES = (
 )  # fmt: skip
 #: Those that say what an image shows: an order that puts some of a value here and some there is not that of volumes.
 KINDS = ("series", "type", "echo", "echo time", "stack", "b-value", "direction", "time")
+#: When an image was made; all images of a volume may have one time, or each its own.
+TIMES = ("trigger time", "acquisition time", "content time")
 #: Traits whose order at each place names a volume; they may differ from place to place.
-ORDERS = ("trigger time", "acquisition time", "content time", "instance", "dimensions", "frame")
+ORDERS = (*TIMES, "instance", "dimensions", "frame")
 #: Those whose values name volumes that reach into each other without having their places in common.
 OVERLAPPING = (*KINDS, "acquisition")
 
@@ -390,7 +393,9 @@ OVERLAPPING = (*KINDS, "acquisition")
 def _split(placed: list[_Placed], tolerance: float) -> _Split:
     """Split planes, in order along the normal, until each place occurs once in each volume and none overlap."""
     is_repeated = len({p.site for p in placed}) < len(placed)
-    parts = (_split_by_category(placed) or _split_by_order(placed)) if is_repeated else []
+    parts: _Split = []
+    if is_repeated:
+        parts = _split_by_category(placed, CATEGORIES) or _split_by_order(placed) or _split_by_time(placed)
     parts = parts or _split_by_overlap(placed, tolerance)
     if parts:
         return [
@@ -412,8 +417,8 @@ def _split(placed: list[_Placed], tolerance: float) -> _Split:
     )
 
 
-def _split_by_category(placed: list[_Placed]) -> _Split:
-    for trait in CATEGORIES:
+def _split_by_category(placed: list[_Placed], traits: Sequence[str]) -> _Split:
+    for trait in traits:
         values = {p.plane.traits.get(trait) for p in placed}
         if len(values) < 2:
             continue
@@ -424,6 +429,16 @@ def _split_by_category(placed: list[_Placed]) -> _Split:
             ordered = sorted(values, key=lambda v: (v is not None, v))
             labels = _labels(trait, ordered)
             return [(labels[v], [p for p in placed if p.plane.traits.get(trait) == v], []) for v in ordered]
+    return []
+
+
+def _split_by_time(placed: list[_Placed]) -> _Split:
+    """Split planes by times that whole volumes have, if all images of a time are of one kind."""
+    for trait in TIMES:
+        parts = _split_by_category(placed, [trait])
+        kinds = ({p.plane.traits.get(kind) for p in members} for _, members, _ in parts for kind in KINDS)
+        if parts and all(len(values) == 1 for values in kinds):
+            return parts
     return []
 
 
@@ -486,7 +501,9 @@ def _is_evenly_spaced(placed: list[_Placed], tolerance: float) -> bool:
 
 
 def _labels(trait: str, values: Sequence[Any]) -> dict[Any, str]:
-    """Return a label for each value; of an image type, if that will do, only what is not common to all."""
+    """Return a label for each value: of a time its rank, of an image type, if that will do, what not all share."""
+    if trait in TIMES:
+        return {v: f"{trait} #{n}" for n, v in enumerate(values, 1)}
     labels = {v: f"{trait} {v}" for v in values}
     if trait != "type":
         return labels

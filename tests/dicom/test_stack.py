@@ -374,6 +374,20 @@ def test_interrupted_volume_is_named():
     assert codes(second) == {"incomplete-volume"}
 
 
+@pytest.mark.parametrize("trait", ["acquisition_time", "content_time"])
+def test_interrupted_volume_is_told_by_its_time(trait):
+    images = [
+        image(4 * t + n, (0, 0, n), **{trait: f"10000{t}.25"}) for t in range(3) for n in range(4) if (t, n) != (2, 3)
+    ]
+    *full, partial = build_stacks(images)
+    assert [stack.label for stack in (*full, partial)] == [f"{trait.replace('_', ' ')} #{t}" for t in (1, 2, 3)]
+    assert [heights(stack) for stack in full] == [[0, 1, 2, 3]] * 2
+    assert [frame.instance.instance_number for frame in partial.frames] == [8, 9, 10]
+    assert codes(partial) == {"incomplete-volume"}
+    images[1:3] = [replace(images[n], echo_time_ms=2.3 * n) for n in (1, 2)]  # then it is no volume
+    assert refused(images).code == "duplicate-position"
+
+
 def test_duplicate_position():
     images = axial([1, 2, 3])
     error = refused([*images, image(9, (-10, -20, 2.001))])
