@@ -42,9 +42,10 @@ _LAYER_LIMIT = 255
 _SERIES_STEP = 1000
 #: Segment Algorithm Types that come with a Segment Algorithm Name.
 _NAMED_ALGORITHMS = ("AUTOMATIC", "SEMIAUTOMATIC")
-#: What a segmentation takes from its first image, must hold, and may leave empty (PS3.3 C.7.1.1, C.7.2.1: type 2);
-#: whoever removed names and dates may have removed the elements.
-_MAY_BE_EMPTY = (
+#: What a segmentation takes from its first image as it is, must hold, and may leave empty (PS3.3 C.7.1.1, C.7.2.1: type
+#: 2). Whoever removed names and dates may have removed the elements, or written what is no date and no sex, which
+#: highdicom refuses; an archive wants patient and study alike in all files.
+_OF_PATIENT_AND_STUDY = (
     "PatientName",
     "PatientID",
     "PatientBirthDate",
@@ -105,16 +106,18 @@ def write(
     import pydicom
 
     images = [pydicom.dcmread(header.path, stop_before_pixels=True) for header in sources]
-    for keyword in _MAY_BE_EMPTY:
-        if keyword not in images[0]:
-            setattr(images[0], keyword, "")
     use_labelmap = kind == "labelmap" or (kind == "auto" and is_exclusive(mask))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values in the source images that break their VR, and of empty segments
+        stated = [copy.copy(images[0][keyword]) for keyword in _OF_PATIENT_AND_STUDY if keyword in images[0]]
+        for keyword in _OF_PATIENT_AND_STUDY:
+            setattr(images[0], keyword, "")
         try:
             data = _build_labelmap(mask, images, deflated) if use_labelmap else _build_binary(mask, images)
         except (ValueError, AttributeError, KeyError, TypeError) as error:
             raise WriteError(f"highdicom: {error}", code="source-refused", subject=str(path)) from error
+        for element in stated:
+            data.add(element)
         if deflated:
             data.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
         block = data.private_block(PRIVATE_GROUP, PRIVATE_CREATOR, create=True)
@@ -208,7 +211,7 @@ def segment_of(number: int, roi: Roi) -> Roi:
     """Return what the Segment Sequence says of a ROI that is segment `number`: its name cut to what fits, and so on."""
 
     def fit(code: Code) -> Code:
-        return replace(code, meaning=code.meaning[:_LABEL_LENGTH])
+        return replace(code, meaning=_plain(code.meaning)[:_LABEL_LENGTH].strip())
 
     return replace(
         roi,

@@ -206,6 +206,25 @@ def test_images_from_which_names_and_dates_were_removed(images, grid, tmp_path):
     assert all(not written[keyword].value for keyword in gone)
 
 
+def test_patient_and_study_are_those_of_the_images_to_the_letter(images, grid, tmp_path):
+    stated = {"PatientName": "Müller^Jörg", "PatientSex": "U", "PatientBirthDate": "XXXXXXXX", "StudyID": "7",
+              "StudyDate": "2020.01.31", "StudyTime": "12:30", "AccessionNumber": "", "PatientID": "P"}  # fmt: skip
+    for header in images:
+        data = pydicom.dcmread(header.path)
+        data.SpecificCharacterSet = "ISO_IR 100"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for keyword, value in stated.items():
+                setattr(data, keyword, value)
+            data.save_as(tmp_path / Path(header.path).name)
+    sources = read_headers([str(p) for p in sorted(tmp_path.iterdir())])
+    dicomseg.write(random_mask(3, geometry=grid), tmp_path / "m.dcm", sources=sources)
+    written = pydicom.dcmread(tmp_path / "m.dcm")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert {keyword: str(written[keyword].value) for keyword in stated} == stated
+
+
 def test_equal_masks_get_equal_uids(images, grid, tmp_path):
     mask = random_mask(3, geometry=grid)
     uids = []
@@ -234,7 +253,10 @@ def test_segments_that_another_program_changed_are_what_it_says(images, grid, tm
 def test_awkward_words_come_back(images, grid, tmp_path):
     rois = [Roi(n, name) for n, name in enumerate(AWKWARD_NAMES)]
     long = Code("99LONG", "c" * 40, "m" * 100)
-    rois += [dataclasses.replace(coded_roi(77, "x"), category=long, type=long, region=long, region_modifiers=(long,))]
+    odd = Code("99ODD", "1", " left\\right\n")
+    rois += [
+        dataclasses.replace(coded_roi(77, "x"), category=long, type=long, region=odd, region_modifiers=(long, odd))
+    ]
     mask = random_mask(len(rois), density=0.2, geometry=grid, rois=rois)
     dicomseg.write(mask, tmp_path / "m.dcm", sources=images)
     check_same(mask, read(tmp_path / "m.dcm"))
