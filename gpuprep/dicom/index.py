@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuprep.dicom.crawl import CrawlProblem, FoundFile, crawl
+from gpuprep.dicom.findings import Finding
 from gpuprep.dicom.header import (
     LABELMAP_SEG_UID,
     RTDOSE_UID,
@@ -21,7 +22,6 @@ from gpuprep.dicom.header import (
     read_headers,
     strip_encoding,
 )
-from gpuprep.dicom.stack import Finding
 from gpuprep.errors import ConfigError, InputNotFoundError, OutputError
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ from typing import Literal
 
 import numpy as np
 
+from gpuprep.dicom.findings import Finding
 from gpuprep.dicom.header import RTSTRUCT_UID, InstanceHeader
 from gpuprep.dicom.index import Series, SeriesKey, is_image, is_segmentation, list_some
 from gpuprep.dicom.rtstruct import AREA_TYPES, read_structure_set
-from gpuprep.dicom.stack import UNKNOWN_SPACING_MM, Finding, planes_of
+from gpuprep.dicom.stack import UNKNOWN_SPACING_MM, planes_of
 from gpuprep.errors import GeometryError, HeaderError, LinkError
 from gpuprep.geometry import Float, median
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from gpuprep.dicom.datasets import parse_file, pydicom_errors, quiet_pydicom, raw_text
+from gpuprep.dicom.findings import Finding
 from gpuprep.dicom.header import InstanceHeader, parse_float
-from gpuprep.dicom.stack import Finding
 from gpuprep.errors import HeaderError
 
 #: Enhanced PET Image and Legacy Converted Enhanced PET Image.

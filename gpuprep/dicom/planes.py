@@ -49,7 +49,7 @@ class Plane:
     has_slope, has_intercept : bool
         Whether they are there.
     traits : mapping of str to value
-        What may tell planes at the same place apart, by the names in `gpuprep.dicom.stack`. Absent values are None.
+        What may tell planes at the same place apart, by the names in `gpuprep.dicom.splitting`. Absent values are None.
     tiles_a_row : int
         Tiles in a row of the mosaic it is cut from; 0 when it is a frame of its own.
     """
@@ -68,6 +68,13 @@ class Plane:
     has_intercept: bool = False
     traits: Mapping[str, Any] = field(default_factory=dict)
     tiles_a_row: int = 0
+
+    @property
+    def name(self) -> str:
+        """What messages call it: its Instance Number, and in a multi-frame file its frame."""
+        number = self.instance.instance_number
+        name = "unnumbered instance" if number is None else f"instance {number}"
+        return f"{name} frame {self.index + 1}" if self.index else name
 
     @property
     def axes_dhw(self) -> Float:

@@ -7,33 +7,34 @@ axis runs along the right-handed normal, row cosine × column cosine, ascending:
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from gpuprep.config import SPACING_TOLERANCE
+from gpuprep.dicom.findings import Finding
 from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader, strip_encoding
 from gpuprep.dicom.mosaic import is_mosaic, planes_of_mosaic
 from gpuprep.dicom.multiframe import planes_of_multiframe
 from gpuprep.dicom.planes import Plane, plane_of_classic
+from gpuprep.dicom.spacing import (
+    SAME_POSITION_TOLERANCE_MM,
+    Placed,
+    find_problems,
+    measure_deviations,
+    median_step,
+)
+from gpuprep.dicom.splitting import split
 from gpuprep.errors import GeometryError, HeaderError
-from gpuprep.geometry import DIRECTION_TOLERANCE, SAME_GRID_TOLERANCE_MM, Float, VolumeGeometry
+from gpuprep.geometry import DIRECTION_TOLERANCE, VolumeGeometry
 
-#: Planes nearer to each other than this along the normal are at the same place, mm; no clinical slice is thinner.
-SAME_POSITION_TOLERANCE_MM = 0.01
-#: Frames that drift off the normal by at most this over the whole stack, in pixels, are upright; more is a gantry tilt.
-DRIFT_TOLERANCE_PIXELS = 0.5
 #: Pixel spacings that differ by at most this share are the same.
 PIXEL_SPACING_TOLERANCE = 1e-4
 #: Stray frames are set aside when the volume has at least this many times as many frames as all of them together.
 CLEAR_MAJORITY = 2
-#: Parts of a series with fewer slices than this have no spacing of their own to be told by.
-LEAST_OVERLAPPING_SLICES = 3
 #: Findings of frames that a volume lacks although they are in its series: they may be why it is irregular.
 LEFT_OUT = (
     "incomplete-volume", "mixed-orientation", "mixed-size", "mixed-layout", "geometry-missing", "not-an-image",
@@ -65,14 +66,6 @@ class Frame:
     position_mm: float
     slope: float = 1.0
     intercept: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something noteworthy that is no error: ``Finding("spacing-jitter", "…")``."""
-
-    code: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,8 +345,8 @@ def _stack_group(
     site[order] = np.concatenate([[0], np.cumsum(np.diff(along_mm[order]) > SAME_POSITION_TOLERANCE_MM)])
     sites = int(site.max()) + 1
     volumes: list[Stack | BrokenVolume] = []
-    placed = [_Placed(planes[n], int(site[n]), float(along_mm[n])) for n in order]
-    for label, volume, remarks in _split(placed, tolerance):
+    placed = [Placed(planes[n], int(site[n]), float(along_mm[n])) for n in order]
+    for label, volume, remarks in split(placed, tolerance):
         found = [*findings, *remarks]
         if len(volume) < sites and all(r.code != "overlapping-volumes" for r in remarks):
             message = f"{len(volume)} of the {sites} positions that the other volumes of the series have"
@@ -365,156 +358,8 @@ def _stack_group(
     return tuple(volumes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """A plane with its place along the normal: number among the distinct places, and LPS mm."""
-
-    plane: Plane
-    site: int
-    along_mm: float
-
-
-_Split = list[tuple[str, list[_Placed], list[Finding]]]
-
-#: Traits whose values name a volume: they tell images apart where some place has an image of every value.
-CATEGORIES = (
-    "series", "type", "echo", "echo time", "stack", "b-value", "direction", "time", "acquisition", "instance",
-)  # fmt: skip
-#: Those that say what an image shows: an order that puts some of a value here and some there is not that of volumes.
-KINDS = ("series", "type", "echo", "echo time", "stack", "b-value", "direction", "time")
-#: When an image was made; all images of a volume may have one time, or each its own.
-TIMES = ("trigger time", "acquisition time", "content time")
-#: Traits whose order at each place names a volume; they may differ from place to place.
-ORDERS = (*TIMES, "instance", "dimensions", "frame")
-#: Those whose values name volumes that reach into each other without having their places in common.
-OVERLAPPING = (*KINDS, "acquisition")
-
-
-def _split(placed: list[_Placed], tolerance: float) -> _Split:
-    """Split planes, in order along the normal, until each place occurs once in each volume and none overlap."""
-    is_repeated = len({p.site for p in placed}) < len(placed)
-    parts: _Split = []
-    if is_repeated:
-        parts = _split_by_category(placed, CATEGORIES) or _split_by_order(placed) or _split_by_time(placed)
-    parts = parts or _split_by_overlap(placed, tolerance)
-    if parts:
-        return [
-            (", ".join(filter(None, (label, inner))), volume, remarks + more)
-            for label, members, remarks in parts
-            for inner, volume, more in _split(members, tolerance)
-        ]
-    if not is_repeated:
-        return [("", placed, [])]
-    places = Counter(p.site for p in placed)
-    twice = [p for p in placed if places[p.site] > 1]
-    raise GeometryError(
-        f"{len(twice)} of {len(placed)} images share {sum(n > 1 for n in places.values())} positions and nothing tells "
-        f"all of them apart: {_name(twice[0].plane)} and {_name(twice[1].plane)} are "
-        f"{twice[1].along_mm - twice[0].along_mm:.3f} mm apart",
-        code="duplicate-position",
-        subject=twice[0].plane.instance.series_instance_uid,
-        hint="remove the copies that are not wanted",
-    )
-
-
-def _split_by_category(placed: list[_Placed], traits: Sequence[str]) -> _Split:
-    for trait in traits:
-        values = {p.plane.traits.get(trait) for p in placed}
-        if len(values) < 2:
-            continue
-        seen: dict[int, set[Any]] = {}
-        for p in placed:
-            seen.setdefault(p.site, set()).add(p.plane.traits.get(trait))
-        if max(map(len, seen.values())) == len(values):
-            ordered = sorted(values, key=lambda v: (v is not None, v))
-            labels = _labels(trait, ordered)
-            return [(labels[v], [p for p in placed if p.plane.traits.get(trait) == v], []) for v in ordered]
-    return []
-
-
-def _split_by_time(placed: list[_Placed]) -> _Split:
-    """Split planes by times that whole volumes have, if all images of a time are of one kind."""
-    for trait in TIMES:
-        parts = _split_by_category(placed, [trait])
-        kinds = ({p.plane.traits.get(kind) for p in members} for _, members, _ in parts for kind in KINDS)
-        if parts and all(len(values) == 1 for values in kinds):
-            return parts
-    return []
-
-
-def _split_by_order(placed: list[_Placed]) -> _Split:
-    by_site: dict[int, list[_Placed]] = {}
-    for p in placed:
-        by_site.setdefault(p.site, []).append(p)
-    count = len(by_site[placed[0].site])
-    if any(len(members) != count for members in by_site.values()):
-        return []
-    for trait in ORDERS:
-        values = [[p.plane.traits.get(trait) for p in members] for members in by_site.values()]
-        if any(None in of_site or len(set(of_site)) < count for of_site in values):
-            continue
-        ranked = [sorted(members, key=lambda p: p.plane.traits[trait]) for members in by_site.values()]
-        if any(_mixes(ranked, kind) for kind in KINDS):
-            continue
-        remark = Finding("repeated-positions", f"{count} images at each position, told apart by the order of {trait}")
-        return [(f"{trait} #{n + 1}", [members[n] for members in ranked], [remark]) for n in range(count)]
-    return []
-
-
-def _mixes(ranked: Sequence[Sequence[_Placed]], kind: str) -> bool:
-    """Whether images of one kind, among others of their place, would be in one volume here and in another there."""
-    places: dict[Any, set[frozenset[int]]] = {}
-    for members in ranked:
-        values = [p.plane.traits.get(kind) for p in members]
-        if len(set(values)) > 1:
-            for value in set(values) - {None}:
-                places.setdefault(value, set()).add(frozenset(n for n, v in enumerate(values) if v == value))
-    return any(a.isdisjoint(b) for found in places.values() for a, b in combinations(found, 2))
-
-
-def _split_by_overlap(placed: list[_Placed], tolerance: float) -> _Split:
-    """Split planes that are not evenly spaced but are so by the values of a trait, where the parts overlap."""
-    if _is_evenly_spaced(placed, tolerance):
-        return []
-    for trait in OVERLAPPING:
-        parts: dict[Any, list[_Placed]] = {}
-        for p in placed:
-            parts.setdefault(p.plane.traits.get(trait), []).append(p)
-        extents = sorted((members[0].along_mm, members[-1].along_mm) for members in parts.values())
-        if any(begin < end for (_, end), (begin, _) in pairwise(extents)) and all(
-            len(members) >= LEAST_OVERLAPPING_SLICES and _is_evenly_spaced(members, tolerance)
-            for members in parts.values()
-        ):
-            ordered = sorted(parts, key=lambda v: (v is not None, v))
-            labels = _labels(trait, ordered)
-            remark = Finding("overlapping-volumes", f"{len(parts)} volumes that reach into each other, by {trait}")
-            return [(labels[v], parts[v], [remark]) for v in ordered]
-    return []
-
-
-def _is_evenly_spaced(placed: list[_Placed], tolerance: float) -> bool:
-    """Whether planes, in order along the normal, are each at a place of their own, with even steps between them."""
-    steps_mm = np.diff([p.along_mm for p in placed])
-    if len(steps_mm) and steps_mm.min() <= SAME_POSITION_TOLERANCE_MM:
-        return False
-    return not _find_problems(placed, steps_mm, np.zeros((len(placed), 2)), tolerance)
-
-
-def _labels(trait: str, values: Sequence[Any]) -> dict[Any, str]:
-    """Return a label for each value: of a time its rank, of an image type, if that will do, what not all share."""
-    if trait in TIMES:
-        return {v: f"{trait} #{n}" for n, v in enumerate(values, 1)}
-    labels = {v: f"{trait} {v}" for v in values}
-    if trait != "type":
-        return labels
-    components = {v: str(v).split("\\") for v in values}
-    common = set.intersection(*map(set, components.values()))
-    short = {v: " ".join([trait, *(c for c in parts if c not in common)]) for v, parts in components.items()}
-    return short if len(set(short.values())) == len(values) else labels
-
-
 def _stack_volume(
-    placed: list[_Placed], label: str, tolerance: float, may_resample: bool, findings: list[Finding]
+    placed: list[Placed], label: str, tolerance: float, may_resample: bool, findings: list[Finding]
 ) -> Stack:
     """Find the grid of planes at distinct places, in order along the normal."""
     planes = [p.plane for p in placed]
@@ -525,7 +370,7 @@ def _stack_volume(
     offsets_mm = (positions - positions[0]) @ axes.T
     steps_mm = np.diff(offsets_mm[:, 0])
     drift_pixels = offsets_mm[:, 1:] / first.pixel_spacing_mm
-    problems = _find_problems(placed, steps_mm, drift_pixels, tolerance)
+    problems = find_problems(placed, steps_mm, drift_pixels, tolerance)
     if problems and not may_resample:
         raise _irregular(first, label, problems + [f for f in findings if f.code in LEFT_OUT])
 
@@ -534,7 +379,7 @@ def _stack_volume(
         if problems:
             before, after = np.floor(drift_pixels.min(axis=0).round(3)), np.ceil(drift_pixels.max(axis=0).round(3))
             rows, columns = (int(n) for n in after - before)
-            depth = round(float(offsets_mm[-1, 0]) / _median(steps_mm)) + 1
+            depth = round(float(offsets_mm[-1, 0]) / median_step(steps_mm)) + 1
             shape = (depth, first.rows + rows, first.columns + columns)
             origin = origin + before * first.pixel_spacing_mm @ axes[1:]
             if math.prod(shape) > MOST_GRID_GROWTH * len(planes) * first.rows * first.columns:
@@ -546,7 +391,7 @@ def _stack_volume(
                     hint="find the missing files, or convert the slices on either side of the gap by themselves",
                 )
         spacing_mm = float(offsets_mm[-1, 0]) / (shape[0] - 1)
-        findings = findings + (problems or _measure_deviations(offsets_mm, spacing_mm))
+        findings = findings + (problems or measure_deviations(offsets_mm, spacing_mm))
     elif spacing_mm is None:
         spacing_mm = UNKNOWN_SPACING_MM
         findings = [*findings, Finding("assumed-spacing", f"a single slice of unknown thickness: {spacing_mm} mm")]
@@ -576,60 +421,11 @@ def _check_rescale(planes: Sequence[Plane]) -> None:
     lacking = [p for p in planes if (is_scaled and not p.has_slope) or (is_shifted and not p.has_intercept)]
     if lacking:
         raise GeometryError(
-            f"{len(lacking)} of {len(planes)} images lack the rescale that others have, first {_name(lacking[0])}",
+            f"{len(lacking)} of {len(planes)} images lack the rescale that others have, first {lacking[0].name}",
             code="rescale-missing",
             subject=lacking[0].instance.path,
             hint="their values cannot be compared; export the series again",
         )
-
-
-def _find_problems(placed: list[_Placed], steps_mm: Float, drift_pixels: Float, tolerance: float) -> list[Finding]:
-    """Return what keeps frames off a regular grid, most important first."""
-    if len(placed) == 1:
-        return []
-    problems = []
-    drift = np.abs(drift_pixels).max(axis=1)
-    worst = int(drift.argmax())
-    if drift[worst] > DRIFT_TOLERANCE_PIXELS:
-        plane = placed[worst].plane
-        drift_mm = float(np.hypot(*(drift_pixels[worst] * plane.pixel_spacing_mm)))
-        rise_mm = placed[worst].along_mm - placed[0].along_mm
-        angle = math.degrees(math.atan2(drift_mm, rise_mm))
-        message = f"{_describe(placed, worst)} lies {drift_mm:.3f} mm off the normal of slice 1, {angle:.1f} degrees"
-        problems.append(Finding("gantry-tilt", message))
-
-    step_mm = _median(steps_mm)
-    whole = np.maximum(np.round(steps_mm / step_mm), 1)
-    is_off = np.abs(steps_mm - step_mm) > max(tolerance * step_mm, SAME_GRID_TOLERANCE_MM)
-    is_gap = is_off & (whole > 1) & (np.abs(steps_mm - whole * step_mm) <= tolerance * step_mm * whole)
-    expected_mm = np.linspace(0, steps_mm.sum(), len(placed))
-    strayed_mm = np.abs(np.concatenate([[0], np.cumsum(steps_mm)]) - expected_mm)
-    if is_off.any():
-        at = int(is_off.argmax())
-        lost = int((whole - 1).sum())
-        missing = f"{lost} slice{'s' * (lost > 1)} missing in " if is_gap.sum() == is_off.sum() else ""
-        message = (
-            f"{missing}{is_off.sum()} of {len(steps_mm)} steps, first {steps_mm[at]:.3f} mm after "
-            f"{_describe(placed, at)}, where the median step is {step_mm:.3f} mm"
-        )
-        problems.append(Finding("missing-slice" if missing else "variable-spacing", message))
-    elif strayed_mm.max() > step_mm / 2:
-        at = int(strayed_mm.argmax())
-        message = f"small differences add up: {_describe(placed, at)} is {strayed_mm[at]:.3f} mm off a regular grid"
-        problems.append(Finding("variable-spacing", message))
-    return problems
-
-
-def _measure_deviations(offsets_mm: Float, spacing_mm: float) -> list[Finding]:
-    """Return what a regular grid leaves of (n, 3) offsets along (slice, row, column) axes, where it is noticeable."""
-    jitter_mm = np.abs(offsets_mm[:, 0] - spacing_mm * np.arange(len(offsets_mm))).max()
-    drift_mm = np.linalg.norm(offsets_mm[:, 1:], axis=1).max()
-    found = (("spacing-jitter", jitter_mm, "along"), ("slice-drift", drift_mm, "off"))
-    return [
-        Finding(code, f"slices lie up to {size_mm:.3f} mm from the regular grid, {where} the normal")
-        for code, size_mm, where in found
-        if size_mm > SAME_GRID_TOLERANCE_MM
-    ]
 
 
 def _irregular(
@@ -646,18 +442,3 @@ def _irregular(
         subject=plane.instance.series_instance_uid,
         hint=hint,
     )
-
-
-def _median(steps_mm: Float) -> float:
-    """Return the lower median: always a step that occurs."""
-    return float(np.sort(steps_mm)[(len(steps_mm) - 1) // 2])
-
-
-def _describe(placed: Sequence[_Placed], at: int) -> str:
-    return f"slice {at + 1} of {len(placed)} ({_name(placed[at].plane)}, at {placed[at].along_mm:.3f} mm)"
-
-
-def _name(plane: Plane) -> str:
-    number = plane.instance.instance_number
-    name = "unnumbered instance" if number is None else f"instance {number}"
-    return f"{name} frame {plane.index + 1}" if plane.index else name

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
+from gpuprep.dicom.findings import Finding
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.index import Index, Series, SeriesKey, is_segmentation
 from gpuprep.dicom.link import Link, LinkResult
-from gpuprep.dicom.stack import Finding
 from gpuprep.errors import LinkError
 
 #: Columns of a terminal that lines keep within.
