@@ -28,7 +28,8 @@ LONGEST_VALUE = 4096
 #: What the readers deliver of a value: one byte more shows that it is too long.
 LONGEST_DELIVERED = LONGEST_VALUE + 1
 
-_PREFIX_END = 132  # a preamble and DICM
+#: Bytes of a preamble and DICM, by which a file is known.
+PREFIX_END = 132
 _META_LENGTH_END = 144  # and (0002,0000), of 12 bytes
 #: A deflated data set may become this large. The largest headers seen are tens of MiB.
 _INFLATED_LIMIT = 256 << 20
@@ -114,7 +115,7 @@ def parse_file(stream: BinaryIO, size: int) -> ParsedFile:
     from pydicom.filereader import dcmread, read_dataset, read_file_meta_info
 
     stream.seek(0)
-    has_preamble = stream.read(_PREFIX_END)[128:] == b"DICM"
+    has_preamble = stream.read(PREFIX_END)[128:] == b"DICM"
     if has_preamble:
         meta = read_file_meta_info(stream.name)
         if str(meta.get("TransferSyntaxUID", "")) == DEFLATED_UID:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gpuprep import hostlib
 from gpuprep.dicom.datasets import (
+    PREFIX_END,
     begins_like_dicom,
     describe_failure,
     find_truncation,
@@ -336,7 +337,7 @@ def _tokenise(data: NDArray[np.uint8]) -> _Tokens | None:
 def _tokenise_by_pydicom(path: str) -> _Tokens:
     size = Path(path).stat().st_size
     with Path(path).open("rb") as stream, quiet_pydicom():
-        if not begins_like_dicom(stream.read(132), size):
+        if not begins_like_dicom(stream.read(PREFIX_END), size):
             return _Tokens(np.empty(0, np.uint8))
         try:
             parsed = parse_file(stream, size)

@@ -15,6 +15,7 @@ from gpuprep.dicom.datasets import (
     EXPLICIT_BIG_UID,
     EXPLICIT_LITTLE_UID,
     IMPLICIT_LITTLE_UID,
+    PREFIX_END,
     begins_like_dicom,
     pydicom_errors,
     quiet_pydicom,
@@ -154,7 +155,7 @@ def read_segmentation(path: str | Path) -> Segmentation:
         raise HeaderError(error.strerror or "cannot be read", code="unreadable", subject=str(path)) from error
     with file, quiet_pydicom():
         try:
-            if not begins_like_dicom(file.read(132), os.fstat(file.fileno()).st_size):
+            if not begins_like_dicom(file.read(PREFIX_END), os.fstat(file.fileno()).st_size):
                 raise HeaderError("not a DICOM file", code="not-dicom", subject=str(path))
             file.seek(0)
             return _Reader(Path(path), pydicom.dcmread(file, stop_before_pixels=True, force=True)).read()

@@ -8,6 +8,7 @@ from pathlib import Path
 from gpuprep.backends.base import Backend
 from gpuprep.codecs.segframes import decode_segmentation_frames
 from gpuprep.config import Stacking
+from gpuprep.dicom.datasets import PREFIX_END, begins_like_dicom
 from gpuprep.dicom.header import InstanceHeader, read_headers
 from gpuprep.dicom.index import Series
 from gpuprep.dicom.rtstruct import read_structure_set
@@ -25,9 +26,6 @@ from gpuprep.writers.masks import read_mask, supervisely
 from gpuprep.writers.masks.description import parse_geometry, parse_rois, reading
 from gpuprep.writers.masks.dicomseg import segment_of
 from gpuprep.writers.supervisely import Plane
-
-#: Where "DICM" stands in a DICOM file (PS3.10 7.1).
-_MAGIC = slice(128, 132)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,13 +114,13 @@ def find_images(folder: Path, stacking: Stacking) -> tuple[InstanceHeader, ...]:
 
 
 def _is_dicom(path: Path) -> bool:
-    """Tell by content, or by name for a file without preamble."""
+    """Tell by content, or by name for a file that is damaged."""
     if path.is_dir():
         return False
     if path.suffix.lower() == ".dcm":
         return True
     with path.open("rb") as file:
-        return file.read(_MAGIC.stop)[_MAGIC] == b"DICM"
+        return begins_like_dicom(file.read(PREFIX_END), path.stat().st_size)
 
 
 def _stack_of(header: InstanceHeader, image: Path, stacking: Stacking) -> Stack:

@@ -136,6 +136,24 @@ def test_what_is_no_segmentation_is_refused(damage, code, image, data_dir, tmp_p
     assert caught.value.code == code
 
 
+def test_dicom_without_preamble_is_known_by_content_whatever_its_name(data_dir, tmp_path):
+    seg = data_dir / "ct-seg/dcmqi_segmentations/liver.dcm"
+    rtstruct = next((data_dir / "ct-rtstruct/totalsegmentator_aide/rtstruct").iterdir())
+    for source in (seg, rtstruct):
+        (tmp_path / source.stem).write_bytes(source.read_bytes()[132:])
+    assert open_it(tmp_path / seg.stem).mask.voxel_counts.sum() == open_it(seg).mask.voxel_counts.sum()
+    with pytest.raises(ConfigError) as caught:
+        open_it(tmp_path / rtstruct.stem)
+    assert caught.value.code == "image-needed"
+
+
+def test_a_file_of_something_else_is_refused_by_what_it_is_not(tmp_path):
+    (tmp_path / "notes").write_text("nothing of the kind")
+    with pytest.raises(HeaderError, match="neither DICOM nor a folder") as caught:
+        open_it(tmp_path / "notes")
+    assert caught.value.code == "mask-unreadable"
+
+
 def test_a_damaged_description_is_refused(data_dir, tmp_path):
     images = find_images(data_dir / "ct-seg/dcmqi_segmentations/ct-3slice", Stacking())
     opened = open_it(data_dir / "ct-seg/dcmqi_segmentations/liver.dcm", Path(images[0].path).parent)

@@ -68,6 +68,8 @@ def read(path: Path) -> RoiMask:
             content = json.loads(manifest.read_text(encoding="utf-8"))
             text = json.dumps(content["mask"])
             rois, geometry, files = parse_rois(text), parse_geometry(text), content["files"]
+        elif not path.is_dir():
+            raise ValueError("it is neither DICOM nor a folder, and its name has no suffix that says what else")
         else:
             files = sorted(p.name for p in path.iterdir() if p.name.endswith((".nii.gz", ".nii")))
             if not files:
