@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, lru_cache
 from math import isfinite, nan
@@ -195,7 +195,26 @@ REFERENCES = {
 }
 
 
-def strip_encoding(row: InstanceHeader) -> InstanceHeader:
+def divide_copies(rows: Iterable[InstanceHeader]) -> tuple[list[InstanceHeader], list[InstanceHeader]]:
+    """Divide files into instances and further copies of them, each in the order given.
+
+    A copy has the SOP Instance UID of an earlier file and the same header, in whatever transfer syntax. Files that only
+    claim to be the same instance are all instances.
+    """
+    instances: list[InstanceHeader] = []
+    copies: list[InstanceHeader] = []
+    kept: dict[str, list[InstanceHeader]] = {}
+    for row in rows:
+        same_uid = kept.setdefault(row.sop_instance_uid, []) if row.sop_instance_uid else []
+        if same_uid and _strip_encoding(row) in map(_strip_encoding, same_uid):
+            copies.append(row)
+        else:
+            same_uid.append(row)
+            instances.append(row)
+    return instances, copies
+
+
+def _strip_encoding(row: InstanceHeader) -> InstanceHeader:
     """Return what is left of a row without file and encoding. Where there are no pixels, the size tells edits."""
     return replace(
         row,

@@ -19,8 +19,8 @@ from gpuprep.dicom.header import (
     RTSTRUCT_UID,
     SEG_UID,
     InstanceHeader,
+    divide_copies,
     read_headers,
-    strip_encoding,
 )
 from gpuprep.errors import ConfigError, InputNotFoundError, OutputError
 
@@ -202,7 +202,8 @@ def _read_chunk(
 
 def _build_series(rows: Sequence[InstanceHeader], *, is_uid_shared: bool) -> Series:
     first = rows[0]
-    instances, copies, findings = _drop_copies(rows)
+    instances, copies = divide_copies(rows)
+    findings = _judge_copies(instances, copies)
     for attribute, code, what in (
         ("patient_id", "conflicting-patient-ids", "Patient IDs"),
         ("study_instance_uid", "conflicting-study-uids", "Study Instance UIDs"),
@@ -225,23 +226,14 @@ def _build_series(rows: Sequence[InstanceHeader], *, is_uid_shared: bool) -> Ser
     )
 
 
-def _drop_copies(
-    rows: Sequence[InstanceHeader],
-) -> tuple[list[InstanceHeader], list[InstanceHeader], list[Finding]]:
-    """Divide files into instances and further copies of them, which are equal in all that `strip_encoding` leaves."""
-    instances: list[InstanceHeader] = []
-    copies: list[InstanceHeader] = []
-    kept: dict[str, list[InstanceHeader]] = {}
-    for row in rows:
-        same_uid = kept.setdefault(row.sop_instance_uid, []) if row.sop_instance_uid else []
-        if same_uid and strip_encoding(row) in map(strip_encoding, same_uid):
-            copies.append(row)
-        else:
-            same_uid.append(row)
-            instances.append(row)
+def _judge_copies(instances: Sequence[InstanceHeader], copies: Sequence[InstanceHeader]) -> list[Finding]:
+    """Return findings of copies that were left out, and of instances that claim to be the same."""
+    same_uid: dict[str, list[InstanceHeader]] = {}
+    for row in instances:
+        same_uid.setdefault(row.sop_instance_uid, []).append(row)
     findings = []
     if copies:
-        example = kept[copies[0].sop_instance_uid][0].path
+        example = same_uid[copies[0].sop_instance_uid][0].path
         findings.append(
             Finding(
                 "duplicate-instance", f"{len(copies)} further copies of an instance, e.g. {copies[0].path} of {example}"
@@ -252,10 +244,10 @@ def _drop_copies(
             "conflicting-instances",
             f"{len(same)} different files with SOP Instance UID {uid[:LONGEST_VALUE]}, e.g. {same[1].path}",
         )
-        for uid, same in kept.items()
-        if len(same) > 1
+        for uid, same in same_uid.items()
+        if uid and len(same) > 1
     ]
-    return instances, copies, findings
+    return findings
 
 
 # --- Parquet ---------------------------------------------------------------------------------------------------------

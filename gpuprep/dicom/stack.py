@@ -16,7 +16,7 @@ import numpy as np
 from gpuprep.config import SPACING_TOLERANCE
 from gpuprep.dicom.findings import Finding
 from gpuprep.dicom.framespec import FrameSpec
-from gpuprep.dicom.header import InstanceHeader, strip_encoding
+from gpuprep.dicom.header import InstanceHeader, divide_copies
 from gpuprep.dicom.mosaic import is_mosaic, planes_of_mosaic
 from gpuprep.dicom.multiframe import planes_of_multiframe
 from gpuprep.dicom.planes import Plane, plane_of_classic
@@ -220,17 +220,12 @@ def build_volumes(
 
 
 def _leave_out_copies(instances: Sequence[InstanceHeader]) -> tuple[list[InstanceHeader], list[Finding]]:
-    """Keep the first file, by path, of each SOP instance, and those that only claim to be the same instance."""
-    kept: dict[str, list[InstanceHeader]] = {}
-    for instance in sorted(instances, key=lambda i: i.path):
+    """Keep, by path, what `divide_copies` calls instances."""
+    for instance in instances:
         if instance.error_code:
             raise HeaderError(instance.error_detail, code=instance.error_code, subject=instance.path)
-        same_uid = kept.setdefault(instance.sop_instance_uid or instance.path, [])
-        if not same_uid or strip_encoding(instance) not in map(strip_encoding, same_uid):
-            same_uid.append(instance)
-    distinct = [instance for same_uid in kept.values() for instance in same_uid]
-    copies = len(instances) - len(distinct)
-    message = f"{copies} further copies of the same SOP instances left out"
+    distinct, copies = divide_copies(sorted(instances, key=lambda i: i.path))
+    message = f"{len(copies)} further copies of the same SOP instances left out"
     return distinct, [Finding("duplicate-instance", message)] if copies else []
 
 
