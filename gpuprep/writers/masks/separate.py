@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,14 +85,22 @@ def _read_box(path: Path, geometry: VolumeGeometry) -> tuple[list[int], NDArray[
     grid, first, array = read_filled_slices(path)
     if not grid.same_grid(geometry, HEADER_TOLERANCE_MM):
         raise GeometryError("not on the grid of the other files", code="shape-mismatch", subject=path.name)
+    box = filled_box(array)
+    array = array[box]
     inside = array != 0
-    start = [first, 0, 0]
-    for axis, others in ((1, (0, 2)), (2, (0, 1))):
-        filled = np.flatnonzero(inside.any(axis=others))
-        box = slice(filled[0], filled[-1] + 1) if len(filled) else slice(0, 0)
-        start[axis] = box.start
-        array, inside = (np.moveaxis(np.moveaxis(a, axis, 0)[box], 0, axis) for a in (array, inside))
+    start = [first + box[0].start, box[1].start, box[2].start]
     values = array[inside]
     if len(values) and not (values[0] > 0 and (values == values[0]).all()):
         raise ValueError(f"{path.name} is no mask of one ROI: it holds values from {values.min()} to {values.max()}")
     return start, inside
+
+
+def filled_box(array: NDArray[Any]) -> tuple[slice, slice, slice]:
+    """Return the least box of an array (D, H, W) that holds all that is not 0; an empty one where all is."""
+    box = []
+    for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
+        filled = np.flatnonzero(array.any(axis=others))
+        box.append(slice(int(filled[0]), int(filled[-1]) + 1) if len(filled) else slice(0, 0))
+        array = array[(slice(None),) * axis + (box[-1],)]
+    depth, rows, columns = box
+    return depth, rows, columns

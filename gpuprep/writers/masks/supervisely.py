@@ -23,7 +23,7 @@ from gpuprep.masks import Roi, RoiMask, from_layers
 from gpuprep.writers.colours import Rgb
 from gpuprep.writers.masks.description import reading
 from gpuprep.writers.masks.label import HEADER_TOLERANCE_MM, as_labels, stated_geometry
-from gpuprep.writers.masks.separate import MANIFEST
+from gpuprep.writers.masks.separate import MANIFEST, filled_box
 from gpuprep.writers.nifti import read_nifti
 from gpuprep.writers.sidecar import parse_grid
 from gpuprep.writers.supervisely import COLOUR_MAP, IMPORT_FOLDER, MASK_WORDS, VOLUME_WORD, Plane
@@ -172,15 +172,10 @@ def _largest(layers: Sequence[_Layer]) -> int:
 def _read_layer(path: Path, key: str | int | None) -> _Layer:
     file = read_nifti(path)
     values = as_labels(file)
-    box = []
-    for axis in range(3):
-        rest = (*range(axis), *range(axis + 1, 3))
-        filled = np.flatnonzero(values.any(axis=rest))
-        box.append(slice(int(filled[0]), int(filled[-1]) + 1) if len(filled) else slice(0, 0))
-        values = np.moveaxis(np.moveaxis(values, axis, 0)[box[-1]], 0, axis)
-    depth, rows, columns = box
+    box = filled_box(values)
+    values = values[box]
     dtype = code_dtype(int(values.max(initial=0)) + 1)
-    return _Layer(key, (depth, rows, columns), values.astype(dtype), stated_geometry(file))
+    return _Layer(key, box, values.astype(dtype), stated_geometry(file))
 
 
 def _read_sidecar(path: Path, key: str) -> _Classes | None:
