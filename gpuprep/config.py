@@ -250,7 +250,20 @@ class Transforms:
 
 @dataclass(frozen=True, slots=True)
 class Stacking:
-    """How slices become volumes."""
+    """How slices become volumes.
+
+    Parameters
+    ----------
+    on_irregular : {"error", "resample"}
+        Whether missing slices, uneven spacing and gantry tilt are refused, or put on the regular grid that they imply.
+    spacing_tolerance : float
+        Slice steps within this fraction of their median count as regular.
+
+    Raises
+    ------
+    ConfigError
+        ``bad-tolerance``.
+    """
 
     on_irregular: OnIrregular = "error"
     spacing_tolerance: float = SPACING_TOLERANCE
@@ -268,8 +281,24 @@ class Stacking:
 class RoiOptions:
     """How ROI names become labels, and contours and segments become voxels.
 
-    Without `labels` every ROI is a label of its own, by its own name. With `with_members` masks also hold, after the
-    labels, the ROIs that make them, each with the number of its label.
+    Parameters
+    ----------
+    labels : tuple of LabelPatterns
+        In the order of the output; without any, every ROI is a label of its own, by its own name.
+    ignore_case : bool
+        Whether patterns match upper and lower case alike.
+    strategy : RoiStrategy
+        What several ROIs that match one label become.
+    allow_multiple_matches : bool
+        Whether a ROI may belong to several labels.
+    on_missing : OnMissing
+        What a label without a ROI means.
+    contour_overlap : {"xor", "union"}
+        What two contours of one ROI on a slice make: ``xor`` leaves out what both cover.
+    fractional_threshold : float
+        FRACTIONAL segments: foreground is above this fraction of the maximum, 0 ≤ t < 1.
+    with_members : bool
+        Masks also hold, after the labels, the ROIs that make them, each with the number of its label.
 
     Raises
     ------
@@ -303,7 +332,16 @@ class RoiOptions:
 
 @dataclass(frozen=True, slots=True)
 class LabelPatterns:
-    """One label of the output and the regular expressions of the ROI names that belong to it."""
+    """One label of the output and the regular expressions of the ROI names that belong to it.
+
+    Parameters
+    ----------
+    name : str
+    patterns : tuple of str
+        Each fits whole names.
+    optional : bool
+        May be absent whatever `RoiOptions.on_missing` says: the label is then empty.
+    """
 
     name: str
     patterns: tuple[str, ...]

@@ -75,7 +75,21 @@ class VolumeGeometry:
         spacing_dhw_mm: ArrayLike,
         frame_of_reference_uid: str = "",
     ) -> VolumeGeometry:
-        """Build from the centre of voxel (0, 0, 0), unit vectors as rows (slice, row, column axis) and spacings."""
+        """Build from the axes of the grid.
+
+        Parameters
+        ----------
+        shape : (int, int, int)
+            (D, H, W).
+        origin_lps_mm : (x, y, z)
+            Centre of voxel (0, 0, 0), LPS mm.
+        directions_dhw : array of shape (3, 3)
+            Unit vectors along the (slice, row, column) axes, one a row, in LPS.
+        spacing_dhw_mm : three floats
+            Distance between voxel centres along these axes, mm.
+        frame_of_reference_uid : str
+            Empty when unknown.
+        """
         affine = np.eye(4)
         affine[:3, :3] = (np.asarray(directions_dhw, np.float64) * np.asarray(spacing_dhw_mm, np.float64)[:, None]).T
         affine[:3, 3] = origin_lps_mm

@@ -214,7 +214,7 @@ def parse_transforms(
     Raises
     ------
     ConfigError
-        ``bad-spacing``, ``bad-window``, ``bad-crop``, ``bad-orientation``.
+        ``bad-spacing``, ``antialias-nearest``, ``bad-window``, ``bad-crop``, ``bad-orientation``.
     """
     x, y, z = parse_numbers(spacing, (3,), "bad-spacing", "--spacing needs three numbers, as in 1,1,3")
     mapped = None

@@ -20,7 +20,26 @@ _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_42
 
 @dataclass(frozen=True, slots=True)
 class FrameSpec:
-    """Layout of the frames of one instance or of a whole stack (PS3.3 C.7.6.3, Image Pixel Module)."""
+    """Layout of the frames of one instance or of a whole stack (PS3.3 C.7.6.3, Image Pixel Module).
+
+    Parameters
+    ----------
+    transfer_syntax_uid : str
+    rows, columns : int
+        Size of a frame, pixels.
+    bits_allocated, bits_stored, high_bit : int
+        Of a sample: width of its word, bits in use, and the highest of these, counted from 0.
+    is_signed : bool
+        Whether stored values are two's complement.
+    samples_per_pixel : int
+        1, or 3 for colour.
+    photometric_interpretation : str
+    planar_configuration : int
+        0: the samples of a pixel lie together; 1: plane after plane.
+    number_of_frames : int
+    is_float : bool
+        Float Pixel Data of 32 bits, or Double Float Pixel Data of 64.
+    """
 
     transfer_syntax_uid: str
     rows: int

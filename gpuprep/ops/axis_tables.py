@@ -145,6 +145,11 @@ def plane_table(positions: Float, depth: int, interpolation: str) -> tuple[Index
     """Return, for each output slice, its two planes and their weights, (depth, 2) each; weights 0 where outside.
 
     `positions` are those of the planes in slices of the output grid.
+
+    Raises
+    ------
+    GeometryError
+        ``duplicate-position``.
     """
     order = np.argsort(positions, kind="stable")
     ordered = snapped(positions[order])

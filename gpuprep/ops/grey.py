@@ -201,6 +201,8 @@ def to_grey_images(
 
     Parameters
     ----------
+    stored, rules, bits_stored, ends, backend
+        As in `to_grey`.
     image_of : sequence of D int
         Which image a frame belongs to: 0, 1, …, ascending.
     """

@@ -229,7 +229,13 @@ def _record_steps(volume: Volume, record: dict[str, Any]) -> None:
 def find_box(
     image: Volume | None, grid: SliceGrid, rois: SelectedRois | None, options: CaseOptions, backend: Backend
 ) -> Box:
-    """Return the (start, shape) of the box that the output covers, in voxels of `grid`; a foreground needs `image`."""
+    """Return the (start, shape) of the box that the output covers, in voxels of `grid`; a foreground needs `image`.
+
+    Raises
+    ------
+    GeometryError
+        ``nothing-to-crop-to``.
+    """
     crop = options.transforms.crop
     whole: Box = ((0, 0, 0), grid.geometry.shape)
     if crop.to == "none":

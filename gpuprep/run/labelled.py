@@ -82,6 +82,8 @@ def forget(ledger: Ledger, vanished: Sequence[CaseRow], root: Path, discard: Cal
 
     Parameters
     ----------
+    ledger : Ledger
+    vanished : sequence of CaseRow
     root : Path
         What paths are relative to.
     discard : callable
@@ -119,6 +121,7 @@ def move_outputs(ledger: Ledger, root: Path, path_of: Callable[[str, str], str])
 
     Parameters
     ----------
+    ledger : Ledger
     root : Path
         What paths are relative to.
     path_of : callable

@@ -102,6 +102,19 @@ def convert_to_medsegpy(
 ) -> tuple[JobResult, list[str]]:
     """Convert all labelled cases of the sources, resuming what an earlier run left.
 
+    Parameters
+    ----------
+    sources : Sources
+        What there is.
+    root : Path
+        The output folder.
+    case_options : CaseOptions
+        What is done to each case.
+    options : MedsegpyOptions
+        What is made of them all.
+    execution : Execution
+        How the job runs.
+
     Returns
     -------
     JobResult

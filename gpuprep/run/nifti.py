@@ -84,6 +84,19 @@ def convert_to_nifti(
 ) -> NiftiResult:
     """Convert all that is wanted of the sources, resuming what an earlier run left.
 
+    Parameters
+    ----------
+    sources : Sources
+        What there is.
+    root : Path
+        The output folder.
+    case_options : CaseOptions
+        What is done to each case.
+    options : NiftiOptions
+        What is made of them all.
+    execution : Execution
+        How the job runs.
+
     Raises
     ------
     ConfigError

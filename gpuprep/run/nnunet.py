@@ -94,13 +94,27 @@ def convert_to_nnunet(
 ) -> JobResult:
     """Convert all labelled cases of the sources into a data set, resuming what an earlier run left.
 
+    Parameters
+    ----------
+    sources : Sources
+        What there is.
+    folder : DatasetFolder
+        The data set.
+    case_options : CaseOptions
+        What is done to each case.
+    options : NnunetOptions
+        What is made of them all.
+    execution : Execution
+        How the job runs.
+
     Raises
     ------
     ConfigError
         ``bad-modalities``, ``bad-test-set``, ``ignore-label``.
     OutputError
-        ``foreign-files``, ``other-job``, ``dataset-id-taken``, ``too-many-regions``, ``exists``, ``options-changed``,
-        ``outputs-missing``, ``output-locked``, ``not-writable``, ``disk-full``.
+        ``foreign-files``, ``other-job``, ``dataset-id-taken``, ``too-many-regions``, ``too-many-labels``, ``exists``,
+        ``options-changed``, ``outputs-missing``, ``labels-not-written``, ``output-locked``, ``not-writable``,
+        ``disk-full``.
     """
     labels, transforms = labels_of(case_options), case_options.transforms
     check_strategy(options.strategy, labels, options.region_codes)

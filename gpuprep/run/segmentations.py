@@ -75,6 +75,12 @@ def select_segmentations(
 
     Parameters
     ----------
+    segmentations : sequence of InstanceHeader
+        RTSTRUCT and SEG instances of one image.
+    evidence : sequence of str
+        How each was linked.
+    options : RoiOptions
+    multiple : MultipleSegmentations
     record : dict
         Gets ``segmentations`` (what was used, and how it was linked), ``labels`` (which ROI matched which pattern),
         ``unmatched_rois``, and ``warnings`` of missing labels.
@@ -156,6 +162,9 @@ def draw(
         The acquired planes, which contours belong to.
     target : VolumeGeometry
         Output grid, its axes parallel to those of `grid`.
+    options : RoiOptions
+    backend : Backend
+        Where contours are drawn; segments are placed on its host.
     record : dict
         Gets ``voxels`` by label (equal names with their numbers), and ``warnings`` of what could not be drawn.
 

@@ -114,7 +114,15 @@ def leave_out(index: Index, paths: Sequence[Path], output: Path) -> Index:
 def load_index(
     paths: Sequence[Path], *, index_path: Path | None, workers: int, on_progress: Callable[[int], None] | None = None
 ) -> Index:
-    """Read the index that `paths` names, or build one and keep it at `index_path`."""
+    """Read the index that `paths` names, or build one and keep it at `index_path`.
+
+    Raises
+    ------
+    InputNotFoundError, OutputError
+        Those of `build_index`, `read_index` and `write_index`.
+    ConfigError
+        ``two-indices``: `paths` is an index, and `index_path` is given too; and those of `read_index`.
+    """
     if len(paths) == 1 and paths[0].suffix == INDEX_SUFFIX and paths[0].is_file():
         if index_path is not None:
             raise ConfigError(

@@ -119,6 +119,19 @@ def convert_to_supervisely(
 
     Volumes are written RAS+ on a grid along the patient's axes, whatever `case_options` says of orientation.
 
+    Parameters
+    ----------
+    sources : Sources
+        What there is.
+    root : Path
+        The output folder.
+    case_options : CaseOptions
+        What is done to each case.
+    options : SuperviselyOptions
+        What is made of them all.
+    execution : Execution
+        How the job runs.
+
     Raises
     ------
     ConfigError

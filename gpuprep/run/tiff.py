@@ -158,6 +158,14 @@ def convert_to_tiff(
 
     Parameters
     ----------
+    index : Index
+        The files, from `read_sources`.
+    root : Path
+        The output folder.
+    options : TiffOptions
+        What is done to each image.
+    execution : Execution
+        How the job runs.
     strict : bool
         Stop at the first file that is no DICOM, or cannot be converted, with its `CaseError`.
 

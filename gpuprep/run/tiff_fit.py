@@ -51,8 +51,14 @@ def fit_planes(
         Value of background and padding.
     spacing_yx_mm : (float, float) or None
         Pixel spacing of the planes.
+    options : TiffOptions
+        Crop, size, filter and padding.
     white : float, optional
         The other end, by default the greatest value of the dtype.
+    samples : int
+        1, or 3 for RGB.
+    backend : Backend
+        Where to compute.
 
     Raises
     ------

@@ -185,6 +185,10 @@ def make_images(loaded: Sequence[Loaded], options: TiffOptions, backend: Backend
         With the same `batch_key`.
     options : TiffOptions
         With a size.
+    backend : Backend
+        Where to compute.
+    clock : Stopwatch
+        Gets the time of each step.
 
     Raises
     ------

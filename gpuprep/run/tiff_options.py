@@ -48,7 +48,7 @@ class TiffOptions:
     Raises
     ------
     ConfigError
-        ``bad-size``, ``bad-spacing``, ``bad-window``, ``bad-frames``.
+        ``bad-size``, ``bad-spacing``, ``bad-window``, ``bad-frames``, ``unknown-filter``.
     """
 
     crop: CropOptions | None = None
@@ -83,4 +83,8 @@ class TiffOptions:
         if not 1 <= self.target_frames <= MOST_PIXELS:
             raise ConfigError(f"{self.target_frames} target frames", code="bad-frames")
         if self.filter_name not in FILTERS:
-            raise ConfigError(f"there is no filter {self.filter_name!r}", code="unknown-filter")
+            raise ConfigError(
+                f"there is no filter {self.filter_name!r}",
+                code="unknown-filter",
+                hint=f"choose one of: {', '.join(FILTERS)}",
+            )

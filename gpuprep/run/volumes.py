@@ -155,6 +155,10 @@ def check_coverage(channel: Channel, source: VolumeGeometry, target: VolumeGeome
 
     Parameters
     ----------
+    channel : Channel
+        The channel.
+    source, target : VolumeGeometry
+        Its own grid, and that of the output.
     record : dict
         Gets ``channel_coverage`` by modality, and a warning below `LOW_COVERAGE`.
 

@@ -419,8 +419,15 @@ def write_dataset_json(
 
     Parameters
     ----------
+    root : Path
+        The output folder.
+    name : str
+        Under which the script registers the data set.
+    layout : {"2d", "3d"}
     labels : sequence of str
         Classes in channel order.
+    collations : sequence of Collation
+        Classes that are unions of others.
     scans : mapping
         Scan id → split, and the details of its case (`CaseRow.details`).
 

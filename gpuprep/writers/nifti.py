@@ -105,7 +105,13 @@ def quaternion(rotation: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def header_bytes(dtype: np.dtype[Any], geometry: VolumeGeometry, extensions: Sequence[Extension] = ()) -> bytes:
-    """Return the bytes before the voxels: header, extension flag, extensions."""
+    """Return the bytes before the voxels: header, extension flag, extensions.
+
+    Raises
+    ------
+    WriteError
+        ``not-orthogonal``; ``too-large``: an axis has more voxels than NIfTI-1 can say.
+    """
     affine = index_to_ras(geometry)
     depth, height, width = geometry.shape
     if max(geometry.shape) > np.iinfo(np.int16).max:

@@ -488,6 +488,9 @@ def write_dataset_json(
 
     Parameters
     ----------
+    root : Path
+        The output folder.
+    layout : {"volume", "plane", "annotations"}
     labels : sequence of str
         In the order of the ROI map.
     cases : mapping
