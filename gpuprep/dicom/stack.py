@@ -35,6 +35,8 @@ from gpuprep.geometry import DIRECTION_TOLERANCE, VolumeGeometry
 PIXEL_SPACING_TOLERANCE = 1e-4
 #: Stray frames are set aside when the volume has at least this many times as many frames as all of them together.
 CLEAR_MAJORITY = 2
+#: So many groups of stray frames are described, the largest; a radial series has as many as images.
+LISTED_STRAYS = 3
 #: Findings of frames that a volume lacks although they are in its series: they may be why it is irregular.
 LEFT_OUT = (
     "incomplete-volume", "mixed-orientation", "mixed-size", "mixed-layout", "geometry-missing", "not-an-image",
@@ -310,9 +312,12 @@ def _judge_strays(
     """Return a finding for each group of stray frames, or raise if the volume is no clear majority."""
     findings = [
         Finding(unlike.code, f"{len(stray)} of {len(volume) + len(stray)} frames set aside: {unlike.message}")
-        for stray in strays
+        for stray in strays[:LISTED_STRAYS]
         if (unlike := _difference(volume[0], stray[0]))
     ]
+    if more := strays[LISTED_STRAYS:]:
+        message = f"{sum(map(len, more))} frames of {len(more)} more kinds set aside"
+        findings.append(Finding(findings[0].code, message))
     for code in dict.fromkeys(e.code for e in unplaced):
         first, *others = [e for e in unplaced if e.code == code]
         message = f"{1 + len(others)} image{'s' * bool(others)} set aside: {first.subject}: {first.message}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -441,6 +442,17 @@ def test_images_unlike_the_others(changes, code):
     assert heights(volume) == [1, 2, 3, 4]
     assert codes(volume) == {code}
     assert refused([*axial([1, 2, 3]), *strays]).code == code
+
+
+def test_a_radial_series_is_refused_in_a_few_words():
+    angles = [math.pi * n / 100 for n in range(100)]
+    images = [
+        image(n, (0, 0, 0), image_orientation=(math.cos(a), math.sin(a), 0, 0, 0, -1)) for n, a in enumerate(angles)
+    ]
+    error = refused(images)
+    assert error.code == "mixed-orientation"
+    assert error.message.endswith("; 96 frames of 96 more kinds set aside")
+    assert len(error.message) < 500
 
 
 @pytest.mark.parametrize("attribute", ["image_position_lps_mm", "image_orientation", "pixel_spacing_mm"])
