@@ -10,8 +10,10 @@ import numpy as np
 from gpuprep.backends.base import Backend
 from gpuprep.codecs.batch import decode_instance, fold_offset
 from gpuprep.codecs.load import load_stack
+from gpuprep.codecs.native import frame_bits
 from gpuprep.config import Stacking, Transforms
 from gpuprep.dicom.dose import describe_dose, read_dose_grid, scale_to_gray
+from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.pet import read_suv_scale
 from gpuprep.dicom.stack import BrokenVolume, Stack, build_volumes
@@ -140,7 +142,12 @@ def _doubt_values(channel: Channel, stack: Stack) -> list[str]:
         warnings.append("palette: voxels are numbers of colours, which need not rise with what was measured")
     if any(instance.has_modality_lut for instance in stack.instances):
         warnings.append("modality-lut: voxels are stored values, to which a Modality LUT was to be applied")
-    first = stack.instances[0]
+    images = list({instance.path: instance for instance in stack.instances}.values())
+    if longer := sum(map(_has_further_frames, images)):
+        warnings.append(
+            f"pixel-data: {longer} of {len(images)} files hold more frames than they say: size or bits may be wrong"
+        )
+    first = images[0]
     rescale = {"Rescale Slope": first.rescale_slope, "Rescale Intercept": first.rescale_intercept}
     lacking = [name for name, value in rescale.items() if value is None]
     if not (first.has_frame_groups or first.has_shared_groups) and (
@@ -148,6 +155,12 @@ def _doubt_values(channel: Channel, stack: Stack) -> list[str]:
     ):
         warnings.append(f"rescale: without {' and '.join(lacking)} values need not be in the units of their modality")
     return warnings
+
+
+def _has_further_frames(instance: InstanceHeader) -> bool:
+    """Whether native pixel data goes on for at least a whole frame after those that the header announces."""
+    spec = FrameSpec.from_header(instance)
+    return 8 * instance.pixel_length >= (spec.number_of_frames + 1) * frame_bits(spec)
 
 
 def check_coverage(channel: Channel, source: VolumeGeometry, target: VolumeGeometry, record: dict[str, Any]) -> None:

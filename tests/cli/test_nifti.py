@@ -479,8 +479,18 @@ def gain_lut(data):
     data.ModalityLUTSequence = [pydicom.Dataset()]
 
 
+def lose_half_of_the_bits(data):
+    data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
+
+
 @pytest.mark.parametrize(
-    ("edit", "said"), [(become_colours, "palette:"), (lose_rescale, "rescale:"), (gain_lut, "modality-lut:")]
+    ("edit", "said"),
+    [
+        (become_colours, "palette:"),
+        (lose_rescale, "rescale:"),
+        (gain_lut, "modality-lut:"),
+        (lose_half_of_the_bits, "pixel-data:"),
+    ],
 )
 def test_values_in_doubt_are_warned_of(gpuprep, tmp_path, edit, said):
     write_images(tmp_path / "in", "one", edit=edit)
