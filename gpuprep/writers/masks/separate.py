@@ -69,7 +69,7 @@ def read(path: Path) -> RoiMask:
             content = json.loads(manifest.read_text(encoding="utf-8"))
             text = json.dumps(content["mask"])
             rois, geometry, files = parse_rois(text), parse_geometry(text), content["files"]
-        elif not path.is_dir():
+        elif path.is_file():
             raise ValueError("it is neither DICOM nor a folder, and its name has no suffix that says what else")
         else:
             files = sorted(p.name for p in path.iterdir() if p.name.endswith((".nii.gz", ".nii")))
