@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,19 +116,22 @@ def _invalid(message: str, path: Path) -> ConfigError:
     return ConfigError(message, code="roi-map-invalid", subject=str(path), hint=_EXAMPLE)
 
 
-def match_rois(names: Sequence[str], options: RoiOptions) -> RoiMatch:
+def match_rois(names: Sequence[str], options: RoiOptions, empty: Collection[int] = ()) -> RoiMatch:
     """Find the ROIs of each label.
 
     A name belongs to a label when one of its patterns matches the whole name (``re.fullmatch``), blanks around the
     name apart. Labels are served in their order; with `allow_multiple_matches` false a ROI goes to the first label
     that takes it. `RoiStrategy.KEEP_FIRST` keeps the first ROI a label in the order of its patterns, then of the
-    file; `SEPARATE` makes one label ``label__name`` a ROI. Without labels each ROI is one, by its name.
+    file, empty ones last; `SEPARATE` makes one label ``label__name`` a ROI. Without labels each ROI is one, by its
+    name.
 
     Parameters
     ----------
     names : sequence of str
         ROI names in file order; equal names are different ROIs.
     options : RoiOptions
+    empty : collection of int
+        Indices of ROIs that nothing was drawn of, as templates leave them.
 
     Raises
     ------
@@ -152,7 +155,7 @@ def match_rois(names: Sequence[str], options: RoiOptions) -> RoiMatch:
                 if roi not in found and free and compiled.fullmatch(name.strip()):
                     found[roi] = pattern
         if options.strategy is RoiStrategy.KEEP_FIRST:
-            found = dict(list(found.items())[:1])
+            found = dict(sorted(found.items(), key=lambda item: item[0] in empty)[:1])
         taken |= found.keys()
         rois = sorted(found)
         if options.strategy is RoiStrategy.SEPARATE and rois:

@@ -13,7 +13,7 @@ from gpuprep.config import MultipleSegmentations, OnMissing, RoiOptions
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.index import list_some
 from gpuprep.dicom.roi_names import RoiMatch, match_rois
-from gpuprep.dicom.rtstruct import StructureSet, read_structure_set
+from gpuprep.dicom.rtstruct import AREA_TYPES, StructureSet, read_structure_set
 from gpuprep.dicom.seg import Segmentation, read_segmentation
 from gpuprep.errors import LinkError, RoiError
 from gpuprep.geometry import VolumeGeometry
@@ -35,6 +35,14 @@ class SourceSegmentation:
         if isinstance(self.content, StructureSet):
             return tuple(r.roi for r in self.content.rois)
         return self.content.segments
+
+    @property
+    def are_drawn(self) -> tuple[bool, ...]:
+        """Whether each of its ROIs has a closed contour or a frame; a label map may hold any."""
+        if isinstance(self.content, StructureSet):
+            return tuple(any(c.geometric_type in AREA_TYPES for c in roi.contours) for roi in self.content.rois)
+        numbers = {frame.segment_number for frame in self.content.frames}
+        return tuple(None in numbers or roi.number in numbers for roi in self.content.segments)
 
     @property
     def label(self) -> str:
@@ -107,7 +115,8 @@ def select_segmentations(
         for s in sources
     ]
     record["all_rois"] = names
-    match = match_rois(names, options)
+    are_drawn = [is_drawn for source in sources for is_drawn in source.are_drawn]
+    match = match_rois(names, options, [i for i, is_drawn in enumerate(are_drawn) if not is_drawn])
     record["labels"] = [
         {"name": m.name, "rois": [names[i] for i in m.rois], "patterns": list(m.patterns)} for m in match.labels
     ]

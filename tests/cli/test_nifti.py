@@ -319,6 +319,30 @@ def test_roi_strategies(gpuprep, study, tmp_path, strategy, files):
     assert voxels == sum(counts)
 
 
+@pytest.mark.parametrize("modality", ["RTSTRUCT", "SEG"])
+def test_keep_first_passes_over_what_a_template_left_empty(gpuprep, tmp_path, modality):
+    grid = synth.axial_geometry((4, 20, 20), spacing_xyz_mm=(1, 1, 2))
+    series = synth.write_ct_series(tmp_path / "in", grid, np.zeros(grid.shape, np.int16))
+    drawn = np.zeros(grid.shape, bool)
+    drawn[1, 5:9, 5:9] = True
+    if modality == "RTSTRUCT":
+        square = grid.to_lps([(1, h, w) for h, w in ((4.5, 4.5), (4.5, 8.5), (8.5, 8.5), (8.5, 4.5))])
+        marker = synth.RoiSpec(1, "GTV marker", [square[:1]], "POINT")
+        rois = [marker, synth.RoiSpec(2, "GTV", ()), synth.RoiSpec(3, "GTV 1", [square])]
+        data = synth.build_structure_set(series, rois)
+    else:
+        data = synth.build_segmentation(
+            series, [synth.SegmentSpec(1, "GTV", ~drawn & drawn), synth.SegmentSpec(2, "GTV 1", drawn)]
+        )
+    synth.write_dataset(data, tmp_path / "in" / "mask")
+    (tmp_path / "rois.yaml").write_text("GTV: gtv.*\n")
+    extra = ("-ryaml", tmp_path / "rois.yaml", "--roi-strategy", "keep_first", "--on-missing", "error")
+    result = convert(gpuprep, tmp_path / "in", tmp_path / "out", *extra, modalities=f"CT,{modality}")
+    assert result.status == ExitStatus.DONE, result.stderr
+    (path,) = (tmp_path / "out").rglob("GTV.nii.gz")
+    assert load(path)[0].sum() == 16
+
+
 def test_the_index_tells_what_the_files_hold(gpuprep, study, tmp_path):
     assert convert(gpuprep, study[0], tmp_path).status == ExitStatus.DONE
     entries = read_index(tmp_path)

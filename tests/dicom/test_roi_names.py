@@ -36,6 +36,14 @@ def test_keep_first_goes_by_pattern_then_file_order():
     assert rois_by_label(["a1", "b2", "b1"], options)[0] == {"T": (1,)}
 
 
+@pytest.mark.parametrize(("empty", "kept"), [((), 0), ((0,), 1), ((0, 1), 2), ((0, 1, 2), 0)])
+def test_keep_first_keeps_an_empty_roi_only_where_no_other_matches(empty, kept):
+    options = RoiOptions((LabelPatterns("GTV", ("gtv", "gtv.*")),), strategy=RoiStrategy.KEEP_FIRST)
+    match = match_rois(["GTV", "gtv", "GTV_2"], options, empty)
+    assert match.labels[0].rois == (kept,)
+    assert match.labels[0].patterns == ("gtv.*" if kept == 2 else "gtv",)
+
+
 def test_separate_makes_a_label_a_roi():
     options = RoiOptions(LUNG_AND_GTV, strategy=RoiStrategy.SEPARATE)
     assert [m.name for m in match_rois(NAMES, options).labels] == [
