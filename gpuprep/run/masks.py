@@ -14,7 +14,7 @@ from gpuprep.dicom.index import Series
 from gpuprep.dicom.rtstruct import read_structure_set
 from gpuprep.dicom.seg import Segmentation, read_segmentation
 from gpuprep.dicom.stack import Stack
-from gpuprep.errors import ConfigError, InputNotFoundError, LinkError
+from gpuprep.errors import ConfigError, InputNotFoundError, LinkError, RoiError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Roi, RoiMask
 from gpuprep.ops.rasterize import SliceGrid, rasterize
@@ -142,6 +142,14 @@ def _plan(series: Series, *segmentations: InstanceHeader) -> CasePlan:
     return CasePlan("", "", (channel,), segmentations, (), (), "")
 
 
+def _own_grid(segmentation: Segmentation) -> VolumeGeometry:
+    try:
+        return own_grid(segmentation)
+    except RoiError as error:
+        error.hint = "add --image FOLDER: frames lie on the slices of their images, however those lie"
+        raise
+
+
 def _read_seg(segmentation: Segmentation, stack: Stack | None, backend: Backend) -> tuple[RoiMask, tuple[str, ...]]:
     stated: VolumeGeometry | None = None
     described: tuple[Roi, ...] = ()
@@ -153,7 +161,7 @@ def _read_seg(segmentation: Segmentation, stack: Stack | None, backend: Backend)
         frame = stack.geometry.frame_of_reference_uid  # linking has judged the segmentation's own
         segmentation = replace(segmentation, frame_of_reference_uid=frame)
     else:
-        grid = SliceGrid(stated or own_grid(segmentation))
+        grid = SliceGrid(stated or _own_grid(segmentation))
     mask, problems = embed_segmentation(segmentation, decode_segmentation_frames(segmentation), grid, backend=backend)
     rois = list(mask.rois)
     for n, (roi, segment) in enumerate(zip(described, mask.rois, strict=False)):

@@ -15,7 +15,7 @@ from gpuprep.backends import select
 from gpuprep.config import Stacking
 from gpuprep.dicom import synth
 from gpuprep.dicom.header import read_headers
-from gpuprep.errors import ConfigError, HeaderError, InputNotFoundError, LinkError
+from gpuprep.errors import ConfigError, HeaderError, InputNotFoundError, LinkError, RoiError
 from gpuprep.masks import let_last_win
 from gpuprep.run.masks import find_images, open_mask
 from gpuprep.writers.masks import MASK_WRITERS, segnrrd
@@ -115,6 +115,19 @@ def test_a_seg_without_its_images_lies_on_a_grid_of_its_own(data_dir):
     assert alone.voxel_counts.tolist() == placed.voxel_counts.tolist()
     first = [mask.geometry.to_lps(mask.bounding_boxes()[0, 0]) for mask in (alone, placed)]
     assert np.allclose(*first, atol=1e-3)
+
+
+def test_frames_of_a_tilted_gantry_need_their_images(data_dir, tmp_path):
+    folder = data_dir / "ct-seg" / "dcmqi_segmentations"
+    data = pydicom.dcmread(folder / "liver.dcm")
+    for n, item in enumerate(data.PerFrameFunctionalGroupsSequence):
+        x, y, z = item.PlanePositionSequence[0].ImagePositionPatient
+        item.PlanePositionSequence[0].ImagePositionPatient = [x, y + n, z]
+    data.save_as(tmp_path / "m.dcm")
+    with pytest.raises(RoiError) as caught:
+        open_it(tmp_path / "m.dcm")
+    assert caught.value.code == "irregular-frames" and "--image" in caught.value.hint
+    assert open_it(tmp_path / "m.dcm", folder / "ct-3slice").mask.voxel_counts.all()
 
 
 def test_a_structure_set_needs_its_images(data_dir):
