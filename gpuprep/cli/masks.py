@@ -84,6 +84,7 @@ def convert(
 ) -> int:  # fmt: skip
     """Write the mask SOURCE as OUTPUT, with all its ROIs, names, codes and geometry."""
     opened = _open(source, **how)
+    _check_output(output, source, opened)
     _write(opened, opened.mask, output, container, on_overlap, seg_kind, deflated, ome_labels)
     return _finish(opened)
 
@@ -103,6 +104,7 @@ def extract(
     from gpuprep.masks import select_rois
 
     opened = _open(source, **how)
+    _check_output(output, source, opened)
     _write(opened, select_rois(opened.mask, patterns), output, container, on_overlap, seg_kind, deflated, ome_labels)
     return _finish(opened)
 
@@ -123,6 +125,17 @@ def _open(
         plane=plane,  # type: ignore[arg-type]
     )
     return replace(opened, mask=merge_same_names(opened.mask)) if merge_names else opened
+
+
+def _check_output(output: Path, source: Path, opened: OpenedMask) -> None:
+    sources = (source, *(Path(image.path) for image in opened.images))
+    if output.exists() and any(output.samefile(path) for path in sources):
+        raise ConfigError(
+            "the output is a source, and sources are not written to",
+            code="output-is-source",
+            subject=str(output),
+            hint="choose another name",
+        )
 
 
 def _write(

@@ -90,6 +90,19 @@ def test_extract_by_name(source, gpuprep, tmp_path):
     assert missing.status == 4 and "[name-unmatched]" in missing.stderr and "'Lung_L'" in missing.stderr
 
 
+def test_sources_are_not_written_to(source, gpuprep, tmp_path):
+    series = conversions.write_images(tmp_path / "ct", "P")
+    for arguments in (
+        ("convert", source[1], source[1]),
+        ("extract", source[1], tmp_path / "ct" / ".." / source[1].name, "--roi", "GTV"),
+        ("convert", source[1], series.paths[2], "--to", "dicomseg", "--image", tmp_path / "ct"),
+    ):
+        before = arguments[2].read_bytes()
+        refused = gpuprep("masks", *arguments)
+        assert refused.status == 2 and "[output-is-source]" in refused.stderr
+        assert arguments[2].read_bytes() == before
+
+
 def test_a_label_image_never_flattens_silently(source, gpuprep, tmp_path):
     mask, path = source
     refused = gpuprep("masks", "convert", path, tmp_path / "m.nii.gz")
