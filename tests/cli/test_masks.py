@@ -91,11 +91,11 @@ def test_extract_by_name(source, gpuprep, tmp_path):
 
 
 def test_sources_are_not_written_to(source, gpuprep, tmp_path):
-    series = conversions.write_images(tmp_path / "ct", "P")
+    conversions.write_images(tmp_path / "ct", "P")
     for arguments in (
         ("convert", source[1], source[1]),
         ("extract", source[1], tmp_path / "ct" / ".." / source[1].name, "--roi", "GTV"),
-        ("convert", source[1], series.paths[2], "--to", "dicomseg", "--image", tmp_path / "ct"),
+        ("convert", source[1], tmp_path / "ct" / "IM002.dcm", "--to", "dicomseg", "--image", tmp_path / "ct"),
     ):
         before = arguments[2].read_bytes()
         refused = gpuprep("masks", *arguments)
