@@ -35,6 +35,8 @@ INDEX_VERSION = 2
 SEGMENTATION_SOP_CLASSES = frozenset({RTSTRUCT_UID, SEG_UID, LABELMAP_SEG_UID})
 #: SOP classes with pixels that are no image: those of segmentations, and RT Dose.
 NO_IMAGE_SOP_CLASSES = SEGMENTATION_SOP_CLASSES | {RTDOSE_UID}
+#: Secondary Capture Image Storage: screenshots and dose reports in the modality of their study, as a rule.
+SECONDARY_CAPTURE_UID = "1.2.840.10008.5.1.4.1.1.7"
 #: Values that a message lists, and the most characters of each: value representations UI and LO, PS3.5 6.2.
 LISTED_VALUES, LONGEST_VALUE = 3, 64
 
@@ -82,7 +84,7 @@ class Series:
 
     @property
     def is_image(self) -> bool:
-        """Whether it has pixels that show the patient, and is more than localizers."""
+        """Whether it has pixels that show the patient, and is more than localizers and screenshots."""
         return any(map(is_image, self.instances))
 
     @property
@@ -136,9 +138,17 @@ def is_segmentation(instance: InstanceHeader) -> bool:
 
 
 def is_image(instance: InstanceHeader) -> bool:
-    """Tell whether an instance has pixels that show the patient, and is no localizer (PS3.3 C.8.2.1.1.1, value 3)."""
+    """Tell whether an instance has pixels that show the patient.
+
+    Localizers (PS3.3 C.8.2.1.1.1, value 3) do not count, nor do screenshots.
+    """
     has_pixels = bool(instance.rows) and instance.sop_class_uid not in NO_IMAGE_SOP_CLASSES
-    return has_pixels and "LOCALIZER" not in instance.image_type.split("\\")
+    return has_pixels and "LOCALIZER" not in instance.image_type.split("\\") and not is_screenshot(instance)
+
+
+def is_screenshot(instance: InstanceHeader) -> bool:
+    """Tell whether an instance is a secondary capture without a place in the patient: a screenshot, a dose report."""
+    return instance.sop_class_uid == SECONDARY_CAPTURE_UID and not instance.image_position_lps_mm
 
 
 def build_index(

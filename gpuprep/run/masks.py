@@ -97,7 +97,7 @@ def open_mask(
 
 
 def find_images(folder: Path, stacking: Stacking) -> tuple[InstanceHeader, ...]:
-    """Return the instances of the only series with pixels in a folder, without a localizer among them.
+    """Return the instances of the only image series in a folder, without a localizer among them.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def find_images(folder: Path, stacking: Stacking) -> tuple[InstanceHeader, ...]:
         ``ambiguous-reference``: there are several.
     """
     sources = open_sources([folder], index_path=None, workers=1)
-    series = [s for s in sources.series if s.instances[0].rows and s.instances[0].modality not in ("SEG", "RTDOSE")]
+    series = [s for s in sources.series if s.is_image]
     if len(series) != 1:
         raise LinkError(f"{len(series)} image series, not one", code="ambiguous-reference", subject=str(folder))
     return choose_images(_plan(series[0]), stacking)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuprep.dicom.index import Index, Series, build_index, read_index, write_index
+from gpuprep.dicom.index import Index, Series, build_index, is_screenshot, read_index, write_index
 from gpuprep.dicom.link import LinkResult, link
 from gpuprep.errors import ConfigError, InputNotFoundError
 from gpuprep.run.ledger import FileProblem
+from gpuprep.run.plan import IMAGE_MODALITIES
 
 #: End of the name of an index.
 INDEX_SUFFIX = ".parquet"
@@ -20,7 +21,8 @@ INDEX_SUFFIX = ".parquet"
 class Sources:
     """What the sources hold.
 
-    Series without Modality, which no job asks for, are in `series` and in `problems` (``modality-missing``).
+    Series that no job takes are in `series` and in `problems`: those without Modality (``modality-missing``), and
+    screenshots in the modality of images (``screenshot``).
     """
 
     series: tuple[Series, ...]
@@ -73,13 +75,13 @@ def open_sources(
             hint="gpuprep show with these sources tells why" if files else "check the paths",
         )
     problems = [FileProblem(p.path, p.error_code, p.error_detail) for p in index.problems]
-    problems += [
-        FileProblem(
-            s.instances[0].path, "modality-missing", f"{len(s.instances)} instances of its series lack Modality"
-        )
-        for s in series
-        if not s.modality
-    ]
+    for one in series:
+        path, count = one.instances[0].path, len(one.instances)
+        if not one.modality:
+            problems.append(FileProblem(path, "modality-missing", f"{count} instances of its series lack Modality"))
+        elif one.modality in IMAGE_MODALITIES.values() and all(map(is_screenshot, one.instances)):
+            detail = f"{count} secondary captures without a place in the patient"
+            problems.append(FileProblem(path, "screenshot", detail))
     return Sources(tuple(series), link(series), tuple(problems))
 
 

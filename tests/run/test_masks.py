@@ -219,6 +219,25 @@ def test_a_localizer_is_none_of_the_images(tmp_path):
     assert found == {f"IM{n:03d}.dcm" for n in range(series.geometry.shape[0])}
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7", "ImagePositionPatient": None},
+    ],
+    ids=["localizer", "screenshot"],
+)
+def test_series_that_are_no_image_do_not_count_among_the_images(changes, tmp_path):
+    series = conversions.write_images(tmp_path / "ct", "P")
+    for number in range(2):
+        data = pydicom.dcmread(tmp_path / "ct" / f"IM{number:03d}.dcm")
+        data.SeriesInstanceUID, data.SOPInstanceUID = "1.2.3", f"1.2.3.{number}"
+        for keyword, value in changes.items():
+            setattr(data, keyword, value)
+        synth.write_dataset(data, tmp_path / "other" / f"{number}.dcm")
+    assert len(find_images(tmp_path, Stacking())) == series.geometry.shape[0]
+
+
 def test_images_for_a_mask_file_are_one_series(data_dir, tmp_path):
     segnrrd.write(random_mask(1), tmp_path / "m.seg.nrrd")
     assert len(open_it(tmp_path / "m.seg.nrrd", data_dir / "ct-seg/dcmqi_segmentations/ct-3slice").images) == 3

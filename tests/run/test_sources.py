@@ -21,3 +21,19 @@ def test_a_series_without_modality_is_told_of(tmp_path):
     assert problem.code == "modality-missing"
     assert problem.path in map(str, planned.paths)
     assert problem.detail == "3 instances of its series lack Modality"
+
+
+def test_a_series_of_screenshots_is_no_image_and_told_of(tmp_path):
+    grid = synth.axial_geometry((3, 8, 8), spacing_xyz_mm=(1, 1, 2))
+    for name in ("ct", "report"):
+        planned = synth.write_ct_series(tmp_path / name, grid, np.zeros(grid.shape), patient_id=name)
+    for path in planned.paths:
+        dataset = pydicom.dcmread(path)
+        del dataset.ImagePositionPatient, dataset.ImageOrientationPatient
+        dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+        dataset.save_as(path)
+    sources = open_sources([tmp_path], index_path=None, workers=1)
+    assert {s.patient_id: s.is_image for s in sources.series} == {"ct": True, "report": False}
+    (problem,) = sources.problems
+    assert problem.code == "screenshot"
+    assert problem.detail == "3 secondary captures without a place in the patient"
