@@ -20,6 +20,9 @@ def index(source: tuple[Path, ...], output: Path, workers: int | None) -> int:
 
     An index that is there already is brought up to date: only new and changed files are read. The sources are never
     written to. `gpuprep show` prints the result; any Parquet tool can query it.
+
+    \b
+    gpuprep index /data/dicoms -o index.parquet
     """
     from gpuprep.hostlib import usable_cores
     from gpuprep.report.progress import count_files
@@ -28,14 +31,20 @@ def index(source: tuple[Path, ...], output: Path, workers: int | None) -> int:
     with count_files() as on_progress:
         result = load_index(source, index_path=output, workers=workers or usable_cores(), on_progress=on_progress)
     click.echo(str(output))
-    click.echo(f"{len(result.instances)} files, {len(result.problems)} of them unusable", err=True)
+    files = len(result.instances)
+    click.echo(f"{files} file{'s' * (files != 1)}, {len(result.problems)} of them unusable", err=True)
     return ExitStatus.DONE
 
 
 @click.command(short_help="Print what an index holds: patients, studies, series, segmentations, problems.")
 @click.argument("source", type=options.PATH, nargs=-1, required=True)
 def show(source: tuple[Path, ...]) -> int:
-    """Print the tree patient → study → series → segmentations of SOURCE, an index or folders that are read now."""
+    """Print the tree patient → study → series → segmentations of SOURCE, an index or folders that are read now.
+
+    \b
+    gpuprep show index.parquet
+    gpuprep show /data/dicoms
+    """
     from gpuprep.dicom.link import link
     from gpuprep.hostlib import usable_cores
     from gpuprep.report.progress import count_files

@@ -65,7 +65,12 @@ def masks() -> None:
 @click.argument("source", type=options.PATH)
 @_source_options
 def info(source: Path, **how: Any) -> int:
-    """Print grid, ROIs and overlaps of SOURCE."""
+    """Print grid, ROIs and overlaps of SOURCE.
+
+    \b
+    gpuprep masks info rois.seg.nrrd
+    gpuprep masks info RS.dcm --image /data/ct
+    """
     from gpuprep.report.masks import format_mask
 
     opened = _open(source, **how)
@@ -82,7 +87,12 @@ def convert(
     source: Path, output: Path, container: str | None, on_overlap: str, seg_kind: str, deflated: bool, ome_labels: bool,
     **how: Any,
 ) -> int:  # fmt: skip
-    """Write the mask SOURCE as OUTPUT, with all its ROIs, names, codes and geometry."""
+    """Write the mask SOURCE as OUTPUT, with all its ROIs, names, codes and geometry.
+
+    \b
+    gpuprep masks convert RS.dcm rois.seg.nrrd --image /data/ct
+    gpuprep masks convert rois.seg.nrrd rois.dcm --image /data/ct
+    """
     opened = _open(source, **how)
     _check_output(output, source, opened)
     _write(opened, opened.mask, output, container, on_overlap, seg_kind, deflated, ome_labels)
@@ -100,7 +110,11 @@ def extract(
     source: Path, output: Path, patterns: tuple[str, ...], container: str | None, on_overlap: str, seg_kind: str,
     deflated: bool, ome_labels: bool, **how: Any,
 ) -> int:  # fmt: skip
-    """Write the ROIs of SOURCE that a NAME fits as OUTPUT, in the order of the names given."""
+    """Write the ROIs of SOURCE that a NAME fits as OUTPUT, in the order of the names given.
+
+    \b
+    gpuprep masks extract rois.dcm gtv.nii.gz --roi 'gtv*'
+    """
     from gpuprep.masks import select_rois
 
     opened = _open(source, **how)

@@ -55,6 +55,10 @@ def medsegpy(
     ledger, the report and subjects.json, which says whose numbers are whose and keeps them for later runs.
 
     gpuprep.data reads the files back without MedSegPy. Run the same command again to resume, or to add new studies.
+
+    \b
+    gpuprep medsegpy -m CT,RTSTRUCT -ryaml rois.yaml --format 3d /data/dicoms /data/msp
+    gpuprep medsegpy -m CT,SEG -ryaml rois.yaml --format 2d --collate lungs=Lung_L,Lung_R /data/dicoms /data/msp2d
     """
     from gpuprep.cli.jobs import find_sources, finish, watched
     from gpuprep.run.labelled import labels_of

@@ -69,6 +69,10 @@ def nifti(
     SeriesDescription, AcquisitionNumber, StructureSetLabel. What a header lacks is "none".
 
     Run the same command again to resume, or to add new studies.
+
+    \b
+    gpuprep nifti /data/dicoms /data/files
+    gpuprep nifti -m CT,PT,RTSTRUCT,SEG,RTDOSE --masks seg.nrrd --dose-grid image /data/dicoms /data/all
     """
     from gpuprep.cli.jobs import find_sources, finish, watched
     from gpuprep.report.contents import write_contents

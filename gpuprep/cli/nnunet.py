@@ -67,6 +67,10 @@ def nnunet(
         Parotid_L: {patterns: [parotid.*l(eft)?], optional: true}
 
     Run the same command again to resume, or to add new studies.
+
+    \b
+    gpuprep nnunet -m CT,RTSTRUCT -ryaml rois.yaml -ms region_mask /data/dicoms /data/nnunet_ready
+    gpuprep nnunet -m CT,PT,SEG -ryaml rois.yaml --spacing 2,2,3 --crop roi:20 /data/dicoms /data/nnunet_pet
     """
     from gpuprep.cli.jobs import find_sources, finish, watched
     from gpuprep.run.nnunet import NnunetOptions, convert_to_nnunet

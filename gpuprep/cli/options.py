@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path)
+#: What cannot be read or written is told where it is used, with a code, a hint and its exit status.
+PATH = click.Path(path_type=Path, readable=False)
 
 
 def apply(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:

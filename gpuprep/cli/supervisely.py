@@ -51,6 +51,10 @@ def supervisely(**given: Any) -> int:
     the patient's axes, because the import tilts their masks the wrong way.
 
     Run the same command again to resume, or to add new studies.
+
+    \b
+    gpuprep supervisely -m CT,RTSTRUCT -ryaml rois.yaml /data/dicoms /data/sly
+    gpuprep supervisely -m MR,SEG -ryaml rois.yaml --layout plane --plane-masks instance /data/dicoms /data/planes
     """
     return _convert(**given)
 
@@ -72,6 +76,9 @@ def supervisely_annotations(**given: Any) -> int:
     into one data set, or, with a folder for each data set, into a project. Masks lie on the grid that `gpuprep
     supervisely` writes with the same options. Without options that is the series' own, RAS+, as Supervisely makes it of
     DICOM, unless the series is oblique. The import does not compare grids.
+
+    \b
+    gpuprep supervisely-annotations -m CT,RTSTRUCT -ryaml rois.yaml --volumes ids.csv /data/dicoms /data/sly_masks
     """
     return _convert(layout="annotations", **given)
 

@@ -162,6 +162,10 @@ def tiff(
     OUTPUT is a folder, or a file named .tif or .tiff when SOURCE holds one image. Grey levels take the whole range of 8
     bits, or of 16 when more than 8 are stored. Tags DefaultCropOrigin, DefaultCropSize, DefaultScale and ActiveArea,
     and ImageDescription as JSON, map coordinates back to the source: see gpuprep.CoordinateMap and gpuprep traces.
+
+    \b
+    gpuprep tiff --crop --size 384,512 --compressor zstd /data/dicoms /data/tiffs
+    gpuprep tiff -w 40,400 image.dcm image.tiff
     """
     from gpuprep.cli.jobs import finish, watched
     from gpuprep.hostlib import usable_cores

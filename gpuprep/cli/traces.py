@@ -25,6 +25,9 @@ def traces(source: Path, traces: Path, output: Path) -> int:
     TRACES and OUTPUT are tables, .csv or .parquet, with the columns sop_instance_uid, x_min, x_max, y_min and y_max;
     others are carried along as they stand. Boxes are edges in continuous pixels: pixel (0, 0) covers 0 to 1. They are
     cut to the picture; boxes that lie outside the crop are dropped. Exit status 4: images of some boxes have no TIFF.
+
+    \b
+    gpuprep traces /data/tiffs boxes.csv mapped.csv
     """
     from gpuprep.run.traces import map_traces
 

@@ -15,7 +15,7 @@ from gpuprep import hostlib
 from gpuprep.dicom.datasets import quiet_pydicom
 from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader
-from gpuprep.errors import DecodeError
+from gpuprep.errors import COPY_AGAIN, DecodeError
 
 #: Each fragment has an item tag and a length.
 _ITEM_HEADER_BYTES = 8
@@ -37,6 +37,7 @@ def check_size(header: InstanceHeader, spec: FrameSpec) -> None:
             f"{spec.number_of_frames} frames in a file of {header.size} bytes",
             code="pixel-data-truncated",
             subject=header.path,
+            hint=COPY_AGAIN,
         )
 
 
@@ -70,11 +71,17 @@ def read_frames(header: InstanceHeader, spec: FrameSpec) -> list[bytes]:
         raise DecodeError(f"cannot be read: {error}", code="unreadable", subject=header.path) from error
     except (ValueError, TypeError, AttributeError, NotImplementedError, EOFError, OverflowError, struct.error) as error:
         raise DecodeError(
-            f"the fragments of the pixel data are garbled: {error}", code="pixel-data-truncated", subject=header.path
+            f"the fragments of the pixel data are garbled: {error}",
+            code="pixel-data-truncated",
+            subject=header.path,
+            hint=COPY_AGAIN,
         ) from error
     if len(frames) < spec.number_of_frames:
         raise DecodeError(
-            f"{len(frames)} frames, expected {spec.number_of_frames}", code="pixel-data-truncated", subject=header.path
+            f"{len(frames)} frames, expected {spec.number_of_frames}",
+            code="pixel-data-truncated",
+            subject=header.path,
+            hint=COPY_AGAIN,
         )
     return frames[: spec.number_of_frames]
 

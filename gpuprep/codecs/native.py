@@ -19,7 +19,7 @@ from gpuprep.codecs.colour import check_photometric, convert_to_rgb, expand_422,
 from gpuprep.dicom.datasets import EXPLICIT_BIG_UID, quiet_pydicom
 from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader
-from gpuprep.errors import DecodeError
+from gpuprep.errors import COPY_AGAIN, DecodeError
 
 NAME = "native"
 PYDICOM_NAME = "pydicom"
@@ -103,6 +103,7 @@ def read_extents(
                 f"the file ends before byte {extent.offset + extent.length}, where a frame should end",
                 code="pixel-data-truncated",
                 subject=extent.path,
+                hint=COPY_AGAIN,
             )
         raise DecodeError(f"cannot be read: {os.strerror(code)}", code="unreadable", subject=extent.path)
     return ends if 0 < abs(size) <= 2 else None
@@ -155,6 +156,7 @@ def frame_extent(header: InstanceHeader, spec: FrameSpec, index: int, *, destina
             f"{header.pixel_length} bytes of pixel data, but frame {index + 1} ends at byte {end}",
             code="pixel-data-truncated",
             subject=header.path,
+            hint=COPY_AGAIN,
         )
     if spec.photometric_interpretation == "YBR_FULL_422" and 2 * header.pixel_length >= 3 * spec.number_of_frames * (
         bits // 8
@@ -251,6 +253,7 @@ def read_by_pydicom(header: InstanceHeader, spec: FrameSpec) -> Image:
             f"not the {spec.number_of_frames} frames that the header announces: {error}",
             code="pixel-data-truncated",
             subject=header.path,
+            hint=COPY_AGAIN,
         ) from error
     frames = empty_images(spec.number_of_frames, spec, container_dtype(spec))
     frames[...] = pixels.reshape(frames.shape)

@@ -290,7 +290,8 @@ def write_index(index: Index, path: Path) -> None:
         part.replace(path)
     except OSError as error:
         raise OutputError(
-            f"the index cannot be written: {error.strerror or error}",
+            "the index cannot be written: "
+            + ("a file is where a folder should be" if path.parent.is_file() else error.strerror or str(error)),
             code="index-not-written",
             subject=str(path),
             hint="make room, or name a file elsewhere",

@@ -16,6 +16,9 @@ from gpuprep.dicom.stack import UNKNOWN_SPACING_MM, planes_of
 from gpuprep.errors import GeometryError, HeaderError, LinkError
 from gpuprep.geometry import Float, median
 
+#: Hint where one series has several Patient IDs.
+PATIENTS_APART = "convert the files of each patient from a folder of their own"
+
 Evidence = Literal["series-uid", "sop-instance-uids", "frame-of-reference"]
 
 #: At least this share of the referenced SOP instances must be there for them to tell the series.
@@ -213,6 +216,7 @@ def _check_patient(segmentation: InstanceHeader, image: Series) -> list[Finding]
             f"its image series {image.series_instance_uid} mixes patients",
             code="conflicting-patient-ids",
             subject=segmentation.path,
+            hint=PATIENTS_APART,
         )
     if segmentation.patient_id == image.patient_id:
         return []

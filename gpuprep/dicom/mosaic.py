@@ -76,7 +76,8 @@ def planes_of_mosaic(instance: InstanceHeader) -> tuple[Plane, ...]:
     columns, columns_over = divmod(instance.columns or 0, tiles_a_row)
     spacing_mm = usable_spacing(instance.spacing_between_slices_mm, instance.slice_thickness_mm)
     if rows_over or columns_over or spacing_mm is None:
-        raise _bad_mosaic(instance, f"{count} slices of {spacing_mm} mm in {instance.rows} × {instance.columns} pixels")
+        tiles = f"{tiles_a_row} × {tiles_a_row} tiles in {instance.rows} × {instance.columns} pixels"
+        raise _bad_mosaic(instance, f"{count} slices, {spacing_mm} mm apart, as {tiles}")
     whole = place(
         instance,
         0,

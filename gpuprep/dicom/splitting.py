@@ -66,13 +66,16 @@ def split(placed: list[Placed], tolerance: float) -> Split:
     if not is_repeated:
         return [("", placed, [])]
     places = Counter(p.site for p in placed)
+    shared = sum(n > 1 for n in places.values())
     twice = [p for p in placed if places[p.site] > 1]
+    one, other = twice[0].plane.instance, twice[1].plane.instance
     raise GeometryError(
-        f"{len(twice)} of {len(placed)} images share {sum(n > 1 for n in places.values())} positions and nothing tells "
+        f"{len(twice)} of {len(placed)} images share {shared} position{'s' * (shared > 1)} and nothing tells "
         f"all of them apart: {twice[0].plane.name} and {twice[1].plane.name} are "
-        f"{twice[1].along_mm - twice[0].along_mm:.3f} mm apart",
+        f"{twice[1].along_mm - twice[0].along_mm:.3f} mm apart"
+        + (f" ({one.path} and {other.path})" if one.path != other.path else ""),
         code="duplicate-position",
-        subject=twice[0].plane.instance.series_instance_uid,
+        subject=one.series_instance_uid,
         hint="remove the copies that are not wanted",
     )
 

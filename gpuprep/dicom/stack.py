@@ -43,6 +43,8 @@ LEFT_OUT = (
 )  # fmt: skip
 #: A grid with more than this many times the voxels of its frames is refused: its gaps are no gaps of one volume.
 MOST_GRID_GROWTH = 16
+#: What to do about slices that miss none, by code.
+_IRREGULAR_HINTS = {"gantry-tilt": "--on-irregular resample puts the slices upright"}
 #: Distance given to a single slice whose file knows no thickness.
 UNKNOWN_SPACING_MM = 1.0
 
@@ -433,12 +435,12 @@ def _irregular(
     label: str,
     problems: Sequence[Finding],
     also: str = "",
-    hint: str = "find the missing files, or use --on-irregular resample",
+    hint: str = "",
 ) -> GeometryError:
     where = f"volume {label}: " if label else ""
     return GeometryError(
         where + "; ".join(p.message for p in problems) + also,
         code=problems[0].code,
         subject=plane.instance.series_instance_uid,
-        hint=hint,
+        hint=hint or _IRREGULAR_HINTS.get(problems[0].code, "find the missing files, or use --on-irregular resample"),
     )

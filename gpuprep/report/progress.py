@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from gpuprep.report.summary import describe_failure
 from gpuprep.run.ledger import CaseRow
 
 #: Seconds between two lines of a count that does not go to a terminal.
@@ -88,4 +89,4 @@ def _line(row: CaseRow) -> str:
         return f"{row.case} done in {row.seconds:.2f} s" + (
             f", {warnings} warning{'s' * (warnings > 1)}: see the report" if warnings else ""
         )
-    return f"{row.case} failed: {row.message} [{row.code}]"
+    return f"{row.case} failed: {describe_failure(row)} [{row.code}]"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
+from gpuprep.report.table import printable
 from gpuprep.run.ledger import CaseRow, FileProblem
 from gpuprep.writers.atomic import writing_text
 
@@ -28,18 +30,27 @@ def format_summary(rows: Sequence[CaseRow], problems: Sequence[FileProblem], unl
         )
     for code, count in sorted(Counter(row.code for row in failed).items(), key=lambda item: (-item[1], item[0])):
         example = next(row for row in failed if row.code == code)
-        lines.append(f"  failed {count:5d}  {code:24s} e.g. {example.case}: {example.message}")
+        lines.append(f"  failed {count:5d}  {code:24s} e.g. {example.case}: {describe_failure(example)}")
         if example.hint:
             lines.append(f"{'':15s}hint: {example.hint}")
     warned = [row for row in rows if row.status == "done" and row.details.get("warnings")]
     if warned:
         cases = "1 case" if len(warned) == 1 else f"{len(warned)} cases"
-        lines.append(f"  warnings in {cases}, e.g. {warned[0].case}: {warned[0].details['warnings'][0]}")
+        lines.append(f"  warnings in {cases}, e.g. {warned[0].case}: {printable(warned[0].details['warnings'][0])}")
     if unlabelled:
-        lines.append(f"{unlabelled} image series without a segmentation were left out")
+        lines.append(
+            f"{unlabelled} image series without a segmentation {'was' if unlabelled == 1 else 'were'} left out"
+        )
     for code, count in sorted(Counter(p.code for p in problems).items()):
-        lines.append(f"  unusable files {count:5d}  {code:18s} e.g. {next(p for p in problems if p.code == code).path}")
+        path = next(p for p in problems if p.code == code).path
+        lines.append(f"  unusable files {count:5d}  {code:18s} e.g. {printable(path)}")
     return "\n".join(lines)
+
+
+def describe_failure(row: CaseRow) -> str:
+    """Return in one line what ended a case, and in which file if it was one."""
+    place = f"{row.subject}: " if row.subject.startswith(os.sep) else ""
+    return printable(place + row.message)
 
 
 def write_reports(folder: Path, rows: Sequence[CaseRow], problems: Sequence[FileProblem]) -> tuple[Path, Path]:

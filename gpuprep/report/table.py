@@ -1,8 +1,13 @@
-"""Tables as text."""
+"""Tables, and what of files goes to a terminal, as text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+
+
+def printable(text: str) -> str:
+    """Return a text from a file in one line, and without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def format_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

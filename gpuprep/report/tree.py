@@ -11,6 +11,7 @@ from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.index import Index, Series, SeriesKey, is_segmentation
 from gpuprep.dicom.link import Link, LinkResult
 from gpuprep.errors import LinkError
+from gpuprep.report.table import printable
 
 #: Columns of a terminal that lines keep within.
 WIDTH = 120
@@ -123,7 +124,7 @@ def _count(number: int, one: str, many: str) -> str:
 
 def _show(text: str, length: int = _LONGEST_ID) -> str:
     """Make a text from a file safe for a terminal: printable, and no longer than it may be."""
-    return _cut("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text), length)
+    return _cut(printable(text), length)
 
 
 def _cut(text: str, length: int) -> str:

@@ -88,7 +88,8 @@ def process_case(plan: CasePlan, options: CaseOptions, backend: Backend, writer:
             shortage = shortage or error.message
         except CaseError as error:
             writer.discard(plan.case)
-            return replace(row.failed(error), seconds=_since(start))
+            failed = row.failed(error)
+            return replace(failed, subject=failed.subject or plan.subject, seconds=_since(start))
         else:
             return replace(row, outputs=tuple(outputs), decoder=decoder, seconds=_since(start))
         used.free_memory()  # here, where the error is gone, and with it the frames that held arrays

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpuprep.errors import CaseError, OutputError
+from gpuprep.writers.atomic import make_folder
 from gpuprep.writers.base import Output
 
 #: Longest wait for a ledger below to go that was made at the same time.
@@ -96,8 +97,8 @@ class Ledger:
 
     def __init__(self, path: Path, job: str) -> None:
         self.path = path
+        make_folder(path.parent)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -112,7 +113,7 @@ class Ledger:
                 self._db.execute("INSERT INTO job VALUES (?)", (job,))
                 self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
                 self._db.execute("COMMIT")
-        except (OSError, sqlite3.Error) as error:
+        except sqlite3.Error as error:
             raise self._refusal("open", error, "ledger-unreadable", "choose another output folder") from error
         if version not in (0, SCHEMA_VERSION):
             raise OutputError(
@@ -205,7 +206,7 @@ class Ledger:
             hint = "look after the disk, and run again: finished cases are kept"
             raise self._refusal("write", error, "ledger-not-written", hint) from error
 
-    def _refusal(self, verb: str, error: Exception, code: str, hint: str) -> OutputError:
+    def _refusal(self, verb: str, error: sqlite3.Error, code: str, hint: str) -> OutputError:
         """Return what stands for an error of SQLite: the code and hint of its kind, else those given."""
         kinds = {
             "locked": ("output-locked", "another gpuprep run writes there; wait for it"),

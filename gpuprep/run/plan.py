@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from gpuprep.config import MultipleSegmentations, Stacking, digest
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.index import Series, SeriesKey
-from gpuprep.dicom.link import Link, LinkResult
+from gpuprep.dicom.link import PATIENTS_APART, Link, LinkResult
 from gpuprep.dicom.stack import BrokenVolume, build_volumes
 from gpuprep.errors import CaseError, ConfigError, LinkError
 from gpuprep.writers.names import safe_name, text_digest
@@ -352,7 +352,7 @@ def _digest_files(files: Iterable[InstanceHeader]) -> str:
 def _channel(series: Series) -> Channel:
     for finding in series.findings:
         if finding.code == "conflicting-patient-ids":
-            raise LinkError(finding.message, code=finding.code, subject=series.series_instance_uid)
+            raise LinkError(finding.message, code=finding.code, subject=series.series_instance_uid, hint=PATIENTS_APART)
     return Channel(series.modality, series.series_instance_uid, series.instances)
 
 

@@ -12,6 +12,7 @@ from gpuprep.dicom.link import LinkResult, link
 from gpuprep.errors import ConfigError, InputNotFoundError
 from gpuprep.run.ledger import FileProblem
 from gpuprep.run.plan import IMAGE_MODALITIES
+from gpuprep.writers.atomic import of_the_job
 
 #: End of the name of an index.
 INDEX_SUFFIX = ".parquet"
@@ -103,10 +104,18 @@ def refuse_as_output(paths: Sequence[Path], output: Path) -> None:
 
 
 def leave_out(index: Index, paths: Sequence[Path], output: Path) -> Index:
-    """Return the index of `paths` without what lies in the output folder."""
+    """Return the index of `paths` without what lies in the output folder.
+
+    Raises
+    ------
+    OutputError
+        ``not-writable``: the system does not even say whether that is there.
+    """
     own = output.resolve()
     sources = [path.resolve() for path in paths]
-    if not own.is_dir() or not any(own.is_relative_to(s) or s.suffix == INDEX_SUFFIX for s in sources):
+    with of_the_job():
+        is_there = own.is_dir()
+    if not is_there or not any(own.is_relative_to(s) or s.suffix == INDEX_SUFFIX for s in sources):
         return index
     folders = {row.path.rpartition(os.sep)[0] for row in index.instances}
     left_out = {folder for folder in folders if Path(folder).resolve().is_relative_to(own)}

@@ -113,6 +113,7 @@ def load_volume(
             f"{decoded.array.shape[-1]} samples a pixel do not make an image volume",
             code="not-an-image",
             subject=channel.series_instance_uid,
+            hint="gpuprep tiff converts images in colour",
         )
     record["warnings"] += _doubt_values(channel, stack)
     factor = scale.factor if scale else 1.0

@@ -136,6 +136,8 @@ def make_folder(path: Path) -> None:
 
 
 def _message(error: OSError) -> str:
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):  # what Path.mkdir meets on its way
+        return "cannot write: a file is where a folder should be"
     return f"cannot write: {os.strerror(error.errno) if error.errno else error}"
 
 

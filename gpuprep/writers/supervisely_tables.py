@@ -189,8 +189,9 @@ def _rows(path: Path, entry: str, columns: str) -> Iterator[Iterator[dict[str, s
             hint=f"check the path of --{entry}s",
         ) from error
     except (ValueError, KeyError, TypeError) as error:
+        found = f"line {line} does not say a {entry}, or says one again" if line > 1 else f"no line says a {entry}"
         raise ConfigError(
-            f"line {line} does not say a {entry}, or says one again",
+            found,
             code=f"bad-{entry}s",
             subject=str(path),
             hint=f"the columns are {columns}",

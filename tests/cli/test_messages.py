@@ -1,6 +1,7 @@
 """What people read when they got something wrong: what happened, a code, and what to do."""
 
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import click
 import pytest
 
+from gpuprep.cli import options
 from gpuprep.cli.main import cli
 from gpuprep.dicom.synth import write_study
 from gpuprep.errors import ExitStatus
@@ -29,6 +31,7 @@ def places(study, tmp_path):
     (tmp_path / "notes" / "readme.txt").write_text("no DICOM")
     (tmp_path / "broken.yaml").write_text("GTV: [\nCTV: x")
     (tmp_path / "junk.parquet").write_bytes(b"junk")
+    (tmp_path / "none.csv").write_text("case,plane,volume_id\n")
     return {"STUDY": study, "MAP": study / "roi_patterns.yaml", "TMP": tmp_path}
 
 
@@ -54,6 +57,12 @@ NNUNET = "nnunet -m CT,RTSTRUCT -ryaml"
         ("nnunet -m CT STUDY TMP/out", ExitStatus.CONFIG, ["--roi-match-yaml"]),
         ("nifti --devices x TMP/nowhere TMP/out", ExitStatus.CONFIG, ["[bad-devices]", "--devices 0"]),
         ("tiff -j 1 STUDY STUDY", ExitStatus.CONFIG, ["[output-is-source]", "choose another"]),
+        ("synth TMP/notes/readme.txt", ExitStatus.OUTPUT, ["[not-writable]", "where a folder should be", "hint: "]),
+        ("nifti STUDY TMP/notes/readme.txt/out", ExitStatus.OUTPUT, ["[not-writable]", "where a folder should be"]),
+        (f"nifti STUDY TMP/{'x' * 300}", ExitStatus.OUTPUT, ["File name too long", "hint: "]),
+        ("index STUDY -o TMP/notes/readme.txt/i.parquet", ExitStatus.OUTPUT, ["where a folder should be", "hint: "]),
+        ("supervisely-annotations -m CT,RTSTRUCT -ryaml MAP --volumes TMP/none.csv STUDY TMP/out", ExitStatus.CONFIG,
+         ["[bad-volumes]", "no line says a volume", "case,plane,volume_id"]),
         ("frobnicate", ExitStatus.CONFIG, ["No such command", "--help"]),
     ],
 )  # fmt: skip
@@ -125,6 +134,19 @@ def test_every_command_and_option_is_explained(name, command):
     assert command.help and command.help.split("\n")[0].endswith(".")
     silent = [option.opts for option in command.params if isinstance(option, click.Option) and not option.help]
     assert not silent
+
+
+@pytest.mark.parametrize(("name", "command"), [c for c in list_commands(cli) if c[0] != "gpuprep info"])
+def test_every_command_has_an_example_that_it_understands(name, command):
+    examples = re.findall(rf"^ *{name} (.*?)(?: \||   #|$)", command.help, re.M)
+    assert examples
+    for arguments in map(shlex.split, examples):
+        assert command.make_context(name, arguments)
+
+
+def test_what_may_not_be_read_is_told_with_a_code(monkeypatch, tmp_path):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert options.PATH.convert(tmp_path, None, None) == tmp_path
 
 
 def test_help_tells_the_fields_of_file_names(gpuprep):

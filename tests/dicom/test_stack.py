@@ -235,6 +235,7 @@ def test_gantry_tilt():
     assert error.code == "gantry-tilt"
     assert "9.000 mm off the normal" in error.message
     assert "36.9 degrees" in error.message
+    assert "missing" not in error.hint and "--on-irregular resample" in error.hint
     (stack,) = build_stacks(images, on_irregular="resample")
     assert stack.geometry.shape == (4, 20 + 18, 30)
     assert stack.frames_shape == (4, 20, 30)
@@ -395,6 +396,7 @@ def test_duplicate_position():
     assert error.code == "duplicate-position"
     assert "instance 2 and instance 9" in error.message
     assert "0.001 mm apart" in error.message
+    assert all(i.path in error.message for i in (images[1], image(9, (0, 0, 0))))
 
 
 def test_every_position_twice_with_nothing_to_tell_them_apart():

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from gpuprep.errors import GeometryError
-from gpuprep.report.summary import format_summary, write_reports
+from gpuprep.report.summary import describe_failure, format_summary, write_reports
 from gpuprep.run.ledger import CaseRow, FileProblem
 
 LABELS = {"labels": [{"name": "GTV", "rois": ["gtv1"], "patterns": ["gtv.*"]}, {"name": "Cord", "rois": []}]}
@@ -28,6 +28,13 @@ def test_the_summary_counts_by_code_and_gives_an_example_and_a_hint():
         "2 image series without a segmentation were left out",
         "  unusable files     2  not-dicom          e.g. x.txt",
     ]
+
+
+def test_a_failure_names_its_file_in_one_line():
+    row = replace(FAILED, subject="/in/a\nb/\x1b[2J", message="it ends before byte 9")
+    assert describe_failure(row) == "/in/a\ufffdb/\ufffd[2J: it ends before byte 9"
+    assert describe_failure(replace(FAILED, subject="1.2.3")) == "1 slice missing"
+    assert "1 image series without a segmentation was left out" in format_summary([row], [], 1)
 
 
 @pytest.mark.parametrize("rows", [[], [DONE, FAILED]])
