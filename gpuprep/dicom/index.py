@@ -291,7 +291,11 @@ def write_index(index: Index, path: Path) -> None:
     except OSError as error:
         raise OutputError(
             "the index cannot be written: "
-            + ("a file is where a folder should be" if path.parent.is_file() else error.strerror or str(error)),
+            + (
+                "a file is where a folder should be"
+                if isinstance(error, FileExistsError | NotADirectoryError)
+                else error.strerror or str(error)
+            ),
             code="index-not-written",
             subject=str(path),
             hint="make room, or name a file elsewhere",

@@ -280,7 +280,7 @@ def _named(path: str, folder: Path, inode: int) -> ManifestRow:
         relative.encode()
     except UnicodeEncodeError:
         relative, error = relative.encode("utf-8", "backslashreplace").decode(), "name-not-utf8"
-    *folders, name = PurePosixPath(relative).parts
+    *folders, name = PurePosixPath(relative).parts or (relative,)  # the folder itself has none
     has_series = len(folders) > 1 and _UID.fullmatch(folders[-2]) is not None
     study = folders[-2] if has_series else folders[-1] if folders else ""
     is_suffixed = PurePosixPath(name).suffix.lower() in _SUFFIXES

@@ -67,8 +67,12 @@ def open_mask(
     CaseError
         What readers of SEG and RTSTRUCT, of image stacks and of mask files raise.
     """
-    if not path.exists():
-        raise InputNotFoundError("there is no such file", code="path-missing", subject=str(path))
+    try:
+        path.stat()
+    except OSError as error:
+        raise InputNotFoundError(
+            f"cannot be read: {error.strerror}", code="path-missing", subject=str(path), hint="check the path"
+        ) from error
     if supervisely.is_case(path):
         scores = supervisely.find_scores(path)
         notes = (f"a mask has no room for scores: {len(scores)} score tables are left out",) if scores else ()

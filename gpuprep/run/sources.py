@@ -134,14 +134,23 @@ def load_index(
     ConfigError
         ``two-indices``: `paths` is an index, and `index_path` is given too; and those of `read_index`.
     """
-    if len(paths) == 1 and paths[0].suffix == INDEX_SUFFIX and paths[0].is_file():
+    if len(paths) == 1 and paths[0].suffix == INDEX_SUFFIX and is_seen(paths[0]) and paths[0].is_file():
         if index_path is not None:
             raise ConfigError(
                 "the source is an index already", code="two-indices", subject=str(paths[0]), hint="leave out --index"
             )
         return read_index(paths[0])
-    previous = read_index(index_path) if index_path is not None and index_path.exists() else None
+    previous = read_index(index_path) if index_path is not None and is_seen(index_path) else None
     index = build_index(paths, previous=previous, workers=workers, on_progress=on_progress)
     if index_path is not None:
         write_index(index, index_path)
     return index
+
+
+def is_seen(path: Path) -> bool:
+    """Whether there is something; False also where one may not look: who reads or writes there tells why."""
+    try:
+        path.stat()
+    except (OSError, ValueError):  # a ValueError is what a zero byte in a name gets
+        return False
+    return True

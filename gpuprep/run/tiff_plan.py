@@ -15,7 +15,7 @@ from gpuprep.dicom.index import Index, build_index
 from gpuprep.errors import ConfigError, HeaderError, InputNotFoundError, LinkError
 from gpuprep.run.ledger import FileProblem
 from gpuprep.run.plan import FailedPlan
-from gpuprep.run.sources import leave_out, refuse_as_output
+from gpuprep.run.sources import is_seen, leave_out, refuse_as_output
 from gpuprep.run.tiff_options import Layout, TiffOptions
 from gpuprep.writers.names import safe_name, text_digest
 
@@ -59,10 +59,10 @@ def read_sources(
         ``bad-list``: the text file is not UTF-8; ``output-is-source``.
     """
     paths = [source]
-    if source.suffix.lower() == ".txt" and source.is_file():
+    if source.suffix.lower() == ".txt" and is_seen(source) and source.is_file():
         paths = [Path(line) for line in _read_lines(source) if line]
     is_list = paths != [source]
-    lost = {path: str(path) for path in paths if not _exists(path)} if is_list else {}
+    lost = {path: str(path) for path in paths if not is_seen(path)} if is_list else {}
     there = [path for path in paths if path not in lost]
     refuse_as_output(there, output)
     index = leave_out(build_index(there, workers=workers, on_progress=on_progress), there, output)
@@ -72,13 +72,6 @@ def read_sources(
             f"none of {len(index.instances)} files is DICOM", code="no-dicom-found", subject=str(source)
         )
     return index
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that is too long, a folder that may not be entered
-        return False
 
 
 def _read_lines(source: Path) -> list[str]:

@@ -36,6 +36,8 @@ def places(study, tmp_path):
 
 
 NNUNET = "nnunet -m CT,RTSTRUCT -ryaml"
+#: What the system refuses to look at, as it does what lies in a folder that may not be entered.
+TOO_LONG = "x" * 300
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,11 @@ NNUNET = "nnunet -m CT,RTSTRUCT -ryaml"
         ("tiff -j 1 STUDY STUDY", ExitStatus.CONFIG, ["[output-is-source]", "choose another"]),
         ("synth TMP/notes/readme.txt", ExitStatus.OUTPUT, ["[not-writable]", "where a folder should be", "hint: "]),
         ("nifti STUDY TMP/notes/readme.txt/out", ExitStatus.OUTPUT, ["[not-writable]", "where a folder should be"]),
-        (f"nifti STUDY TMP/{'x' * 300}", ExitStatus.OUTPUT, ["File name too long", "hint: "]),
+        (f"nifti STUDY TMP/{TOO_LONG}", ExitStatus.OUTPUT, ["File name too long", "hint: "]),
+        (f"index STUDY -o TMP/{TOO_LONG}.parquet", ExitStatus.OUTPUT, ["File name too long", "hint: "]),
+        (f"nifti TMP/{TOO_LONG}.parquet TMP/out", ExitStatus.NO_INPUT, ["File name too long", "[path-missing]"]),
+        (f"tiff TMP/{TOO_LONG}.txt TMP/out", ExitStatus.NO_INPUT, ["File name too long", "[path-missing]"]),
+        (f"masks info TMP/{TOO_LONG}.seg.nrrd", ExitStatus.NO_INPUT, ["File name too long", "[path-missing]"]),
         ("index STUDY -o TMP/notes/readme.txt/i.parquet", ExitStatus.OUTPUT, ["where a folder should be", "hint: "]),
         ("supervisely-annotations -m CT,RTSTRUCT -ryaml MAP --volumes TMP/none.csv STUDY TMP/out", ExitStatus.CONFIG,
          ["[bad-volumes]", "no line says a volume", "case,plane,volume_id"]),

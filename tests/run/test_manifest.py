@@ -169,6 +169,15 @@ def test_what_cannot_be_read_is_a_row_with_a_code(gpuprep, tmp_path):
     }
 
 
+def test_a_folder_that_may_not_be_listed_is_a_row(monkeypatch, tmp_path):
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.scandir", refuse)
+    ((row,), _) = rows_of(tmp_path)
+    assert (row["path"], row["error"]) == (".", "unreadable-folder")
+
+
 def test_names_that_are_no_utf8(tmp_path):
     name = b"caf\xe9.tiff".decode("utf-8", "surrogateescape")
     write_pages(tmp_path / name)
