@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from gpuprep.volume import Volume
 from gpuprep.writers.base import Output
 from gpuprep.writers.nifti import IMAGE_LEVEL
 from gpuprep.writers.paths import PathTemplate
+from gpuprep.writers.record import CaseRecord
 from gpuprep.writers.study import StudyWriter
 
 Task = TypeVar("Task")
@@ -351,7 +352,7 @@ class _MeteredWriter:
         self.compressed.add(_timed(lambda: _compress(voxels, self.writer.threads))[1], voxels.nbytes)
         return outputs
 
-    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> Sequence[Output]:
+    def write_mask(self, case: str, mask: RoiMask, record: CaseRecord) -> Sequence[Output]:
         """Write a mask."""
         return self._write(lambda: self.writer.write_mask(case, mask, record))
 

@@ -33,6 +33,7 @@ from gpuprep.run.stopwatch import Stopwatch
 from gpuprep.run.volumes import check_coverage, choose_stack, load_dose, load_volume
 from gpuprep.volume import Volume
 from gpuprep.writers.base import CaseWriter, Output
+from gpuprep.writers.record import CaseRecord, GridRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,6 @@ def process_case(plan: CasePlan, options: CaseOptions, backend: Backend, writer:
     """
     clock = Stopwatch()
     start = time.perf_counter()
-    record: dict[str, Any] = {}
     row = CaseRow(
         case=plan.case,
         key=plan.key,
@@ -71,14 +71,12 @@ def process_case(plan: CasePlan, options: CaseOptions, backend: Backend, writer:
         status="done",
         input_bytes=plan.input_bytes,
         timings=clock.seconds,
-        details=record,
     )
     shortage = ""
     for slabs in SLABS_TRIED:
         used = backend if slabs else backend.host
-        row = replace(row, backend=f"{used.name} {used.device}".strip())
-        record.clear()
-        record |= {"warnings": [], "backend_reason": backend.reason}
+        record: CaseRecord = {"warnings": [], "backend_reason": backend.reason}
+        row = replace(row, backend=f"{used.name} {used.device}".strip(), details=record)
         if shortage:
             record["warnings"].append(describe_shortage(slabs, shortage))
         try:
@@ -104,7 +102,7 @@ def _convert(
     writer: CaseWriter,
     workers: int,
     clock: Stopwatch,
-    record: dict[str, Any],
+    record: CaseRecord,
 ) -> tuple[list[Output], str]:
     transforms = options.transforms
     outputs: list[Output] = []
@@ -202,13 +200,13 @@ def _write_dose(
     writer: CaseWriter,
     workers: int,
     clock: Stopwatch,
-    record: dict[str, Any],
+    record: CaseRecord,
 ) -> Sequence[Output]:
     """Write an RT Dose on `target`, or on its own grid; outside its grid there is no dose."""
     with clock.stage("decode"):
         volume = load_dose(header, backend, workers, record)
     if target is not None:
-        noted: dict[str, Any] = {"warnings": []}  # a dose rarely covers its image: worth a note, no warning
+        noted: CaseRecord = {"warnings": []}  # a dose rarely covers its image: worth a note, no warning
         check_coverage(Channel(volume.modality, header.series_instance_uid, (header,)), volume.geometry, target, noted)
         record["dose"] |= {"coverage": noted["channel_coverage"]}
         with clock.stage("resample"):
@@ -222,7 +220,7 @@ def _write_dose(
     return outputs
 
 
-def _record_steps(volume: Volume, record: dict[str, Any]) -> None:
+def _record_steps(volume: Volume, record: CaseRecord) -> None:
     record.setdefault("steps", []).append([{"step": s.name, **s.parameters} for s in volume.steps])
     record["grid"] = describe_grid(volume.geometry)
 
@@ -298,7 +296,7 @@ def choose_window(modality: str, plan: CasePlan, transforms: Transforms) -> Wind
     return Window(transforms.window_level, transforms.window_width, transforms.rescale_intensity)
 
 
-def align_mask(mask: RoiMask, backend: Backend, record: dict[str, Any]) -> RoiMask:
+def align_mask(mask: RoiMask, backend: Backend, record: CaseRecord) -> RoiMask:
     """Put the mask of an oblique volume onto the grid along the patient's axes, by nearest voxel; keep others.
 
     `record` gets a warning with the voxels of each label before and after.
@@ -324,7 +322,7 @@ def orient_mask(mask: RoiMask, orientation: str, backend: Backend) -> RoiMask:
     return RoiMask(codes, mask.table, mask.rois, mask.geometry.reoriented(axes, flips))
 
 
-def describe_grid(geometry: VolumeGeometry) -> dict[str, Any]:
+def describe_grid(geometry: VolumeGeometry) -> GridRecord:
     """Return a grid as JSON: how an output voxel (slice, row, column) maps to the patient."""
     return {
         "shape_dhw": list(geometry.shape),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from pathlib import Path
@@ -29,8 +29,8 @@ SCHEMA_VERSION = 2
 class CaseRow:
     """What became of one case.
 
-    `details` is JSON-ready and says, as far as the case got: stack findings, ROI matches and left-overs, contour
-    problems, voxel counts, overlaps, and the steps that lead from an output voxel back to the patient.
+    `details` is JSON-ready: the `CaseRecord` of a case of studies, as far as it got; of a file that became a TIFF what
+    its ImageDescription says.
     """
 
     case: str
@@ -49,7 +49,7 @@ class CaseRow:
     seconds: float = 0.0
     timings: dict[str, float] = field(default_factory=dict)
     outputs: tuple[Output, ...] = ()
-    details: dict[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def failed(self, error: CaseError) -> CaseRow:
         """Return the row of the same case, ended by `error`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from gpuprep.backends.base import Backend
 from gpuprep.codecs.segframes import decode_segmentation_frames
@@ -20,6 +19,7 @@ from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Roi, RoiMask, join_masks, merge_to_labels
 from gpuprep.ops.rasterize import SliceGrid, rasterize
 from gpuprep.ops.segments import embed_segmentation
+from gpuprep.writers.record import CaseRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def select_segmentations(
     evidence: Sequence[str],
     options: RoiOptions,
     multiple: MultipleSegmentations,
-    record: dict[str, Any],
+    record: CaseRecord,
 ) -> SelectedRois:
     """Read the segmentations of an image, decide which one is meant, and match its ROIs to labels.
 
@@ -89,7 +89,7 @@ def select_segmentations(
         How each was linked.
     options : RoiOptions
     multiple : MultipleSegmentations
-    record : dict
+    record : CaseRecord
         Gets ``segmentations`` (what was used, and how it was linked), ``labels`` (which ROI matched which pattern),
         ``unmatched_rois``, and ``warnings`` of missing labels.
 
@@ -158,7 +158,7 @@ def draw(
     target: VolumeGeometry,
     options: RoiOptions,
     backend: Backend,
-    record: dict[str, Any],
+    record: CaseRecord,
 ) -> RoiMask:
     """Draw the matched ROIs on `target` and merge them to labels.
 
@@ -174,7 +174,7 @@ def draw(
     options : RoiOptions
     backend : Backend
         Where contours are drawn; segments are placed on its host.
-    record : dict
+    record : CaseRecord
         Gets ``voxels`` by label (equal names with their numbers), and ``warnings`` of what could not be drawn.
 
     Returns

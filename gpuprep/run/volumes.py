@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from gpuprep.ops.resample import regularize
 from gpuprep.run.plan import CasePlan, Channel
 from gpuprep.run.stopwatch import Stopwatch
 from gpuprep.volume import Step, Volume
+from gpuprep.writers.record import CaseRecord
 
 #: A further channel that covers less than this share of the grid is warned of.
 LOW_COVERAGE = 0.9
@@ -88,7 +88,7 @@ def load_volume(
     backend: Backend,
     workers: int,
     clock: Stopwatch,
-    record: dict[str, Any],
+    record: CaseRecord,
 ) -> tuple[Volume, str]:
     """Decode a stack into modality values on its regular grid; return it with the decoder's name.
 
@@ -164,7 +164,7 @@ def _has_further_frames(instance: InstanceHeader) -> bool:
     return 8 * instance.pixel_length >= (spec.number_of_frames + 1) * frame_bits(spec)
 
 
-def check_coverage(channel: Channel, source: VolumeGeometry, target: VolumeGeometry, record: dict[str, Any]) -> None:
+def check_coverage(channel: Channel, source: VolumeGeometry, target: VolumeGeometry, record: CaseRecord) -> None:
     """Note which share of the output grid a further channel covers; the rest gets the channel's lowest value.
 
     Parameters
@@ -173,7 +173,7 @@ def check_coverage(channel: Channel, source: VolumeGeometry, target: VolumeGeome
         The channel.
     source, target : VolumeGeometry
         Its own grid, and that of the output.
-    record : dict
+    record : CaseRecord
         Gets ``channel_coverage`` by modality, and a warning below `LOW_COVERAGE`.
 
     Raises
@@ -194,7 +194,7 @@ def check_coverage(channel: Channel, source: VolumeGeometry, target: VolumeGeome
         record["warnings"].append(f"the {channel.modality} channel covers {share:.0%} of the grid")
 
 
-def load_dose(header: InstanceHeader, backend: Backend, workers: int, record: dict[str, Any]) -> Volume:
+def load_dose(header: InstanceHeader, backend: Backend, workers: int, record: CaseRecord) -> Volume:
     """Decode an RT Dose into Gy, float32, on its own grid; `record` gets ``dose``.
 
     Raises

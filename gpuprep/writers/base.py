@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from gpuprep.masks import RoiMask
 from gpuprep.volume import Volume
+from gpuprep.writers.record import CaseRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class CaseWriter(Protocol):
         WriteError
         """
 
-    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> Sequence[Output]:
+    def write_mask(self, case: str, mask: RoiMask, record: CaseRecord) -> Sequence[Output]:
         """Write the labels of a case, which are the ROIs of `mask`; add what was noticed to `record`.
 
         Raises

@@ -27,6 +27,7 @@ from gpuprep.writers.base import Output
 from gpuprep.writers.colours import choose_colours
 from gpuprep.writers.hdf5 import open_hdf5, write_slices
 from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL
+from gpuprep.writers.record import CaseRecord
 from gpuprep.writers.sidecar import count_combinations, describe_labels, describe_sources, parse_grid, write_json
 from gpuprep.writers.splits import draw_order
 
@@ -76,7 +77,7 @@ class MedsegpyWriter:
         """The layout."""
         return self.layout
 
-    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> Sequence[Output]:
+    def write_mask(self, case: str, mask: RoiMask, record: CaseRecord) -> Sequence[Output]:
         """Write the ``.seg`` of each slice; in 3-D keep ``seg`` ready for `write_image`, which completes the file.
 
         `record` gets what `describe_labels` says.

@@ -28,6 +28,7 @@ from gpuprep.writers.atomic import LEDGER, SIDECARS, make_folder, remove_file, r
 from gpuprep.writers.base import Output
 from gpuprep.writers.names import safe_name
 from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, gzip_crc32, write_nifti
+from gpuprep.writers.record import CaseRecord
 from gpuprep.writers.splits import draw_order
 
 Split = Literal["Tr", "Ts"]
@@ -269,7 +270,7 @@ class NnunetWriter:
         path = self.folder.image(case, channel, self.splits[case])
         return (self._write(path, volume.array, volume.geometry, IMAGE_LEVEL),)
 
-    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> tuple[Output]:
+    def write_mask(self, case: str, mask: RoiMask, record: CaseRecord) -> tuple[Output]:
         """Write ``labels??/case.nii.gz``, or the palette from which it will be made.
 
         `record` gets ``overlaps``, and with sparse masks ``lost_voxels`` by label.

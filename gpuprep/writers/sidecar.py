@@ -12,14 +12,11 @@ import numpy as np
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import RoiMask
 from gpuprep.writers.atomic import write_text
+from gpuprep.writers.record import CaseRecord
 
 
-def describe_labels(mask: RoiMask) -> dict[str, Any]:
-    """Return what a case's row keeps of its labels, JSON-ready.
-
-    ``overlaps``: [label, label, common voxels]; ``combinations``: [labels, voxels] of each set of labels that covers a
-    voxel; ``colours``: label → RGB or None.
-    """
+def describe_labels(mask: RoiMask) -> CaseRecord:
+    """Return what a case's record keeps of its labels: ``overlaps``, ``combinations`` and ``colours``."""
     names = [roi.name for roi in mask.rois]
     return {
         "overlaps": [[names[i], names[j], voxels] for i, j, voxels in mask.overlaps()],

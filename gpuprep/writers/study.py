@@ -27,6 +27,7 @@ from gpuprep.writers.masks import MASK_WRITERS, SUFFIXES
 from gpuprep.writers.masks.zarr import is_mask as is_zarr_mask
 from gpuprep.writers.names import safe_name, text_digest
 from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, write_nifti
+from gpuprep.writers.record import CaseRecord
 
 #: Stands in a path for the name of a ROI, which is known when the mask is drawn.
 ROI_PLACE = "\0"
@@ -159,7 +160,7 @@ class StudyWriter:
         content |= describe_grid(volume.array, volume.geometry) | measure_values(volume.array)
         return (self._write(case, file.path, volume.array, volume.geometry, IMAGE_LEVEL, content),)
 
-    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> tuple[Output, ...]:
+    def write_mask(self, case: str, mask: RoiMask, record: CaseRecord) -> tuple[Output, ...]:
         """Write the ROIs of a mask; `record` gets ``overlaps``.
 
         Raises

@@ -32,6 +32,7 @@ from gpuprep.writers.colours import Rgb, choose_colours
 from gpuprep.writers.masks.label import name_labels
 from gpuprep.writers.names import safe_name, unique_names
 from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, write_nifti
+from gpuprep.writers.record import CaseRecord
 from gpuprep.writers.sidecar import count_combinations, describe_labels, describe_sources, parse_grid, write_json
 
 Layout = Literal["volume", "plane", "annotations"]
@@ -165,7 +166,7 @@ class VolumeWriter:
         """The layout, and what an object is."""
         return f"supervisely volume {self.instances}"
 
-    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> list[Output]:
+    def write_mask(self, case: str, mask: RoiMask, record: CaseRecord) -> list[Output]:
         """Write a file for each label that has voxels: 0 outside, else the number of the object.
 
         `record` gets what `describe_labels` says, and ``objects`` by label.
@@ -242,7 +243,7 @@ class PlaneWriter:
         own = f"{','.join(self.planes)} {self.has_scores}"
         return f"supervisely plane {own} {self.masks} {self.overlap} {self.instances}"
 
-    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> list[Output]:
+    def write_mask(self, case: str, mask: RoiMask, record: CaseRecord) -> list[Output]:
         """Write the masks of each plane. In a label map value n is the n-th label, which its label table says too.
 
         `record` gets what `describe_labels` says, ``lost_voxels`` by label where the last one won, and ``objects`` by
@@ -308,7 +309,7 @@ class AnnotationWriter:
         own = json.dumps(self.places, sort_keys=True)
         return f"supervisely annotations {own} {self.masks} {self.overlap} {self.instances}"
 
-    def write_mask(self, case: str, mask: RoiMask, record: dict[str, Any]) -> list[Output]:
+    def write_mask(self, case: str, mask: RoiMask, record: CaseRecord) -> list[Output]:
         """Write the masks of each plane; `record` and errors as in `PlaneWriter`."""
         self.discard(case)
         outputs = []
@@ -343,7 +344,7 @@ def uuid_prefix(case: str) -> str:
     return f"{uuid.uuid5(uuid.NAMESPACE_OID, case)}_{uuid.uuid5(uuid.NAMESPACE_OID, f'{case}/volume')}_"
 
 
-def _take_labels(mask: RoiMask, instances: Instances, record: dict[str, Any]) -> tuple[RoiMask, RoiMask]:
+def _take_labels(mask: RoiMask, instances: Instances, record: CaseRecord) -> tuple[RoiMask, RoiMask]:
     """Return the mask of the labels alone, which `record` gets the description of, and that of their ROIs."""
     objects = mask
     if instances == "roi":
@@ -360,7 +361,7 @@ def _annotate(
     mask: RoiMask,
     objects: RoiMask,
     writer: PlaneWriter | AnnotationWriter,
-    record: dict[str, Any],
+    record: CaseRecord,
     case: str,
     *,
     by_place: bool,
