@@ -138,6 +138,22 @@ def fold_offset(decoded: Decoded, slopes: Float, intercepts: Float) -> tuple[Dec
     return replace(decoded, array=signed, spec=replace(decoded.spec, is_signed=True), offset=0), intercepts
 
 
+def narrow_words(decoded: Decoded) -> Decoded:
+    """Put words of 32 bits into 16 where their values fit, as of a series with signed and unsigned images.
+
+    Others are returned as they are, and so are words whose bits are not clean.
+    """
+    words = decoded.array
+    if words.dtype.kind not in "iu" or words.dtype.itemsize <= 2 or not decoded.bits_are_clean:
+        return decoded
+    least, greatest = int(words.min()), int(words.max())
+    for narrow in (np.dtype(np.int16), np.dtype(np.uint16)):
+        if np.iinfo(narrow).min <= least and greatest <= np.iinfo(narrow).max:
+            spec = replace(decoded.spec, bits_allocated=16, bits_stored=16, high_bit=15, is_signed=narrow.kind == "i")
+            return replace(decoded, array=words.astype(narrow), spec=spec)
+    return decoded
+
+
 def decode_instance(header: InstanceHeader, spec: FrameSpec, *, workers: int = 1) -> Decoded:
     """Decode all frames of one file.
 

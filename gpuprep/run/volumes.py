@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpuprep.backends.base import Backend
-from gpuprep.codecs.batch import decode_instance, fold_offset
+from gpuprep.codecs.batch import decode_instance, fold_offset, narrow_words
 from gpuprep.codecs.load import load_stack
 from gpuprep.codecs.native import frame_bits
 from gpuprep.config import Stacking, Transforms
@@ -120,6 +120,7 @@ def load_volume(
     with clock.stage("rescale"):
         slopes = np.array([f.slope * factor for f in stack.frames])
         decoded, intercepts = fold_offset(decoded, slopes, np.array([f.intercept * factor for f in stack.frames]))
+        decoded = narrow_words(decoded)
         array = to_modality(decoded.array, decoded.spec, slopes, intercepts, backend=backend)
     if decoded.loader:
         record["loader"] = decoded.loader

@@ -524,6 +524,26 @@ def test_values_in_doubt_are_warned_of(gpuprep, tmp_path, edit, said):
     assert [text.partition(" ")[0] for text in case["details"]["warnings"]] == [said]
 
 
+def test_signed_and_unsigned_images_of_16_bits_are_one_volume(gpuprep, tmp_path):
+    """Of GE's kind: 16 bits stored, signed with padding of -2000, and some slices unsigned."""
+
+    def widen(data):
+        data.BitsStored, data.HighBit = 16, 15
+        is_signed = data.InstanceNumber % 2
+        data.PixelRepresentation, data.RescaleIntercept = is_signed, 0 if is_signed else -2000
+        values = np.full((data.Rows, data.Columns), -2000, np.int16) + np.arange(data.Columns, dtype=np.int16)
+        data.PixelData = (values if is_signed else values + 2000).astype("<i2").tobytes()
+
+    write_images(tmp_path / "in", "one", edit=widen)
+    result = convert(gpuprep, tmp_path / "in", tmp_path / "out", modalities="CT")
+    assert result.status == ExitStatus.DONE, result.stderr
+    (path,) = (tmp_path / "out" / "one" / "CT").iterdir()
+    voxels, _ = load(path)
+    assert voxels.dtype == np.int16
+    expected = np.broadcast_to(np.arange(voxels.shape[-1]) - 2000, voxels.shape)
+    np.testing.assert_array_equal(np.sort(voxels, axis=-1), expected)
+
+
 def become_enhanced(data):
     def group(*keywords):
         item = pydicom.Dataset()
