@@ -113,7 +113,12 @@ def find_images(folder: Path, stacking: Stacking) -> tuple[InstanceHeader, ...]:
     sources = open_sources([folder], index_path=None, workers=1)
     series = [s for s in sources.series if s.is_image]
     if len(series) != 1:
-        raise LinkError(f"{len(series)} image series, not one", code="ambiguous-reference", subject=str(folder))
+        raise LinkError(
+            f"{len(series)} image series, not one",
+            code="ambiguous-reference",
+            subject=str(folder),
+            hint="give a folder that holds only the series that the mask was made on",
+        )
     return choose_images(_plan(series[0]), stacking)
 
 

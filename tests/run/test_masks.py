@@ -243,4 +243,15 @@ def test_images_for_a_mask_file_are_one_series(data_dir, tmp_path):
     assert len(open_it(tmp_path / "m.seg.nrrd", data_dir / "ct-seg/dcmqi_segmentations/ct-3slice").images) == 3
     with pytest.raises(LinkError) as caught:
         find_images(data_dir / "ct-seg/highdicom_sources", Stacking())
-    assert caught.value.code == "ambiguous-reference"
+    assert caught.value.code == "ambiguous-reference" and caught.value.hint
+
+
+def test_a_series_of_localizers_is_none_of_the_images(tmp_path):
+    series = conversions.write_images(tmp_path, "P")
+    scout = pydicom.dcmread(next(tmp_path.iterdir()))
+    scout.SeriesInstanceUID, scout.SOPInstanceUID = "1.2.3", "1.2.3.4"
+    scout.file_meta.MediaStorageSOPInstanceUID = scout.SOPInstanceUID
+    scout.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    scout.save_as(tmp_path / "scout")
+    found = find_images(tmp_path, Stacking())
+    assert {image.sop_instance_uid for image in found} == set(series.sop_instance_uids)
