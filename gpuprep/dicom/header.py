@@ -36,6 +36,7 @@ from gpuprep.dicom.datasets import (
     quiet_pydicom,
     raw_text,
 )
+from gpuprep.errors import HeaderError
 
 Kind = Literal["text", "uid", "uids", "int", "float", "factor", "floats", "presence"]
 
@@ -256,6 +257,30 @@ def read_headers_pydicom(paths: Sequence[str]) -> list[InstanceHeader]:
     """Read the headers of files by pydicom alone: the same rows as `read_headers`, slowly."""
     values = _new_value_caches()
     return [_read_by_pydicom(path, values) for path in paths]
+
+
+def check_unchanged(headers: Iterable[InstanceHeader]) -> None:
+    """Refuse files that are others than those whose headers were read, by size and time of modification.
+
+    One that cannot be looked at is left to who reads it.
+
+    Raises
+    ------
+    HeaderError
+        ``file-changed``.
+    """
+    for header in headers:
+        try:
+            status = Path(header.path).stat()
+        except OSError:
+            continue
+        if (status.st_size, status.st_mtime_ns) != (header.size, header.mtime_ns):
+            raise HeaderError(
+                "the file has changed since its header was read",
+                code="file-changed",
+                subject=header.path,
+                hint="when nothing writes there any more, run again; an index is brought up to date by gpuprep index",
+            )
 
 
 # --- Texts to rows -------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpuprep.backends.base import Backend
 from gpuprep.config import CT_FOREGROUND_HU, MultipleSegmentations, RoiOptions, Stacking, Transforms, digest
-from gpuprep.dicom.header import InstanceHeader
+from gpuprep.dicom.header import InstanceHeader, check_unchanged
 from gpuprep.errors import CaseError, DeviceMemoryError, GeometryError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import RoiMask, recode
@@ -107,6 +107,8 @@ def _convert(
     transforms = options.transforms
     outputs: list[Output] = []
     device, backend = backend, backend if slabs == 1 else backend.host
+    with clock.stage("headers"):
+        check_unchanged(plan.files)
     if not plan.channels and plan.dose is not None:
         return [*_write_dose(plan, plan.dose, None, options, backend, writer, workers, clock, record)], ""
     needs_image = plan.writes_images or transforms.crop.to == "foreground"

@@ -112,6 +112,21 @@ def test_pet_in_suv_by_weight(gpuprep, study, tmp_path):
     assert read_index(tmp_path / "stored")[0]["units"] == "BQML"
 
 
+def test_files_that_are_others_than_those_of_the_index_are_refused(gpuprep, tmp_path):
+    """The header in the index says where pixels are and what they mean."""
+    index = tmp_path / "index.parquet"
+    write_images(tmp_path / "in", "P", values_hu=RAMP_HU)
+    write_images(tmp_path / "kept", "Q", values_hu=RAMP_HU)
+    assert gpuprep("index", tmp_path / "in", tmp_path / "kept", "-o", index).status == ExitStatus.DONE
+    write_images(tmp_path / "in", "P", values_hu=RAMP_HU + 1)
+    assert convert(gpuprep, index, tmp_path / "out", modalities="CT").status == ExitStatus.CASES_FAILED
+    assert failures(tmp_path / "out") == ["file-changed"]
+    np.testing.assert_array_equal(load(tmp_path / "out" / "Q" / "CT" / "CT.nii.gz")[0], RAMP_HU)
+    gpuprep("index", tmp_path / "in", tmp_path / "kept", "-o", index)
+    assert convert(gpuprep, index, tmp_path / "out", modalities="CT").status == ExitStatus.DONE
+    np.testing.assert_array_equal(load(tmp_path / "out" / "P" / "CT" / "CT.nii.gz")[0], RAMP_HU + 1)
+
+
 @pytest.mark.parametrize("command", ["nifti", "nnunet"])
 def test_a_ct_and_an_mr_of_one_series_uid_are_two_series(gpuprep, tmp_path, command):
     """The structure set names the UID of both, and the instances of the CT."""
