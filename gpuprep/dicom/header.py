@@ -45,6 +45,8 @@ RTDOSE_UID = "1.2.840.10008.5.1.4.1.1.481.2"
 RTSTRUCT_UID = "1.2.840.10008.5.1.4.1.1.481.3"
 SEG_UID = "1.2.840.10008.5.1.4.1.1.66.4"
 LABELMAP_SEG_UID = "1.2.840.10008.5.1.4.1.1.66.7"
+#: SOP class → the only Modality that it may have (PS3.3 C.8.8.1, C.8.20.1).
+MODALITIES = {RTDOSE_UID: "RTDOSE", RTSTRUCT_UID: "RTSTRUCT", SEG_UID: "SEG", LABELMAP_SEG_UID: "SEG"}
 
 
 def _column(tag: int | None, kind: Kind, vr: str = "") -> Any:
@@ -65,7 +67,8 @@ class InstanceHeader:
 
     `pixel_offset` and `pixel_length` are where native little-endian Pixel Data lies in the file, as the header states
     it (the file may end before); -1 and -1 when it is encapsulated, big endian, deflated or absent.
-    `transfer_syntax_uid` of a data set without file meta is the one it was read with. `referenced_*` are what an
+    `transfer_syntax_uid` of a data set without file meta is the one it was read with. `modality` of the `MODALITIES` is
+    what their SOP class says: programs that make them of an image tend to leave the image's. `referenced_*` are what an
     RTSTRUCT or SEG points to, from the elements in `REFERENCES`, without repeats, in order of appearance.
 
     Error codes: ``unreadable`` (the operating system refuses, or it is no regular file), ``empty-file``, ``not-dicom``,
@@ -389,6 +392,7 @@ def decode_text(text: str, character_set: str) -> str:
 _TEXT_COLUMNS = tuple(i for i, f in enumerate(ELEMENT_COLUMNS) if f.metadata["kind"] == "text")
 _CHARACTER_SET = _COLUMN_INDEX["specific_character_set"]
 _SOP_CLASS = _COLUMN_INDEX["sop_class_uid"]
+_MODALITY = _COLUMN_INDEX["modality"]
 _REPRESENTATION = _COLUMN_INDEX["pixel_representation"]
 _PIXEL_PADDING = (_COLUMN_INDEX["pixel_padding_value"], _COLUMN_INDEX["pixel_padding_range_limit"])
 
@@ -419,6 +423,7 @@ def _build_row(
     for i in _PIXEL_PADDING:
         if columns[i] is not None:
             columns[i] = _as_pixel(columns[i], columns[_REPRESENTATION])
+    columns[_MODALITY] = MODALITIES.get(columns[_SOP_CLASS], columns[_MODALITY])
     if not fault[0] and not columns[_SOP_CLASS]:
         fault = _judge_without_class(media_class, has_preamble)
     row = InstanceHeader.__new__(InstanceHeader)

@@ -3,12 +3,14 @@
 import csv
 import json
 import zlib
+from pathlib import Path
 
 import conversions
 import nibabel
 import numpy as np
 import pyarrow
 import pydicom
+import pydicom.misc
 import pytest
 import SimpleITK as sitk
 from conversions import GTV_BOX, RAMP_HU, mask_of, two_rois, write_images, write_structures
@@ -332,6 +334,19 @@ def test_roi_strategies(gpuprep, study, tmp_path, strategy, files):
     voxels = sum(int(e["voxels"]) for e in read_index(tmp_path) if e["roi"])
     counts = [load(p)[0].sum() for p in (tmp_path / PATIENT / "RTSTRUCT").iterdir()]
     assert voxels == sum(counts)
+
+
+def test_masks_that_kept_the_modality_of_their_image_are_not_lost(gpuprep, study, tmp_path):
+    (tmp_path / "in").mkdir()
+    for path in filter(pydicom.misc.is_dicom, filter(Path.is_file, study[0].rglob("*"))):
+        data = pydicom.dcmread(path)
+        if data.Modality in ("CT", "RTSTRUCT", "SEG"):
+            data.Modality = "CT"
+            data.save_as(tmp_path / "in" / f"{data.SOPInstanceUID}.dcm")
+    result = convert(gpuprep, tmp_path / "in", tmp_path / "out", modalities="CT,RTSTRUCT,SEG")
+    assert result.status == ExitStatus.DONE, result.stderr
+    found = {p.name for p in (tmp_path / "out" / PATIENT).iterdir()}
+    assert found == {"CT", "RTSTRUCT", "SEG"}
 
 
 @pytest.mark.parametrize("modality", ["RTSTRUCT", "SEG"])

@@ -206,6 +206,23 @@ def test_references_of_a_structure_set(tmp_path: Path, undefined: bool, implicit
     assert row.referenced_sop_instance_uids == ("1.9.1", "1.9.2", "1.9.3")
 
 
+@pytest.mark.parametrize("stated", ["CT", "RTSTRUCT", "SEG", None])
+@pytest.mark.parametrize(
+    ("sop_class", "modality"),
+    [
+        (RTSTRUCT, "RTSTRUCT"),
+        (SEG, "SEG"),
+        ("1.2.840.10008.5.1.4.1.1.66.7", "SEG"),
+        ("1.2.840.10008.5.1.4.1.1.481.2", "RTDOSE"),
+    ],
+)
+def test_what_was_made_of_an_image_has_the_modality_of_its_class(
+    tmp_path: Path, sop_class: str, modality: str, stated: str | None
+) -> None:
+    elements = element(0x00080016, "UI", sop_class) + (element(0x00080060, "CS", stated) if stated else b"")
+    assert read_both(write(tmp_path / "f", part10(elements))).modality == modality
+
+
 def test_references_of_a_segmentation(tmp_path: Path) -> None:
     def source(uid: str) -> bytes:
         return sequence(0x00089124, [sequence(0x00082112, [element(0x00081155, "UI", uid)])])
