@@ -177,12 +177,13 @@ def estimate_case(plan: CasePlan, source: VolumeGeometry, options: CaseOptions, 
     for channel in plan.channels:
         first = channel.instances[0]
         frames = sum(i.number_of_frames or 1 for i in channel.instances)
+        acquired = channel.stack.frames_shape if channel.stack else (frames, first.rows or 0, first.columns or 0)
         value_bytes = 4 if channel.modality == "PT" else 2
         is_mapped = transforms.rescale_intensity is not None and transforms.is_windowed(channel.modality, modalities)
         needed = max(
             needed,
             estimate_bytes(
-                (frames, first.rows or 0, first.columns or 0),
+                acquired,
                 target,
                 slabs,
                 value_bytes=value_bytes,

@@ -168,7 +168,7 @@ def name_files(
         reference = plan.channels[0].instances if plan.channels else ()
         if plan.writes_images:
             channel = plan.channels[0]
-            image = channel.modality + (f"_{safe_name(channel.volume)}" if channel.volume else "")
+            image = channel.modality + (f"_{safe_name(channel.stack.label)}" if channel.stack else "")
             first = channel.instances[0]
             path = options.template.fill(first, case=plan.case, image=image)
             images.append(NamedFile(plan.case, path, first))

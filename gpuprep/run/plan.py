@@ -10,7 +10,7 @@ from gpuprep.config import MultipleSegmentations, Stacking, digest
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.index import Series, SeriesKey
 from gpuprep.dicom.link import PATIENTS_APART, Link, LinkResult
-from gpuprep.dicom.stack import BrokenVolume, build_volumes
+from gpuprep.dicom.stack import BrokenVolume, Stack, build_volumes
 from gpuprep.errors import CaseError, ConfigError, LinkError
 from gpuprep.writers.names import safe_name, text_digest
 
@@ -24,12 +24,22 @@ IMAGE_MODALITIES = {"CT": "CT", "MR": "MR", "PT": "PT", "PET": "PT", "MRI": "MR"
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One image series of a case; `volume` names the one that is meant where the series holds several."""
+    """One image series of a case.
+
+    Parameters
+    ----------
+    modality, series_instance_uid : str
+    instances : tuple of InstanceHeader
+        Its images, in the order of their paths; with `stack` those of that volume, but for PET all, since SUV depends
+        on when the first was acquired.
+    stack : Stack or None
+        The volume that is meant where the series holds several, so that no case has to sort out the whole series.
+    """
 
     modality: str
     series_instance_uid: str
     instances: tuple[InstanceHeader, ...]
-    volume: str | None = None
+    stack: Stack | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,9 +301,15 @@ def _plan_volumes(image: Series, series: Sequence[Series], stacking: Stacking) -
         if isinstance(volume, BrokenVolume):
             plans.append(FailedPlan(case, whole.patient, volume.error))
         else:
-            channel = replace(whole.channels[0], volume=volume.label)
-            plans.append(replace(whole, case=case, channels=(channel,)))
+            plans.append(replace(whole, case=case, channels=(_of_volume(whole.channels[0], volume),)))
     return plans
+
+
+def _of_volume(channel: Channel, stack: Stack) -> Channel:
+    if channel.modality == "PT":
+        return replace(channel, stack=stack)
+    by_path = {instance.path: instance for instance in stack.instances}
+    return replace(channel, instances=tuple(by_path[path] for path in sorted(by_path)), stack=stack)
 
 
 def _plan_dose(

@@ -41,11 +41,11 @@ def choose_stack(channel: Channel, plan: CasePlan, stacking: Stacking, *, needs_
     GeometryError
         ``several-volumes``: that does not settle it; and what `build_volumes` raises, or says of the volume.
     """
+    if channel.stack is not None:
+        return channel.stack
     volumes = build_volumes(
         channel.instances, spacing_tolerance=stacking.spacing_tolerance, on_irregular=stacking.on_irregular
     )
-    if channel.volume is not None:
-        volumes = tuple(v for v in volumes if v.label == channel.volume)
     referenced = {uid for s in plan.segmentations for uid in s.referenced_sop_instance_uids}
     by_reference = [v for v in volumes if any(i.sop_instance_uid in referenced for i in v.instances)]
     proper = [v for v in volumes if len(v.instances) > 1 and not (isinstance(v, Stack) and v.is_stray)]

@@ -1,0 +1,73 @@
+"""What is planned for a series of several volumes."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from cases import make_options
+
+from gpuprep.config import Stacking
+from gpuprep.dicom import synth
+from gpuprep.run import volumes
+from gpuprep.run.case import estimate_case
+from gpuprep.run.plan import StudyModalities, plan_study_cases
+from gpuprep.run.sources import open_sources
+
+TIMES, SLICES = 4, 3
+
+
+def plan(folder, modality):
+    """Return the plans of a series of `TIMES` volumes, as a worker gets them."""
+    grid = synth.axial_geometry((SLICES, 8, 8), spacing_xyz_mm=(1, 1, 2))
+    write = synth.write_ct_series if modality == "CT" else synth.write_pet_series
+    series = write(folder, grid, np.zeros(grid.shape))
+    for path in series.paths:
+        data = pydicom.dcmread(path)
+        for time in range(TIMES):
+            data.TemporalPositionIdentifier = time + 1
+            data.SOPInstanceUID = synth.derive_uid(path.name, time)
+            data.save_as(path.with_name(f"{time}-{path.name}"))
+        path.unlink()
+    sources = open_sources([folder], index_path=None, workers=1)
+    plans = plan_study_cases(
+        sources.series,
+        sources.links,
+        StudyModalities((modality,)),
+        stacking=Stacking(),
+        images_with_masks=False,
+        doses_on_images=False,
+    )
+    return pickle.loads(pickle.dumps(plans))
+
+
+def test_each_case_has_its_own_volume_and_sorts_out_no_series(tmp_path, monkeypatch):
+    plans = plan(tmp_path, "CT")
+    assert len(plans) == TIMES
+    monkeypatch.setattr(volumes, "build_volumes", None)
+    for time, one in enumerate(plans):
+        (channel,) = one.channels
+        names = sorted(Path(image.path).name for image in channel.instances)
+        assert names == sorted(f"{time}-IM{n:04d}.dcm" for n in range(1, SLICES + 1))
+        chosen = volumes.choose_stack(channel, one, Stacking())
+        assert chosen.label == f"time {time + 1}"
+        assert set(chosen.instances) == set(channel.instances)
+    assert len({one.key for one in plans}) == 1  # the volumes of a series change with any of its files
+
+
+def test_memory_is_estimated_for_the_volume_not_for_its_series(tmp_path):
+    several, *_ = plan(tmp_path, "PT")
+    (channel,) = several.channels
+    alone = replace(several, channels=(replace(channel, instances=channel.stack.instances, stack=None),))
+    options = make_options(spacing_xyz_mm=(0.5, 0.5, 0.5))
+    estimates = {estimate_case(one, channel.stack.geometry, options, 1) for one in (several, alone)}
+    assert len(estimates) == 1
+
+
+@pytest.mark.parametrize("time", range(TIMES))
+def test_pet_knows_its_whole_series(tmp_path, time):
+    (channel,) = plan(tmp_path, "PT")[time].channels
+    assert len(channel.instances) == TIMES * SLICES  # SUV depends on when the first image was acquired
+    assert len(channel.stack.instances) == SLICES
