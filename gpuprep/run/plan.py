@@ -377,9 +377,9 @@ def _find_channel(image: Series, modality: str, series: Sequence[Series]) -> Ser
     found = [
         s
         for s in series
-        if s.is_image
+        if s.study_instance_uid == image.study_instance_uid
         and s.modality == modality
-        and s.study_instance_uid == image.study_instance_uid
+        and s.is_image
         and s.instances[0].frame_of_reference_uid == frame
     ]
     if len(found) == 1:
