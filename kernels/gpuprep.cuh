@@ -22,11 +22,7 @@ typedef double f64;
 #define KERNEL inline __attribute__((always_inline)) void
 #endif
 #define DEVICE static inline __attribute__((always_inline))
-#if defined(GPUPREP_DEVICE_FORM)  // for tests: what differs on a GPU, on the host
-#define LANES 8
-#else
 #define LANES 64  // the lane loops become vector code
-#endif
 #define __align__(n) __attribute__((aligned(n)))
 #if defined(__clang__)
 #define GPUPREP_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
@@ -37,7 +33,7 @@ typedef double f64;
 
 // Column of element l of the LANES that a thread has of a row. Those of the threads of a block lie together: on a GPU
 // neighbouring threads take neighbouring columns, for each l; on the host a thread takes LANES in a row.
-#if defined(__CUDACC__) || defined(GPUPREP_DEVICE_FORM)
+#if defined(__CUDACC__)
 #define ROW_LANE(l) (((i32)blockIdx.x * LANES + (l)) * (i32)blockDim.x + (i32)threadIdx.x)
 #else
 #define ROW_LANE(l) ((i32)(blockIdx.x * blockDim.x + threadIdx.x) * LANES + (l))
@@ -45,7 +41,7 @@ typedef double f64;
 
 // dst[l] = f(src[l]) for LANES elements, which may be the same memory if S and D are as wide. Addresses are multiples
 // of 16 bytes, so that a GPU moves 16 bytes at once.
-#if defined(__CUDACC__) || defined(GPUPREP_DEVICE_FORM)
+#if defined(__CUDACC__)
 template <class T>
 struct __align__(sizeof(T) * LANES < 16 ? sizeof(T) * LANES : 16) Pack {
     T v[LANES];

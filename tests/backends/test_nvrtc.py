@@ -16,16 +16,6 @@ ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 MOST_REGISTERS = 64
 
 
-@pytest.fixture(scope="module")
-def nvrtc():
-    cupy = pytest.importorskip("cupy", reason="NVRTC is reached through CuPy", exc_type=ImportError)
-    try:
-        cupy.cuda.nvrtc.getVersion()
-    except (RuntimeError, OSError) as error:
-        pytest.skip(f"no NVRTC: {error}")
-    return cupy.cuda.nvrtc
-
-
 def compiled(nvrtc, source, architecture):
     program = nvrtc.createProgram(source, "kernel.cu", (), ())
     # -ftz=true is what CuPy adds on its own
