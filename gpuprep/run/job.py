@@ -21,6 +21,7 @@ from gpuprep.writers.base import CaseWriter, Output
 #: By `Crash.code`.
 _CRASH_HINTS = {
     "worker-killed": "a decoder crashed or memory ran out; try -j 1, or another decoder",
+    "device-lost": "look at nvidia-smi and the kernel's log; run again, if need be with --backend cpu",
     "out-of-memory": "try -j 1, or a coarser --spacing",
     "internal": "this is a bug in gpuprep: please report it with the traceback from report.json",
 }

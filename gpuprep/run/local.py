@@ -48,14 +48,14 @@ class Crash:
         One line: the signal or exit status, or the exception.
     details : str
         The traceback, when there is one.
-    code : {"worker-killed", "out-of-memory", "internal"}
-        Whether the process was killed (a fault in native code, or by the kernel for want of memory), got no memory, or
-        raised what it should not.
+    code : {"worker-killed", "device-lost", "out-of-memory", "internal"}
+        Whether the process was killed (a fault in native code, or by the kernel for want of memory), ended because its
+        CUDA device had failed, got no memory, or raised what it should not.
     """
 
     reason: str
     details: str = ""
-    code: Literal["worker-killed", "out-of-memory", "internal"] = "internal"
+    code: Literal["worker-killed", "device-lost", "out-of-memory", "internal"] = "internal"
 
 
 @dataclass(slots=True)
@@ -252,5 +252,5 @@ def _death(exitcode: int | None) -> Crash:
     if exitcode is not None and exitcode < 0:
         return Crash(f"the worker process was ended by {signal.Signals(-exitcode).name}", code="worker-killed")
     if exitcode == _DEVICE_LOST_STATUS:
-        return Crash("the CUDA device failed, and with it the worker process", code="worker-killed")
+        return Crash("the CUDA device failed, and with it the worker process", code="device-lost")
     return Crash(f"the worker process ended with status {exitcode}", code="worker-killed")
