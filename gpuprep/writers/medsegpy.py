@@ -29,7 +29,7 @@ from gpuprep.writers.hdf5 import open_hdf5, write_slices
 from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL
 from gpuprep.writers.record import CaseRecord
 from gpuprep.writers.sidecar import count_combinations, describe_labels, describe_sources, parse_grid, write_json
-from gpuprep.writers.splits import draw_order
+from gpuprep.writers.splits import SHARE_TOLERANCE, draw_order
 
 Layout = Literal["2d", "3d"]
 Split = Literal["train", "val", "test"]
@@ -39,8 +39,6 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 MAX_SLICES = 999
 MAX_TIME_POINT = 99
 MAX_SUBJECT = 9_999_999
-#: Shares of splits are decimal fractions; their binary sums may be off by this.
-_SHARE_TOLERANCE = 1e-9
 
 #: What MedSegPy splits full paths with: a folder that matches breaks it.
 _PATH_PATTERNS: dict[Layout, str] = {"2d": r"\d+_V\d+-Aug\d+_\d+", "3d": r"\d+_V\d+"}
@@ -320,7 +318,7 @@ def parse_shares(text: str) -> dict[Split, float]:
             shares[split] = float(share)
     except ValueError:
         shares = {}
-    if not all(share >= 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > _SHARE_TOLERANCE:
+    if not all(share >= 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > SHARE_TOLERANCE:
         raise ConfigError(
             f"splits {text!r} are not understood",
             code="bad-splits",
@@ -336,7 +334,7 @@ def assign_splits(patients: Iterable[str], shares: Mapping[Split, float], seed: 
     total = 0.0
     for split, share in shares.items():
         total += share
-        for patient in order[len(assigned) : int(total * len(order) + 0.5 + _SHARE_TOLERANCE)]:
+        for patient in order[len(assigned) : int(total * len(order) + 0.5 + SHARE_TOLERANCE)]:
             assigned[patient] = split
     return assigned
 

@@ -29,7 +29,7 @@ from gpuprep.writers.base import Output
 from gpuprep.writers.names import safe_name
 from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, gzip_crc32, write_nifti
 from gpuprep.writers.record import CaseRecord
-from gpuprep.writers.splits import draw_order
+from gpuprep.writers.splits import SHARE_TOLERANCE, draw_order
 
 Split = Literal["Tr", "Ts"]
 RegionCodes = Literal["compact", "bitmask"]
@@ -128,7 +128,7 @@ def assign_splits(patients: Iterable[str], *, test_ratio: float, seed: int) -> d
     Whole patients only, so that no patient is on both sides; independent of the order of the input.
     """
     unique = draw_order(patients, seed)
-    count = math.ceil(test_ratio * len(unique) - 1e-9)
+    count = math.ceil(test_ratio * len(unique) - SHARE_TOLERANCE)
     return {p: "Ts" if i < count else "Tr" for i, p in enumerate(unique)}
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
+#: Shares of patients are decimal fractions; what is counted by them may be off by this.
+SHARE_TOLERANCE = 1e-9
+
 
 def draw_order(patients: Iterable[str], seed: int) -> list[str]:
     """Return the distinct patients in an order that depends on them and the seed alone."""
