@@ -128,9 +128,12 @@ def _probe(cupy: ModuleType) -> None:
         raise BackendUnavailableError(
             f"a test kernel failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
             code="probe-failed",
+            hint="use --backend cpu",
         ) from error
     if result != 42:
-        raise BackendUnavailableError("a test kernel gave a wrong result", code="probe-failed")
+        raise BackendUnavailableError(
+            "a test kernel gave a wrong result", code="probe-failed", hint="use --backend cpu"
+        )
 
 
 def kernel_source(path: Path) -> str:

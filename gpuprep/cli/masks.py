@@ -165,7 +165,11 @@ def _write(
         ("--ome-labels", ome_labels, "zarr"),
     ):
         if is_given and container != of:
-            raise ConfigError(f"{option} is of {of} alone, not of {container}", code="option-without-use")
+            raise ConfigError(
+                f"{option} is of {of} alone, not of {container}",
+                code="option-without-use",
+                hint="leave it out, or choose the container with --to",
+            )
     if on_overlap == "last-wins":
         mask, lost = let_last_win(mask)
         for roi, voxels in zip(mask.rois, lost.tolist(), strict=True):

@@ -230,7 +230,11 @@ def parse_tiff_options(
 
     is_compat = compat is not None
     if no_components and crop_mode == "components":
-        raise ConfigError("--no-components and --crop-mode components exclude each other", code="bad-crop")
+        raise ConfigError(
+            "--no-components and --crop-mode components exclude each other",
+            code="bad-crop",
+            hint="leave one of them out",
+        )
     if predictor and compressor not in PREDICTED:
         raise ConfigError(
             f"{compressor} has no predictor", code="bad-predictor", hint=f"choose one of: {', '.join(PREDICTED)}"
@@ -258,7 +262,7 @@ def parse_tiff_options(
 def _size(text: str) -> tuple[int, int]:
     width, height = options.parse_numbers(text, (2,), "bad-size", "--size needs width and height, as in 384,512")
     if not (width.is_integer() and height.is_integer()):
-        raise ConfigError(f"size {text} is not in whole pixels", code="bad-size")
+        raise ConfigError(f"size {text} is not in whole pixels", code="bad-size", hint="as in --size 384,512")
     return int(width), int(height)
 
 

@@ -253,7 +253,11 @@ def find_box(
             found = foreground_box(mask.codes, 0, backend.host)
         subject = "a ROI voxel"
     if found is None:
-        raise GeometryError(f"there is nothing to crop to: no slice holds {subject}", code="nothing-to-crop-to")
+        raise GeometryError(
+            f"there is nothing to crop to: no slice holds {subject}",
+            code="nothing-to-crop-to",
+            hint="convert it by itself with --crop none",
+        )
     return with_margin(found, grid.geometry, crop.margin_mm)
 
 

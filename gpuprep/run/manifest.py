@@ -119,7 +119,12 @@ def write_manifest(
             "a table is .csv or .parquet", code="bad-table", subject=str(output), hint="name the file accordingly"
         )
     if folder.is_file():
-        raise ConfigError("a manifest is made of a folder", code="not-a-folder", subject=str(folder))
+        raise ConfigError(
+            "a manifest is made of a folder",
+            code="not-a-folder",
+            subject=str(folder),
+            hint="name the folder that the file is in",
+        )
     logging.getLogger("tifffile").addHandler(logging.NullHandler())  # damage has an error code instead
     database = sqlite3.connect("")  # a temporary file, which nobody else sees
     try:
@@ -129,7 +134,10 @@ def write_manifest(
         counts = _collect(database, folder.absolute(), workers, on_progress)
         if not counts.rows:
             raise InputNotFoundError(
-                f"none of {counts.others} files is TIFF or DICOM", code="no-image-found", subject=str(folder)
+                f"none of {counts.others} files is TIFF or DICOM",
+                code="no-image-found",
+                subject=str(folder),
+                hint="check the path",
             )
         _write(database, output)
     except sqlite3.Error as error:

@@ -128,7 +128,11 @@ def _target_size(
 def check_length(n: int, what: str, unit: str) -> None:
     """Refuse more pixels along an axis, or frames, than a TIFF counts: GeometryError ``too-large``."""
     if n > MOST_PIXELS:
-        raise GeometryError(f"{what} makes {n} {unit}, more than {MOST_PIXELS}", code="too-large")
+        raise GeometryError(
+            f"{what} makes {n} {unit}, more than {MOST_PIXELS}",
+            code="too-large",
+            hint="use a coarser --spacing, or --size",
+        )
 
 
 def _scaled(n: int, scale: np.float32) -> int:

@@ -323,7 +323,9 @@ def _handle_frames(image: GreyImage, samples: int, display: Display, options: Ti
         planes = backend.xp.ascontiguousarray(planes[:, ::-1, ::-1])
     if options.spacing_xyz_mm is not None and options.spacing_xyz_mm[2] > 0 and len(planes) > samples:
         if display.slice_spacing_mm is None:
-            raise GeometryError("the distance of its frames is not known", code="spacing-unknown")
+            raise GeometryError(
+                "the distance of its frames is not known", code="spacing-unknown", hint="leave Z out of --spacing X,Y,Z"
+            )
         wanted = int(steps * display.slice_spacing_mm / options.spacing_xyz_mm[2] + 0.5) + 1
         check_length(wanted, f"a frame distance of {options.spacing_xyz_mm[2]:g} mm", "frames")
         planes = interpolate_frames(planes, wanted, samples=samples, backend=backend)

@@ -77,11 +77,19 @@ class TiffOptions:
                     hint="give x,y or x,y,z in mm, as in --spacing 0.2,0.2",
                 )
             if self.size is not None:
-                raise ConfigError("--size and --spacing exclude each other", code="bad-size")
+                raise ConfigError(
+                    "--size and --spacing exclude each other", code="bad-size", hint="leave one of them out"
+                )
         if isinstance(self.window, tuple) and not (np.isfinite(self.window).all() and self.window[1] > 0):
-            raise ConfigError(f"window {self.window} has no positive width", code="bad-window")
+            raise ConfigError(
+                f"window {self.window} has no positive width", code="bad-window", hint="as in --window 2048,4096"
+            )
         if not 1 <= self.target_frames <= MOST_PIXELS:
-            raise ConfigError(f"{self.target_frames} target frames", code="bad-frames")
+            raise ConfigError(
+                f"{self.target_frames} target frames",
+                code="bad-frames",
+                hint=f"give --target-frames from 1 to {MOST_PIXELS}",
+            )
         if self.filter_name not in FILTERS:
             raise ConfigError(
                 f"there is no filter {self.filter_name!r}",

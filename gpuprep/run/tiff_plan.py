@@ -69,7 +69,10 @@ def read_sources(
     index = Index((*index.instances, *read_headers(list(lost.values()))))
     if all(row.error_code in _NO_DICOM for row in index.instances):
         raise InputNotFoundError(
-            f"none of {len(index.instances)} files is DICOM", code="no-dicom-found", subject=str(source)
+            f"none of {len(index.instances)} files is DICOM",
+            code="no-dicom-found",
+            subject=str(source),
+            hint="check the path",
         )
     return index
 

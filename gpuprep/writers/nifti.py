@@ -36,6 +36,8 @@ _MM_OF_UNITS = {1: 1000.0, 3: 0.001}
 _SPACE_UNITS = 0x07
 _HEADER_SIZE = 348
 _VOXEL_OFFSET = 352
+#: A quaternion whose first part is less is a half turn, of which either sign says the same.
+_HALF_TURN = 1e-9
 #: Extensions beyond this many bytes are no extensions.
 _LARGEST_OFFSET = 1 << 30
 #: Bytes read at a time where they are only to be checked.
@@ -99,7 +101,7 @@ def quaternion(rotation: NDArray[np.float64]) -> tuple[float, float, float]:
     )
     _, vectors = np.linalg.eigh(k)
     a, b, c, d = vectors[:, -1] if vectors[0, -1] >= 0 else -vectors[:, -1]
-    if abs(a) < 1e-9 and next(v for v in (b, c, d) if abs(v) > 1e-9) < 0:
+    if abs(a) < _HALF_TURN and next(v for v in (b, c, d) if abs(v) > _HALF_TURN) < 0:
         b, c, d = -b, -c, -d
     return float(b), float(c), float(d)
 
@@ -115,7 +117,11 @@ def header_bytes(dtype: np.dtype[Any], geometry: VolumeGeometry, extensions: Seq
     affine = index_to_ras(geometry)
     depth, height, width = geometry.shape
     if max(geometry.shape) > np.iinfo(np.int16).max:
-        raise WriteError(f"NIfTI-1 holds at most 32767 voxels an axis, not {geometry.shape}", code="too-large")
+        raise WriteError(
+            f"NIfTI-1 holds at most 32767 voxels an axis, not {geometry.shape}",
+            code="too-large",
+            hint="crop, or use a coarser --spacing",
+        )
     spacing = geometry.spacing_dhw_mm[::-1]
     rotation = affine[:3, :3] / spacing
     handed = 1.0 if np.linalg.det(rotation) > 0 else -1.0

@@ -177,7 +177,12 @@ class StudyWriter:
         if self.container is not MaskContainer.SEPARATE:
             return (self._write_container(file, mask, rois),)
         if not any(roi["voxels"] for roi in rois):
-            raise WriteError("no ROI has a voxel", code="mask-empty", subject=file.source.path)
+            raise WriteError(
+                "no ROI has a voxel",
+                code="mask-empty",
+                subject=file.source.path,
+                hint="look whether its contours lie on the image: report.json tells what could not be drawn",
+            )
         outputs = []
         paths = iter(self._roi_paths(file, [roi["name"] for roi in rois if roi["voxels"]]))
         for roi, (voxels, filled) in zip(rois, mask.binaries(), strict=True):

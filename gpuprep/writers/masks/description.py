@@ -72,7 +72,11 @@ def parse_rois(text: str) -> tuple[Roi, ...]:
     """
     content = json.loads(text)
     if content["version"] != VERSION:
-        raise HeaderError(f"description of version {content['version']}, not {VERSION}", code="mask-version")
+        raise HeaderError(
+            f"description of version {content['version']}, not {VERSION}",
+            code="mask-version",
+            hint="a newer gpuprep wrote it: update this one",
+        )
     return tuple(_parse_roi(entry) for entry in content["rois"])
 
 
