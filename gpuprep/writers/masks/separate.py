@@ -72,7 +72,8 @@ def read(path: Path) -> RoiMask:
         elif path.is_file():
             raise ValueError("it is neither DICOM nor a folder, and its name has no suffix that says what else")
         else:
-            files = sorted(p.name for p in path.iterdir() if p.name.endswith((".nii.gz", ".nii")))
+            names = (p.name for p in path.iterdir() if not p.name.startswith("."))  # ._name is macOS's own
+            files = sorted(name for name in names if name.endswith((".nii.gz", ".nii")))
             if not files:
                 raise ValueError("the folder holds neither NIfTI files nor a list of them")
             rois = tuple(Roi(n, name.split(".nii")[0]) for n, name in enumerate(files, 1))

@@ -194,7 +194,7 @@ def _read_sidecar(path: Path, key: str) -> _Classes | None:
 def _read_colours(path: Path) -> _Classes:
     """Return the classes of the colour map in the folder of a case or the one above."""
     for folder in (path, path.parent):
-        texts = sorted(folder.glob("*.txt"), key=lambda p: (p.name != COLOUR_MAP, p.name))
+        texts = sorted(folder.glob("[!.]*.txt"), key=lambda p: (p.name != COLOUR_MAP, p.name))
         if texts:
             return _Classes({value: (name, rgb) for value, (name, rgb) in read_colour_map(texts[0]).items()})
     return _Classes()
@@ -237,7 +237,7 @@ def _plane_files(path: Path) -> list[_PlaneFile]:
         words = stem.lower().split("_")
         plane = next((p for p in _PLANE_ORDER if p in words), None)
         is_mask = VOLUME_WORD not in file.name and any(word in file.name for word in MASK_WORDS)
-        if plane is None or not is_mask or not file.name.endswith(_SUFFIXES):
+        if plane is None or not is_mask or not file.name.endswith(_SUFFIXES) or file.name.startswith("."):
             continue
         uuids = _UUIDS.match(stem)
         case = uuids[0] if uuids else str(file.parent)
@@ -251,7 +251,9 @@ def _volume_of(path: Path) -> Path | None:
 
 
 def _nifti_files(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if p.name.endswith(_SUFFIXES) and p.is_file())
+    return sorted(
+        p for p in path.iterdir() if p.name.endswith(_SUFFIXES) and not p.name.startswith(".") and p.is_file()
+    )
 
 
 def _stem(name: str) -> str:

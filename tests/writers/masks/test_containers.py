@@ -224,6 +224,7 @@ def test_a_folder_of_masks_without_our_list(tmp_path):
     mask = random_mask(3, rois=[Roi(1, "aorta"), Roi(2, "liver"), Roi(3, "spleen")])
     MASK_WRITERS.load("separate")(mask, tmp_path / "s")
     (tmp_path / "s" / "rois.json").unlink()
+    (tmp_path / "s" / "._aorta.nii.gz").write_bytes(b"what macOS leaves beside a file")
     read = read_mask(tmp_path / "s")
     assert [(r.number, r.name) for r in read.rois] == [(1, "aorta"), (2, "liver"), (3, "spleen")]
     assert np.array_equal(read.to_planes(), mask.to_planes())

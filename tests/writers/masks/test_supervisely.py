@@ -44,6 +44,7 @@ def test_by_volume_name_each_object_is_a_roi(tmp_path, suffix):
     save(tmp_path / f"CTChest{suffix}", {(0, 0, 0): 77})
     save(tmp_path / "CTChest" / f"lung{suffix}", {(0, 0, 0): 1, (3, 2, 1): 5, (3, 1, 1): 5})
     save(tmp_path / "CTChest" / f"a tumor{suffix}", {(3, 2, 1): 1})
+    (tmp_path / "CTChest" / f"._lung{suffix}").write_bytes(b"what macOS leaves beside a file")
     assert supervisely.is_case(tmp_path / "CTChest")
     mask = supervisely.read(tmp_path / "CTChest")
     assert rois(mask) == [
@@ -78,6 +79,8 @@ def test_by_plane_instance_files_are_classes_by_number(tmp_path):
     save(tmp_path / "cor_inference_1.nii.gz", {(0, 0, 0): 1})
     save(tmp_path / "cor_mask_other.nii.gz", {(3, 2, 1): 1})
     (tmp_path / "colours.txt").write_text("1 Femur 255 0 0\n3 Tibia 0 0 255\n")
+    for name in ("._colours.txt", "._cor_inference_3.nii.gz"):
+        (tmp_path / name).write_bytes(b"what macOS leaves beside a file")
     assert rois(supervisely.read(tmp_path)) == [
         ("Femur", (255, 0, 0), [(0, 0, 0)]),
         ("Tibia", (0, 0, 255), [(0, 0, 0)]),
