@@ -44,7 +44,10 @@ LEFT_OUT = (
 #: A grid with more than this many times the voxels of its frames is refused: its gaps are no gaps of one volume.
 MOST_GRID_GROWTH = 16
 #: What to do about slices that miss none, by code.
-_IRREGULAR_HINTS = {"gantry-tilt": "--on-irregular resample puts the slices upright"}
+_IRREGULAR_HINTS = {
+    "gantry-tilt": "--on-irregular resample puts the slices upright",
+    "variable-spacing": "--on-irregular resample evens the steps out; --spacing-tolerance allows for rounded positions",
+}
 #: Distance given to a single slice whose file knows no thickness.
 UNKNOWN_SPACING_MM = 1.0
 

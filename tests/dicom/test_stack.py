@@ -219,9 +219,18 @@ def test_variable_spacing():
     assert error.code == "variable-spacing"
     assert "2 of 5 steps, first 2.000 mm after slice 1 of 6" in error.message
     assert "median step is 3.000 mm" in error.message
+    assert "--on-irregular resample" in error.hint
     (stack,) = build_stacks(images, on_irregular="resample")
     assert stack.geometry.shape[0] == 5  # 13 mm in steps nearest to 3 mm
     np.testing.assert_allclose(stack.geometry.to_lps([4, 0, 0]), [-10, -20, 13])
+
+
+def test_positions_rounded_to_a_tenth_need_a_larger_tolerance():
+    images = axial([round(0.625 * n, 1) for n in range(20)])
+    assert "--spacing-tolerance" in refused(images).hint
+    (stack,) = build_stacks(images, spacing_tolerance=0.2)
+    np.testing.assert_allclose(stack.geometry.spacing_dhw_mm[0], 0.625, atol=0.1 / 19)
+    assert codes(stack) == {"spacing-jitter"}
 
 
 def test_small_differences_that_add_up_are_variable_spacing():
