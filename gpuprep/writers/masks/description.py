@@ -163,7 +163,7 @@ def reading(path: Path) -> Iterator[None]:
         error.subject = error.subject or str(path)
         raise
     except FileNotFoundError as error:
-        raise HeaderError("there is no such file", code="unreadable", subject=str(path)) from error
+        raise HeaderError("there is no such file", code="unreadable", subject=str(error.filename or path)) from error
     except _damage_errors() as error:
         raise HeaderError(f"not a mask that can be read: {error}", code="mask-unreadable", subject=str(path)) from error
 

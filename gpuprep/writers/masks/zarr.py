@@ -141,8 +141,17 @@ def read_binary(path: Path, roi: int) -> NDArray[np.uint8]:
 
 
 def _open(path: Path) -> tuple[Any, str]:
+    """Open a mask; return its group and description.
+
+    Zarr stores no array of zeros alone, and reads one whose file is lost as such: it is refused where the mask is more.
+    """
     group = load_extra("zarr", "masks").open_group(path, mode="r")
-    return group, group.attrs[KEY]
+    text = group.attrs[KEY]
+    is_more = {"codes": group["table"].shape[0] > 1, "table": any(stop[0] for _, stop in parse_boxes(text))}
+    for name in (name for name in is_more if is_more[name]):
+        if not any(p.is_file() for p in (path / name / "c").rglob("*")):
+            raise ValueError(f"the data of {name} is missing")
+    return group, text
 
 
 def _create(group: Any, name: str, array: NDArray[Any]) -> None:

@@ -279,3 +279,12 @@ def test_labels_that_the_table_lacks_are_refused(tmp_path):
     with pytest.raises(RoiError) as caught:
         read_mask(path)
     assert caught.value.code == "label-unknown"
+
+
+def test_a_file_that_the_folder_lacks_is_named(tmp_path):
+    MASK_WRITERS.load("separate")(random_mask(2), tmp_path / "s")
+    lost = sorted((tmp_path / "s").glob("*.nii.gz"))[1]
+    lost.unlink()
+    with pytest.raises(HeaderError) as caught:
+        read_mask(tmp_path / "s")
+    assert (caught.value.code, caught.value.subject) == ("unreadable", str(lost))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import zarr as zarr_library
@@ -39,6 +41,27 @@ def bytes_read(monkeypatch):
 
     monkeypatch.setattr(zarr_library.storage.LocalStore, "get", counting)
     return taken
+
+
+@pytest.mark.parametrize("name", ["codes", "table"])
+@pytest.mark.parametrize("read", [zarr.read, lambda path: zarr.read_patch(path, (0, 0, 0), (1, 1, 1)),
+                                  lambda path: zarr.read_binary(path, 0)])  # fmt: skip
+def test_data_that_was_lost_is_no_empty_mask(tmp_path, name, read):
+    """Zarr reads zeros where there is no file."""
+    zarr.write(random_mask(3), tmp_path / "m.zarr")
+    read(tmp_path / "m.zarr")
+    shutil.rmtree(tmp_path / "m.zarr" / name / "c")
+    with pytest.raises(HeaderError) as caught:
+        read(tmp_path / "m.zarr")
+    assert caught.value.code == "mask-unreadable"
+    assert name in caught.value.message
+
+
+@pytest.mark.parametrize("planes", [np.zeros((1, 3, 4, 5), np.uint32), np.full((1, 3, 4, 5), 3, np.uint32)])
+def test_masks_of_one_set_are_whole_without_codes(tmp_path, planes):
+    mask = from_planes(planes, [Roi(1, "a"), Roi(2, "b")], oblique_geometry((3, 4, 5)))
+    zarr.write(mask, tmp_path / "m.zarr")
+    assert np.array_equal(zarr.read(tmp_path / "m.zarr").to_planes(), planes)
 
 
 def test_a_patch(written):
