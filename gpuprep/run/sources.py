@@ -7,11 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuprep.dicom.index import Index, Series, build_index, is_screenshot, read_index, write_index
+from gpuprep.dicom.index import (
+    Index,
+    Series,
+    build_index,
+    is_screenshot,
+    is_segmentation,
+    read_index,
+    write_index,
+)
 from gpuprep.dicom.link import LinkResult, link
 from gpuprep.errors import ConfigError, InputNotFoundError
 from gpuprep.run.ledger import FileProblem
-from gpuprep.run.plan import IMAGE_MODALITIES
+from gpuprep.run.plan import IMAGE_MODALITIES, SEGMENTATION_MODALITIES
 from gpuprep.writers.atomic import of_the_job
 
 #: End of the name of an index.
@@ -22,8 +30,9 @@ INDEX_SUFFIX = ".parquet"
 class Sources:
     """What the sources hold.
 
-    Series that no job takes are in `series` and in `problems`: those without Modality (``modality-missing``), and
-    screenshots in the modality of images (``screenshot``).
+    Series that no job takes are in `series` and in `problems`: those without Modality (``modality-missing``),
+    screenshots in the modality of images (``screenshot``), and what has the modality of a segmentation and the SOP
+    class of something else, such as Surface Segmentation (``sop-class-unsupported``).
     """
 
     series: tuple[Series, ...]
@@ -83,6 +92,12 @@ def open_sources(
         elif one.modality in IMAGE_MODALITIES.values() and all(map(is_screenshot, one.instances)):
             detail = f"{count} secondary captures without a place in the patient"
             problems.append(FileProblem(path, "screenshot", detail))
+        elif one.modality in SEGMENTATION_MODALITIES:
+            problems += [
+                FileProblem(i.path, "sop-class-unsupported", f"{i.modality} of SOP class {i.sop_class_uid}")
+                for i in one.instances
+                if not is_segmentation(i)
+            ]
     return Sources(tuple(series), link(series), tuple(problems))
 
 

@@ -37,3 +37,14 @@ def test_a_series_of_screenshots_is_no_image_and_told_of(tmp_path):
     (problem,) = sources.problems
     assert problem.code == "screenshot"
     assert problem.detail == "3 secondary captures without a place in the patient"
+
+
+def test_what_only_claims_to_be_a_segmentation_is_told_of(tmp_path):
+    grid = synth.axial_geometry((3, 8, 8), spacing_xyz_mm=(1, 1, 2))
+    series = synth.write_ct_series(tmp_path, grid, np.zeros(grid.shape))
+    surfaces = synth.build_segmentation(series, [synth.SegmentSpec(1, "skin", np.ones(grid.shape, bool))])
+    surfaces.SOPClassUID = "1.2.840.10008.5.1.4.1.1.66.5"
+    synth.write_dataset(surfaces, tmp_path / "surfaces")
+    (problem,) = open_sources([tmp_path], index_path=None, workers=1).problems
+    assert (problem.path, problem.code) == (str(tmp_path / "surfaces"), "sop-class-unsupported")
+    assert problem.detail == "SEG of SOP class 1.2.840.10008.5.1.4.1.1.66.5"
