@@ -187,7 +187,7 @@ def crop_or_pad(
     Raises
     ------
     ConfigError
-        ``bad-box``: an empty box; ``bad-fill``.
+        ``bad-box``: an empty box; ``bad-fill``: no value of the volume's dtype.
     """
     array = crop_or_pad_array(volume.array, start_dhw, shape, fill, backend)
     step = Step("crop", {"start_dhw": [int(i) for i in start_dhw], "shape": list(array.shape), "fill": fill})
@@ -200,7 +200,7 @@ def crop_or_pad_array(array: Any, start_dhw: Sequence[int], shape: Sequence[int]
     numbers = [*start_dhw, *shape, *(a + n for a, n in zip(start_dhw, shape, strict=True))]
     if len(shape) != 3 or min(shape) < 1 or min(numbers) < bounds.min or max(numbers) > bounds.max:
         raise ConfigError(f"box of shape {tuple(shape)} from voxel {tuple(start_dhw)}", code="bad-box")
-    value = _fill_value(fill, array.dtype)
+    value = fill_value(fill, array.dtype)
     if not backend.has_kernels:
         return reference_crop_or_pad(array, start_dhw, shape, value)
     word = np.dtype(f"u{array.dtype.itemsize}")
@@ -213,10 +213,17 @@ def crop_or_pad_array(array: Any, start_dhw: Sequence[int], shape: Sequence[int]
     return result
 
 
-def _fill_value(fill: float, dtype: np.dtype[Any]) -> Any:
-    fits = dtype.kind == "f" or (float(fill).is_integer() and np.iinfo(dtype).min <= fill <= np.iinfo(dtype).max)
-    if not fits:
-        raise ConfigError(f"{fill} is no value of type {dtype}", code="bad-fill")
+def fill_value(fill: float, dtype: np.dtype[Any]) -> Any:
+    """Return `fill` as a scalar of a dtype; ConfigError ``bad-fill`` where that has no such value."""
+    if dtype.kind == "f":
+        return dtype.type(fill)
+    limits = np.iinfo(dtype)
+    if not (float(fill).is_integer() and limits.min <= fill <= limits.max):
+        raise ConfigError(
+            f"fill value {fill} is none of {dtype.name}",
+            code="bad-fill",
+            hint=f"choose a whole number from {limits.min} to {limits.max}",
+        )
     return dtype.type(fill)
 
 

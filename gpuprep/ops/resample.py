@@ -29,6 +29,7 @@ from gpuprep.config import Interpolation
 from gpuprep.errors import ConfigError, GeometryError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.ops.axis_tables import FILTERS, AxisTable, Float, Index, axis_table, axis_tables, plane_table, snapped
+from gpuprep.ops.crop import fill_value
 from gpuprep.ops.intensity import (
     Window,
     apply_window,
@@ -76,7 +77,7 @@ def resample_volume(
         Where the target is coarser, widen the filter by the ratio of the spacings, so that each voxel averages what it
         covers.
     fill : float
-        Value outside the volume.
+        Value outside the volume; must be a value of its dtype.
     backend : Backend
         Where to compute.
 
@@ -90,7 +91,7 @@ def resample_volume(
     GeometryError
         ``axes-not-parallel``, ``frame-of-reference-mismatch``.
     ConfigError
-        ``unknown-interpolation``, ``antialias-nearest``, ``fill-out-of-range``, ``unsupported-dtype``.
+        ``unknown-interpolation``, ``antialias-nearest``, ``bad-fill``, ``unsupported-dtype``.
     """
     axes, value, step = _plan_axes(volume, target, interpolation, fill, antialias=antialias)
     return volume.changed(_resample_axes(volume.array, axes, target.shape, value, backend), target, step)
@@ -213,12 +214,12 @@ def resample_to_grid(
     GeometryError
         ``frame-of-reference-mismatch``: both frames of reference are known and differ.
     ConfigError
-        ``unknown-interpolation``, ``fill-out-of-range``, ``unsupported-dtype``.
+        ``unknown-interpolation``, ``bad-fill``, ``unsupported-dtype``.
     """
     _check_grid_interpolation(interpolation)
     source = volume.geometry
     to_source = _index_to_source(source, target)
-    value = _fill_value(fill, _checked_dtype(volume.array, _IMAGE_DTYPES))
+    value = fill_value(fill, _checked_dtype(volume.array, _IMAGE_DTYPES))
     if _is_parallel(to_source, target.shape):
         axes = axis_tables(to_source, source.shape, target.shape, interpolation, antialias=False)
         array = _resample_axes(volume.array, axes, target.shape, value, backend)
@@ -288,7 +289,7 @@ def regularize(
     interpolation : {"linear", "nearest"}
         ``nearest`` takes the nearest plane and its nearest pixel.
     fill : float
-        Value outside the planes.
+        Value outside the planes; must be a value of their dtype.
     backend : Backend
         Where to compute.
 
@@ -302,11 +303,11 @@ def regularize(
     GeometryError
         ``shape-mismatch``: not one offset a plane; ``not-orthogonal``: `geometry` is sheared; ``duplicate-position``.
     ConfigError
-        ``unknown-interpolation``, ``fill-out-of-range``, ``unsupported-dtype``.
+        ``unknown-interpolation``, ``bad-fill``, ``unsupported-dtype``.
     """
     _check_grid_interpolation(interpolation)
     dtype = _checked_dtype(array, _IMAGE_DTYPES)
-    value = _fill_value(fill, dtype)
+    value = fill_value(fill, dtype)
     offsets = np.asarray(plane_offsets_lps_mm, np.float64)
     if offsets.shape != (array.shape[0], 3):
         raise GeometryError(
@@ -363,7 +364,7 @@ def _plan_axes(
             code="axes-not-parallel",
             hint="linear or nearest interpolation without antialiasing takes any orientation",
         )
-    value = _fill_value(fill, _checked_dtype(volume.array, _IMAGE_DTYPES))
+    value = fill_value(fill, _checked_dtype(volume.array, _IMAGE_DTYPES))
     axes = axis_tables(to_source, source.shape, target.shape, interpolation, antialias)
     return axes, value, _step(to_source, target, interpolation, fill, antialias=antialias)
 
@@ -404,19 +405,6 @@ def _checked_dtype(array: Any, supported: Sequence[str]) -> np.dtype[Any]:
             hint=f"convert to one of: {', '.join(supported)}",
         )
     return dtype
-
-
-def _fill_value(fill: float, dtype: np.dtype[Any]) -> Any:
-    if dtype.kind == "f":
-        return dtype.type(fill)
-    limits = np.iinfo(dtype)
-    if not limits.min <= fill <= limits.max:
-        raise ConfigError(
-            f"fill value {fill} does not fit {dtype.name}",
-            code="fill-out-of-range",
-            hint=f"choose {limits.min} to {limits.max}",
-        )
-    return dtype.type(round(fill))
 
 
 def _step(to_source: Float, target: VolumeGeometry, interpolation: str, fill: float, *, antialias: bool) -> Step:
