@@ -21,8 +21,12 @@ def describe_decoders() -> dict[str, str]:
     """Return, for each compressed transfer syntax that can be decoded here, its name and its decoders, best first."""
     from pydicom.uid import UID
 
+    from gpuprep.codecs.cpu import DEFLATED_FRAME
+
+    # What pydicom's dictionary lacks. Source: PS3.6 table A-1.
+    names = {DEFLATED_FRAME: "Deflated Image Frame Compression"}
     decoders: dict[str, list[str]] = {}
     for name in DECODERS:
         for uid in DECODERS.load(name).syntaxes():
             decoders.setdefault(uid, []).append(name)
-    return {UID(uid).name: ", ".join(decoders[uid]) for uid in sorted(decoders)}
+    return {names.get(uid, UID(uid).name): ", ".join(decoders[uid]) for uid in sorted(decoders)}

@@ -39,10 +39,10 @@ from gpuprep.errors import DecodeError
 
 # Further transfer syntaxes, which only CPU decoders know. Source: PS3.6 table A-1.
 _RLE = frozenset({"1.2.840.10008.1.2.5"})
-_DEFLATED_FRAMES = frozenset({"1.2.840.10008.1.2.8.1"})
+DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
 _JPEG_LOSSY = frozenset({JPEG_BASELINE, JPEG_EXTENDED})
 _JPEG_LS = frozenset({"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"})
-_SUPPORTED = _RLE | _DEFLATED_FRAMES | _JPEG_LOSSY | JPEG_LOSSLESS | _JPEG_LS | JPEG_2000 | HTJ2K
+_SUPPORTED = _RLE | {DEFLATED_FRAME} | _JPEG_LOSSY | JPEG_LOSSLESS | _JPEG_LS | JPEG_2000 | HTJ2K
 
 #: What gp_decode_rle returns other than 0. Source: ``enum Status`` in kernels/host/rle.cpp.
 _RLE_FAILURES = {
@@ -220,7 +220,7 @@ class DeflateDecoder:
 
     def syntaxes(self) -> frozenset[str]:
         """Return Deflated Image Frame Compression; see `Decoder`."""
-        return _DEFLATED_FRAMES
+        return frozenset({DEFLATED_FRAME})
 
     def decode_frame(self, data: bytes, spec: FrameSpec, out: Image) -> None:
         """Decode a frame into `out`; see `Decoder`."""
@@ -289,7 +289,7 @@ def _plugin_syntaxes(plugin: str) -> frozenset[str]:
     from pydicom.pixels import get_decoder
 
     return frozenset(
-        uid for uid in _SUPPORTED - _RLE - _DEFLATED_FRAMES if plugin in get_decoder(uid).available_plugins
+        uid for uid in _SUPPORTED - _RLE - {DEFLATED_FRAME} if plugin in get_decoder(uid).available_plugins
     )
 
 

@@ -214,6 +214,7 @@ def test_refuses_limited_range_ybr() -> None:
 def test_names_its_decoders() -> None:
     described = codecs.describe_decoders()
     assert described["RLE Lossless"] == "host-rle"
+    assert described["Deflated Image Frame Compression"] == "deflate"
     assert described["JPEG 2000 Image Compression"].split(", ")[0] == "imagecodecs-jpeg2k"
     with pytest.raises(ConfigError) as caught:
         DECODERS.load("nonesuch")
