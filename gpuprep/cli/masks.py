@@ -13,7 +13,6 @@ from gpuprep.errors import ConfigError, ExitStatus
 from gpuprep.writers.masks import MASK_WRITERS, container_of
 
 if TYPE_CHECKING:
-    from gpuprep.masks import RoiMask
     from gpuprep.run.masks import OpenedMask
 
 
@@ -95,7 +94,7 @@ def convert(
     """
     opened = _open(source, **how)
     _check_output(output, source, opened)
-    _write(opened, opened.mask, output, container, on_overlap, seg_kind, deflated, ome_labels)
+    _write(opened, output, container, on_overlap, seg_kind, deflated, ome_labels)
     return _finish(opened)
 
 
@@ -119,8 +118,9 @@ def extract(
 
     opened = _open(source, **how)
     _check_output(output, source, opened)
-    _write(opened, select_rois(opened.mask, patterns), output, container, on_overlap, seg_kind, deflated, ome_labels)
-    return _finish(opened)
+    chosen = replace(opened, mask=select_rois(opened.mask, patterns))
+    _write(chosen, output, container, on_overlap, seg_kind, deflated, ome_labels)
+    return _finish(chosen)
 
 
 def _open(
@@ -153,8 +153,8 @@ def _check_output(output: Path, source: Path, opened: OpenedMask) -> None:
 
 
 def _write(
-    opened: OpenedMask, mask: RoiMask, output: Path, container: str | None, on_overlap: str, seg_kind: str,
-    deflated: bool, ome_labels: bool,
+    opened: OpenedMask, output: Path, container: str | None, on_overlap: str, seg_kind: str, deflated: bool,
+    ome_labels: bool,
 ) -> None:  # fmt: skip
     from gpuprep.masks import let_last_win
 
@@ -170,6 +170,7 @@ def _write(
                 code="option-without-use",
                 hint="leave it out, or choose the container with --to",
             )
+    mask = opened.mask
     if on_overlap == "last-wins":
         mask, lost = let_last_win(mask)
         for roi, voxels in zip(mask.rois, lost.tolist(), strict=True):
@@ -189,9 +190,11 @@ def _write(
 
 
 def _finish(opened: OpenedMask) -> int:
-    """Print what could not be read, or kept; a mask that is not whole is a failed case."""
+    """Print what could not be read, or kept; a mask is a failed case when ROIs that it holds are not whole."""
+    names = {roi.name for roi in opened.mask.rois}
+    problems = [p.message for p in opened.problems if p.roi is None or p.roi.name in names]
     for note in opened.notes:
         click.echo(f"note: {note}", err=True)
-    for problem in opened.problems:
+    for problem in problems:
         click.echo(f"warning: {problem}", err=True)
-    return ExitStatus.CASES_FAILED if opened.problems else ExitStatus.DONE
+    return ExitStatus.CASES_FAILED if problems else ExitStatus.DONE

@@ -28,12 +28,20 @@ from gpuprep.writers.masks.dicomseg import segment_of
 from gpuprep.writers.supervisely import Plane
 
 
+@dataclass(frozen=True, slots=True)
+class MaskProblem:
+    """What of a mask could not be read, and of which ROI; None where that is of any."""
+
+    message: str
+    roi: Roi | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenedMask:
     """A mask, what of it could not be read, what it has no room for, and its images where they were given."""
 
     mask: RoiMask
-    problems: tuple[str, ...] = ()
+    problems: tuple[MaskProblem, ...] = ()
     notes: tuple[str, ...] = ()
     images: tuple[InstanceHeader, ...] = ()
 
@@ -96,8 +104,10 @@ def open_mask(
     stack = _stack_of(header, image, stacking)
     structures = structures.in_frame(stack.geometry.frame_of_reference_uid)
     drawn = rasterize(structures.rois, SliceGrid.of_stack(stack), overlap="xor", backend=backend)
-    found = [*structures.problems, *(p for roi in structures.rois for p in roi.problems), *drawn.problems]
-    return OpenedMask(drawn.mask, tuple(map(str, found)), images=tuple(dict.fromkeys(stack.instances)))
+    found = [MaskProblem(str(p)) for p in structures.problems]
+    found += [MaskProblem(str(p), item.roi) for item in structures.rois for p in item.problems]
+    found += [MaskProblem(str(p), p.roi) for p in drawn.problems]
+    return OpenedMask(drawn.mask, tuple(found), images=tuple(dict.fromkeys(stack.instances)))
 
 
 def find_images(folder: Path, stacking: Stacking) -> tuple[InstanceHeader, ...]:
@@ -167,7 +177,9 @@ def _own_grid(segmentation: Segmentation) -> VolumeGeometry:
         raise
 
 
-def _read_seg(segmentation: Segmentation, stack: Stack | None, backend: Backend) -> tuple[RoiMask, tuple[str, ...]]:
+def _read_seg(
+    segmentation: Segmentation, stack: Stack | None, backend: Backend
+) -> tuple[RoiMask, tuple[MaskProblem, ...]]:
     stated: VolumeGeometry | None = None
     described: tuple[Roi, ...] = ()
     if segmentation.description:
@@ -184,4 +196,4 @@ def _read_seg(segmentation: Segmentation, stack: Stack | None, backend: Backend)
     for n, (roi, segment) in enumerate(zip(described, mask.rois, strict=False)):
         if segment_of(n + 1, roi) == segment:  # else another program has changed it
             rois[n] = roi
-    return replace(mask, rois=tuple(rois)), tuple(map(str, problems))
+    return replace(mask, rois=tuple(rois)), tuple(MaskProblem(str(p)) for p in problems)

@@ -8,6 +8,7 @@ import pydicom
 import pytest
 from mask_sets import check_same, coded_roi, random_mask
 
+from gpuprep.dicom import synth
 from gpuprep.masks import Code, Roi, let_last_win, select_rois
 from gpuprep.writers.masks import read_mask, segnrrd
 
@@ -88,6 +89,21 @@ def test_extract_by_name(source, gpuprep, tmp_path):
     check_same(select_rois(mask, ["Lung*", "GTV"]), read_mask(tmp_path / "m.npz"))
     missing = gpuprep("masks", "extract", path, tmp_path / "x.npz", "--roi", "heart")
     assert missing.status == 4 and "[name-unmatched]" in missing.stderr and "'Lung_L'" in missing.stderr
+
+
+def test_only_the_rois_that_are_asked_for_have_to_be_whole(gpuprep, tmp_path):
+    series = conversions.write_images(tmp_path / "ct", "P")
+    isocentre = synth.RoiSpec(9, "ISO", [conversions.GRID.to_lps([(1, 2, 3)])], "POINT")
+    rois = [isocentre, *conversions.two_rois(conversions.GRID)]
+    structures = conversions.write_structures(tmp_path / "rs.dcm", series, rois)
+    for roi, kind, status in (("GTV", "binary", 0), ("ISO", "binary", 4), ("*", "auto", 4)):
+        done = gpuprep(
+            "masks", "extract", structures, tmp_path / "m.dcm", "--roi", roi, "--image", tmp_path / "ct",
+            "--seg-kind", kind,
+        )  # fmt: skip
+        assert done.status == status, done.stderr
+        lines = [line for line in done.stderr.splitlines() if line]
+        assert len(lines) == (1 if status else 0) and all("[point-contour]" in line for line in lines)
 
 
 def test_sources_are_not_written_to(source, gpuprep, tmp_path):

@@ -198,7 +198,7 @@ def _build(
         device_serial_number="0",
         specific_character_set="ISO_IR 192",
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        omit_empty_frames=kind == "BINARY",
+        omit_empty_frames=kind == "BINARY" and bool(labels.any()),
     )
     for segment, roi in zip(data.SegmentSequence[-len(rois) :], rois, strict=True):
         if roi.algorithm in _NAMED_ALGORITHMS:  # highdicom wants more of them than is known
