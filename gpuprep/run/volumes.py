@@ -14,6 +14,7 @@ from gpuprep.config import Stacking, Transforms
 from gpuprep.dicom.dose import describe_dose, read_dose_grid, scale_to_gray
 from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader
+from gpuprep.dicom.index import list_some
 from gpuprep.dicom.pet import read_suv_scale
 from gpuprep.dicom.stack import BrokenVolume, Stack, build_volumes
 from gpuprep.errors import CaseError, GeometryError
@@ -56,7 +57,7 @@ def choose_stack(channel: Channel, plan: CasePlan, stacking: Stacking, *, needs_
                 raise chosen.error
             return chosen
     raise GeometryError(
-        f"the series holds {len(volumes)} volumes ({', '.join(v.label or 'unnamed' for v in volumes)}) "
+        f"the series holds {len(volumes)} volumes ({list_some([v.label or 'unnamed' for v in volumes])}) "
         "and nothing says which one is meant",
         code="several-volumes",
         subject=channel.series_instance_uid,

@@ -11,6 +11,7 @@ from cases import make_options
 
 from gpuprep.config import Stacking
 from gpuprep.dicom import synth
+from gpuprep.errors import GeometryError
 from gpuprep.run import volumes
 from gpuprep.run.case import estimate_case
 from gpuprep.run.plan import StudyModalities, plan_study_cases
@@ -64,6 +65,15 @@ def test_memory_is_estimated_for_the_volume_not_for_its_series(tmp_path):
     options = make_options(spacing_xyz_mm=(0.5, 0.5, 0.5))
     estimates = {estimate_case(one, channel.stack.geometry, options, 1) for one in (several, alone)}
     assert len(estimates) == 1
+
+
+def test_volumes_among_which_nothing_chooses_are_named_in_few_words(tmp_path):
+    one, *others = plan(tmp_path, "CT")
+    series = tuple(image for case in (one, *others) for image in case.channels[0].instances)
+    whole = replace(one, channels=(replace(one.channels[0], instances=series, stack=None),))
+    with pytest.raises(GeometryError, match=r"4 volumes \(time 1, time 2, time 3 and 1 more\)") as caught:
+        volumes.choose_stack(whole.channels[0], whole, Stacking())
+    assert caught.value.code == "several-volumes"
 
 
 @pytest.mark.parametrize("time", range(TIMES))
