@@ -156,13 +156,19 @@ def _split_by_overlap(placed: list[Placed], tolerance: float) -> Split:
 
 
 def _labels(trait: str, values: Sequence[Any]) -> dict[Any, str]:
-    """Return a label for each value: of a time its rank, of an image type, if that will do, what not all share."""
+    """Return a label for each value.
+
+    Of a time it has the rank; of a direction three decimals, and of an image type what not all share, if that will do.
+    """
     if trait in TIMES:
         return {v: f"{trait} #{n}" for n, v in enumerate(values, 1)}
     labels = {v: f"{trait} {v}" for v in values}
-    if trait != "type":
+    if trait == "direction":
+        short = labels | {v: " ".join([trait, *(f"{cosine:.3f}" for cosine in v)]) for v in values if v}
+    elif trait == "type":
+        components = {v: str(v).split("\\") for v in values}
+        common = set.intersection(*map(set, components.values()))
+        short = {v: " ".join([trait, *(c for c in parts if c not in common)]) for v, parts in components.items()}
+    else:
         return labels
-    components = {v: str(v).split("\\") for v in values}
-    common = set.intersection(*map(set, components.values()))
-    short = {v: " ".join([trait, *(c for c in parts if c not in common)]) for v, parts in components.items()}
     return short if len(set(short.values())) == len(values) else labels

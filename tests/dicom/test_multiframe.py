@@ -133,6 +133,30 @@ def test_dimension_indices_tell_frames_apart_in_any_order(tmp_path: Path, index_
     assert [stack.label for stack in stacks] == ["dimensions #1", "dimensions #2"]
 
 
+def test_gradient_directions_are_named_in_three_decimals_where_that_tells_them_apart(tmp_path: Path):
+    def labels(*directions: tuple[float, ...]) -> list[str]:
+        frames = [
+            frame(
+                z,
+                MRDiffusionSequence=item(
+                    DiffusionGradientDirectionSequence=item(DiffusionGradientOrientation=list(direction))
+                ),
+            )
+            for direction in directions
+            for z in (1, 2)
+        ]
+        return [stack.label for stack in build_stacks([enhanced(tmp_path, frames)])]
+
+    assert labels((0.36353653, 0.86429948, 0.34760238), (-0.6, 0.8, 0.0)) == [
+        "direction -0.600 0.800 0.000",
+        "direction 0.364 0.864 0.348",
+    ]
+    assert labels((0.6, 0.80001, 0.0), (0.6, 0.8, 0.0)) == [
+        "direction (0.6, 0.8, 0.0)",
+        "direction (0.6, 0.80001, 0.0)",
+    ]
+
+
 def test_interrupted_time_point_is_named(tmp_path: Path):
     frames = [frame(z, FrameContentSequence=item(TemporalPositionIndex=1)) for z in (1, 2, 3)]
     frames += [frame(z, FrameContentSequence=item(TemporalPositionIndex=2)) for z in (1, 2)]
