@@ -12,7 +12,7 @@ from gpuprep.config import digest
 from gpuprep.dicom.display import BREAST_TOMOSYNTHESIS_UID
 from gpuprep.dicom.header import InstanceHeader, read_headers
 from gpuprep.dicom.index import Index, build_index
-from gpuprep.errors import ConfigError, HeaderError, InputNotFoundError, LinkError
+from gpuprep.errors import COPY_AGAIN, ConfigError, HeaderError, InputNotFoundError, LinkError
 from gpuprep.run.ledger import FileProblem
 from gpuprep.run.plan import FailedPlan
 from gpuprep.run.sources import is_seen, leave_out, refuse_as_output
@@ -26,6 +26,10 @@ BATCH_PIXELS = 1 << 25
 _UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 #: Error codes of files that are no images to convert, rather than images that cannot be.
 _NO_DICOM = ("not-dicom", "empty-file", "dicomdir")
+#: What to do about files that cannot be read, by error code.
+_HINTS = dict.fromkeys(("header-truncated", "header-unreadable", "no-sop-class"), COPY_AGAIN) | dict.fromkeys(
+    ("unreadable", "unreadable-folder", "broken-symlink"), "look after the path and its permissions, and run again"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ def _broken(index: Index) -> list[InstanceHeader]:
 
 
 def _header_error(row: InstanceHeader) -> HeaderError:
-    return HeaderError(row.error_detail, code=row.error_code, subject=row.path)
+    return HeaderError(row.error_detail, code=row.error_code, subject=row.path, hint=_HINTS.get(row.error_code, ""))
 
 
 def only_image(index: Index, output: Path) -> InstanceHeader:

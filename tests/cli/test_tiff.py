@@ -186,6 +186,7 @@ def test_one_broken_file_costs_itself(gpuprep, images, tmp_path):
     result = gpuprep("tiff", source, out)
     assert result.status == ExitStatus.CASES_FAILED
     assert {row["status"]: row["code"] for row in rows_of(out)} == {"done": "", "failed": "pixel-data-truncated"}
+    assert f"failed: {source / 'short'}: " in result.stderr and "hint: copy" in result.stderr
     assert len([p for p in out.rglob("*") if "tif" in p.name]) == 1
 
 

@@ -61,6 +61,7 @@ def test_broken_files_are_failures_and_others_are_no_images(tmp_path):
     plans, problems = plan_images(build_index([tmp_path]), "study/sop")
     (failed,) = (plan for plan in plans if isinstance(plan, FailedPlan))
     assert (failed.error.code, failed.error.subject) == ("header-truncated", str(tmp_path / "cut.dcm"))
+    assert "copy" in failed.error.hint
     assert failed.case.startswith("unnamed/cut_dcm_")
     assert sorted(problem.code for problem in problems) == ["empty-file", "not-dicom"]
 
