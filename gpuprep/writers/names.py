@@ -10,6 +10,8 @@ from collections.abc import Iterable
 #: Longest name that `safe_name` returns; leaves room for suffixes below the 255 bytes of common file systems.
 MAX_NAME = 80
 
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+
 #: Unicode categories that tell texts apart for who reads them: letters, marks on them, numbers.
 _LEGIBLE = "LMN"
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))})
@@ -51,3 +53,13 @@ def unique_names(names: Iterable[str]) -> list[str]:
 def text_digest(text: str) -> str:
     """Return 8 hex digits of a text."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+
+
+def is_nifti_name(name: str) -> bool:
+    """Return whether a file is NIfTI by its name, and not hidden, as what macOS leaves beside each file."""
+    return name.endswith(NIFTI_SUFFIXES) and not name.startswith(".")
+
+
+def nifti_stem(name: str) -> str:
+    """Return a name without ``.nii.gz`` or ``.nii``."""
+    return next((name.removesuffix(suffix) for suffix in NIFTI_SUFFIXES if name.endswith(suffix)), name)

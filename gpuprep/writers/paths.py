@@ -7,7 +7,7 @@ from string import Formatter
 
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.errors import ConfigError
-from gpuprep.writers.names import safe_name
+from gpuprep.writers.names import NIFTI_SUFFIXES, safe_name
 
 #: Field of a template → attribute of `InstanceHeader`.
 HEADER_FIELDS = {
@@ -29,7 +29,6 @@ HEADER_FIELDS = {
 }
 #: Fields that are not from the header: the case's own name, and what of the case a file is (``CT``, a ROI's name).
 CASE_FIELD, IMAGE_FIELD = "CaseID", "ImageID"
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
 DEFAULT_TEMPLATE = "{PatientID}/{Modality}_{SeriesInstanceUID}/{ImageID}.nii.gz"
 #: Stands for fields that a header lacks.
 ABSENT = "none"

@@ -15,7 +15,7 @@ from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Roi, RoiMask, from_boxes
 from gpuprep.writers.masks.description import describe, parse_geometry, parse_rois, reading, replacing_folder
 from gpuprep.writers.masks.label import HEADER_TOLERANCE_MM
-from gpuprep.writers.names import safe_name, unique_names
+from gpuprep.writers.names import is_nifti_name, nifti_stem, safe_name, unique_names
 from gpuprep.writers.nifti import LABEL_LEVEL, read_filled_slices, write_nifti
 
 #: Lists the files in the order of the ROIs, and describes the mask.
@@ -72,11 +72,10 @@ def read(path: Path) -> RoiMask:
         elif path.is_file():
             raise ValueError("it is neither DICOM nor a folder, and its name has no suffix that says what else")
         else:
-            names = (p.name for p in path.iterdir() if not p.name.startswith("."))  # ._name is macOS's own
-            files = sorted(name for name in names if name.endswith((".nii.gz", ".nii")))
+            files = sorted(p.name for p in path.iterdir() if is_nifti_name(p.name))
             if not files:
                 raise ValueError("the folder holds neither NIfTI files nor a list of them")
-            rois = tuple(Roi(n, name.split(".nii")[0]) for n, name in enumerate(files, 1))
+            rois = tuple(Roi(n, nifti_stem(name)) for n, name in enumerate(files, 1))
             geometry, _, _ = read_filled_slices(path / files[0])
         return from_boxes((_read_box(path / name, geometry) for name in files), rois, geometry)
 

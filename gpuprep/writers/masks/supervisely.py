@@ -24,12 +24,12 @@ from gpuprep.writers.colours import Rgb
 from gpuprep.writers.masks.description import reading
 from gpuprep.writers.masks.label import HEADER_TOLERANCE_MM, as_labels, stated_geometry
 from gpuprep.writers.masks.separate import MANIFEST, filled_box
+from gpuprep.writers.names import NIFTI_SUFFIXES, is_nifti_name, nifti_stem
 from gpuprep.writers.nifti import read_nifti
 from gpuprep.writers.sidecar import parse_grid
 from gpuprep.writers.supervisely import COLOUR_MAP, IMPORT_FOLDER, MASK_WORDS, VOLUME_WORD, Plane
 from gpuprep.writers.supervisely_tables import read_colour_map
 
-_SUFFIXES = (".nii.gz", ".nii")
 #: Planes in the order in which the importer looks for them among the words of a name.
 _PLANE_ORDER: tuple[Plane, ...] = ("cor", "sag", "axl")
 _UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -71,7 +71,7 @@ def is_case(path: Path) -> bool:
     """Whether a folder holds masks as Supervisely's import has them: by plane, or named as a volume beside it."""
     if not path.is_dir() or path.suffix == ".zarr" or (path / MANIFEST).exists():
         return False
-    holds_volumes = any((path / _stem(p.name)).is_dir() for p in _nifti_files(path))
+    holds_volumes = any((path / nifti_stem(p.name)).is_dir() for p in _nifti_files(path))
     return holds_volumes or bool(_volume_of(path)) or bool(_plane_files(path))
 
 
@@ -106,7 +106,7 @@ def read(path: Path, plane: Plane | None = None) -> RoiMask:
         ``shape-mismatch``: a file lies on another grid than the first one.
     """
     files = _plane_files(path)
-    if len({file.case for file in files}) > 1 or any((path / _stem(p.name)).is_dir() for p in _nifti_files(path)):
+    if len({file.case for file in files}) > 1 or any((path / nifti_stem(p.name)).is_dir() for p in _nifti_files(path)):
         raise ConfigError(
             "the folder holds several cases", code="several-cases", subject=str(path), hint="give the folder of one"
         )
@@ -115,7 +115,7 @@ def read(path: Path, plane: Plane | None = None) -> RoiMask:
             return _read_plane(path, _choose_plane(path, files, plane))
         if plane is not None:
             raise _plane_missing(path, plane)
-        layers = [_read_layer(p, _stem(p.name)) for p in _nifti_files(path)]
+        layers = [_read_layer(p, nifti_stem(p.name)) for p in _nifti_files(path)]
         if not layers:
             raise FileNotFoundError(path)
         return _join(layers, _read_sidecar(path, "class") or _Classes())
@@ -125,7 +125,7 @@ def _read_plane(path: Path, files: Sequence[_PlaneFile]) -> RoiMask:
     classes = _read_sidecar(path, "value") or _read_colours(path)
     if len(files) == 1:  # the importer's rule for a label map
         return _join([_read_layer(files[0].path, None)], classes)
-    keys = [_stem(file.path.name) if file.number is None else file.number for file in files]
+    keys = [nifti_stem(file.path.name) if file.number is None else file.number for file in files]
     return _join([_read_layer(file.path, key) for file, key in zip(files, keys, strict=True)], classes)
 
 
@@ -233,11 +233,11 @@ def _plane_files(path: Path) -> list[_PlaneFile]:
     """Return the masks by plane below a folder, by number and name."""
     files = []
     for file in path.rglob("*.nii*"):
-        stem = _stem(file.name)
+        stem = nifti_stem(file.name)
         words = stem.lower().split("_")
         plane = next((p for p in _PLANE_ORDER if p in words), None)
         is_mask = VOLUME_WORD not in file.name and any(word in file.name for word in MASK_WORDS)
-        if plane is None or not is_mask or not file.name.endswith(_SUFFIXES) or file.name.startswith("."):
+        if plane is None or not is_mask or not is_nifti_name(file.name):
             continue
         uuids = _UUIDS.match(stem)
         case = uuids[0] if uuids else str(file.parent)
@@ -247,14 +247,8 @@ def _plane_files(path: Path) -> list[_PlaneFile]:
 
 def _volume_of(path: Path) -> Path | None:
     """Return the volume by whose name a folder is called."""
-    return next((p for suffix in _SUFFIXES if (p := path.parent / f"{path.name}{suffix}").is_file()), None)
+    return next((p for suffix in NIFTI_SUFFIXES if (p := path.parent / f"{path.name}{suffix}").is_file()), None)
 
 
 def _nifti_files(path: Path) -> list[Path]:
-    return sorted(
-        p for p in path.iterdir() if p.name.endswith(_SUFFIXES) and not p.name.startswith(".") and p.is_file()
-    )
-
-
-def _stem(name: str) -> str:
-    return next((name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)), name)
+    return sorted(p for p in path.iterdir() if is_nifti_name(p.name) and p.is_file())

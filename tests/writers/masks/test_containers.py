@@ -225,8 +225,9 @@ def test_a_folder_of_masks_without_our_list(tmp_path):
     MASK_WRITERS.load("separate")(mask, tmp_path / "s")
     (tmp_path / "s" / "rois.json").unlink()
     (tmp_path / "s" / "._aorta.nii.gz").write_bytes(b"what macOS leaves beside a file")
+    (tmp_path / "s" / "spleen.nii.gz").rename(tmp_path / "s" / "spleen.nii of old.nii.gz")
     read = read_mask(tmp_path / "s")
-    assert [(r.number, r.name) for r in read.rois] == [(1, "aorta"), (2, "liver"), (3, "spleen")]
+    assert [(r.number, r.name) for r in read.rois] == [(1, "aorta"), (2, "liver"), (3, "spleen.nii of old")]
     assert np.array_equal(read.to_planes(), mask.to_planes())
     assert read.geometry.same_grid(mask.geometry)
 
