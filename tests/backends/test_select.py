@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import sys
 
+import fake_cuda
 import numpy as np
 import pytest
 
 from gpuprep.backends import select
-from gpuprep.errors import ConfigError, KernelError
+from gpuprep.errors import BackendUnavailableError, ConfigError, KernelError
 
 #: A driver library of a few lines: what it reports is chosen by macros.
 STUB_DRIVER = """
@@ -107,6 +108,28 @@ def test_a_stub_that_passes_the_first_checks_fails_the_probe(stub_driver):
     found, choice, _ = ask(stub_driver(INIT_STATUS=0, VERSION=13000, DEVICES=1))
     assert found in {"probe-failed", "driver-too-old"}
     assert choice == "cpu True"
+
+
+def raise_for_headers(array, other):
+    raise fake_cuda.CompileError('carray.cuh(57): catastrophic error: cannot open source file "cuda_fp16.h"\n1 error')
+
+
+@pytest.mark.parametrize(
+    ("method", "behaviour", "message"),
+    [
+        ("__add__", raise_for_headers, "CompileError: carray.cuh(57): catastrophic error: cannot open source file"),
+        ("max", lambda array: 0x5A5A5A5A, "a test kernel gave a wrong result"),
+    ],
+)
+def test_a_cupy_whose_own_kernels_do_not_compile_is_not_used(monkeypatch, method, behaviour, message):
+    fake_cuda.install(monkeypatch)
+    select("cuda")
+    monkeypatch.setattr(fake_cuda.DeviceArray, method, behaviour)
+    with pytest.raises(BackendUnavailableError) as error:
+        select("cuda")
+    assert error.value.code == "probe-failed"
+    assert message in error.value.message
+    assert select("auto").name == "cpu"
 
 
 def test_named_backends():
