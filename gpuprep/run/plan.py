@@ -198,7 +198,7 @@ def plan_segmented_cases(
             plans += _plan_each(by_key[key], found, images[1:], series)
         else:
             plans.append(_plan(by_key[key], (), sorted(found, key=_file_order), images[1:], series))
-    return plans + _plan_unlinked(links.problems, segmentations, series)
+    return _tell_apart(plans + _plan_unlinked(links.problems, segmentations, series))
 
 
 def plan_study_cases(
@@ -247,7 +247,22 @@ def plan_study_cases(
                 identity = (dose.series_instance_uid, dose.sop_instance_uid, seen[dose.sop_instance_uid])
                 seen[dose.sop_instance_uid] += 1
                 plans.append(_plan_dose(one, dose, identity, reference, series))
-    return plans + _plan_unlinked(links.problems, wanted.segmentations, series)
+    return _tell_apart(plans + _plan_unlinked(links.problems, wanted.segmentations, series))
+
+
+def _tell_apart(plans: Sequence[CasePlan | FailedPlan]) -> list[CasePlan | FailedPlan]:
+    """Lengthen names that are the same by chance: of 50 000 cases of no patient, one in four times two are."""
+    count = Counter(plan.case for plan in plans)
+    return [
+        replace(plan, case=f"{plan.case}_{text_digest(_spell_out(plan))}") if count[plan.case] > 1 else plan
+        for plan in plans
+    ]
+
+
+def _spell_out(plan: CasePlan | FailedPlan) -> str:
+    if isinstance(plan, FailedPlan):
+        return f"{plan.error.subject}/{plan.error.message}"
+    return "/".join(file.sop_instance_uid for file in plan.files)
 
 
 def _file_order(link: Link) -> tuple[str, str]:

@@ -12,10 +12,12 @@ from cases import make_options
 from gpuprep.config import Stacking
 from gpuprep.dicom import synth
 from gpuprep.errors import GeometryError
+from gpuprep.run import plan as plan_module
 from gpuprep.run import volumes
 from gpuprep.run.case import estimate_case
 from gpuprep.run.plan import StudyModalities, plan_study_cases
 from gpuprep.run.sources import open_sources
+from gpuprep.writers.names import text_digest
 
 TIMES, SLICES = 4, 3
 
@@ -56,6 +58,29 @@ def test_each_case_has_its_own_volume_and_sorts_out_no_series(tmp_path, monkeypa
         assert chosen.label == f"time {time + 1}"
         assert set(chosen.instances) == set(channel.instances)
     assert len({one.key for one in plans}) == 1  # the volumes of a series change with any of its files
+
+
+def test_names_that_are_the_same_by_chance_are_told_apart(tmp_path, monkeypatch):
+    def digest_badly(text):
+        return "00000000" if text in uids else text_digest(text)
+
+    grid = synth.axial_geometry((SLICES, 8, 8), spacing_xyz_mm=(1, 1, 2))
+    folders = [tmp_path / name for name in "abc"]
+    uids = [synth.write_ct_series(f, grid, np.zeros(grid.shape), series=f.name).series_instance_uid for f in folders]
+    uids.pop()
+    monkeypatch.setattr(plan_module, "text_digest", digest_badly)
+    sources = open_sources(folders, index_path=None, workers=1)
+    plans = plan_study_cases(
+        sources.series,
+        sources.links,
+        StudyModalities(("CT",)),
+        stacking=Stacking(),
+        images_with_masks=False,
+        doses_on_images=False,
+    )
+    names = [one.case for one in plans]
+    assert len(set(names)) == 3
+    assert sum("_00000000_" in name for name in names) == 2
 
 
 def test_memory_is_estimated_for_the_volume_not_for_its_series(tmp_path):
