@@ -6,11 +6,13 @@ Only click is imported here; a command imports what it needs when it runs, so th
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -66,12 +68,20 @@ def main() -> NoReturn:
     # NumPy's BLAS would start a thread a core, which spin for work; the matrices here are 4 × 4.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(GARBAGE_THRESHOLD)
+    _open_closed_streams()
     _print_anything()
     status = run()
-    with suppress(BrokenPipeError):
-        sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
     os._exit(status)
+
+
+def _open_closed_streams() -> None:
+    """Let streams that were closed lead nowhere, or files of a job would get their numbers and what is printed."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
 
 
 def _print_anything() -> None:
@@ -84,6 +94,7 @@ def run() -> int:
     """Run the command line; errors become a message and a hint. Return the exit status."""
     try:
         status: int | None = cli.main(prog_name="gpuprep", standalone_mode=False)
+        sys.stdout.flush()
     except GpuprepError as error:
         click.echo(f"error: {error}", err=True)
         if error.hint:
@@ -97,4 +108,12 @@ def run() -> int:
         return ExitStatus.INTERRUPTED
     except SystemExit:  # how click ends when nobody reads stdout any more, as in ``| head``
         return _READER_GONE
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            return _READER_GONE
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        with suppress(OSError):  # where that is stderr itself
+            click.echo(f"error: cannot print: {error.strerror} [disk-full]\n\nhint: make room and run again", err=True)
+        return ExitStatus.OUTPUT
     return status or ExitStatus.DONE

@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -166,6 +167,25 @@ def test_a_reader_that_has_gone_is_no_bug(study):
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("command", ["show STUDY", "manifest STUDY", "info", "--version", "nifti STUDY TMP/out"])
+def test_what_cannot_be_printed_is_no_bug(places, command):
+    with Path("/dev/full").open("w") as full:
+        run = [sys.executable, "-m", "gpuprep", *fill(command, places)]
+        done = subprocess.run(run, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert (done.returncode, "Traceback" in done.stderr) == (ExitStatus.OUTPUT, False)
+        assert "No space left on device" in done.stderr
+        assert subprocess.run(run, stdout=full, stderr=full, check=False).returncode == ExitStatus.OUTPUT
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_job_needs_no_terminal_nor_anything_in_its_place(places, closed):
+    command = f'"$@" {closed}'
+    run = [sys.executable, "-m", "gpuprep", "nifti", *map(str, (places["STUDY"], places["TMP"] / "out"))]
+    assert subprocess.run(["sh", "-c", command, "sh", *run], check=False).returncode == ExitStatus.DONE
+    assert (places["TMP"] / "out" / "index.csv").read_text().startswith("path,")
 
 
 def test_help_is_printed_in_any_encoding(gpuprep, monkeypatch):
