@@ -12,8 +12,11 @@ DEVICE bool words_equal(const u32* planes, i64 pixels, i32 words, i64 a, i64 b) 
     return true;
 }
 
+// A slot that other threads write to meanwhile.
+DEVICE u32 look_at(const u32* slot) { return *static_cast<const volatile u32*>(slot); }
+
 // A full table ends the work: all of it has to be done again with a larger one.
-DEVICE bool has_room(const u32* slots) { return *static_cast<const volatile u32*>(slots) == 0; }
+DEVICE bool has_room(const u32* slots) { return look_at(slots) == 0; }
 
 DEVICE u32 find_slot(const u32* planes, i64 pixels, i32 words, i64 i, u32* slots, u32 capacity) {
     u32 hash = 0, any = 0;
@@ -27,11 +30,11 @@ DEVICE u32 find_slot(const u32* planes, i64 pixels, i32 words, i64 i, u32* slots
     for (u32 k = 0; k < capacity; ++k) {
         const u32 s = (hash + k) & (capacity - 1);
         if (s == 0) continue;
-        u32 owner = slots[s];
+        u32 owner = look_at(slots + s);
         if (owner == 0) owner = atomicCAS(slots + s, 0u, (u32)(i + 1));
         if (owner == 0 || words_equal(planes, pixels, words, i, owner - 1)) return s;
     }
-    slots[0] = 1;
+    atomicOr(slots, 1u);
     return 0;
 }
 

@@ -1,4 +1,4 @@
-// Instructions of PTX as C++ functions, and a launch that runs threads one after another.
+// Instructions of PTX as C++ functions, and a launch that runs threads one after another and looks at what they access.
 //
 // An instruction is named after its opcode, with its types and .ftz as template arguments: `add.rn.ftz.f32` is
 // `add_rn<f32, true>`. Source: PTX ISA 9.0, chapter 9.7. An instruction that is not here does not compile.
@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstring>
 #include <type_traits>
+#include <vector>
 
 using u8 = uint8_t;
 using s8 = int8_t;
@@ -230,20 +231,43 @@ T atom_cas(A old, B expected, C wanted) {
     return old == in<T>(expected) ? in<T>(wanted) : old;
 }
 
+// How a thread comes to a byte. Volatile loads and atomics of several threads are what code means to do.
+enum Access { LOAD, VOLATILE_LOAD, STORE, ATOMIC };
+
 struct Fault {
     const char* what;
     u64 address;
     u32 bytes;
 };
-// Begin and end of each array of the launch.
-const u64* arrays;
-u32 array_count;
+// Who has come to the bytes of an array in this launch: threads are counted from 1, SEVERAL stands for more than one.
+constexpr u32 NOBODY = 0, SEVERAL = ~0u;
+struct Array {
+    u64 begin, end;
+    std::vector<u32> loaded, stored, touched;  // touched: by atomics
+};
+std::vector<Array> arrays;
+u32 thread;
 
-// Where an access of so many bytes goes: aligned to them, and within one array.
-u8* at(u64 address, u32 bytes) {
+bool by_others(u32 who) { return who != NOBODY && who != thread; }
+void note(u32& who) { who = by_others(who) ? SEVERAL : thread; }
+
+// Where an access of so many bytes goes: aligned to them, within one array, and such that the order of threads, which
+// nobody knows, cannot be seen.
+u8* at(u64 address, u32 bytes, Access access) {
     if (address % bytes) throw Fault{"misaligned", address, bytes};
-    for (u32 i = 0; i < array_count; ++i)
-        if (address >= arrays[2 * i] && address + bytes <= arrays[2 * i + 1]) return (u8*)address;
+    for (Array& array : arrays) {
+        if (address < array.begin || address + bytes > array.end) continue;
+        for (u64 i = address - array.begin; i < address - array.begin + bytes; ++i) {
+            const bool is_plain = access == LOAD || access == STORE;
+            if (by_others(array.stored[i]) || (is_plain && by_others(array.touched[i])) ||
+                (access >= STORE && by_others(array.loaded[i])))
+                throw Fault{"a race with another thread", address, bytes};
+            if (access == LOAD) note(array.loaded[i]);
+            if (access == STORE) note(array.stored[i]);
+            if (access == ATOMIC) note(array.touched[i]);
+        }
+        return (u8*)address;
+    }
     throw Fault{"outside of all arrays", address, bytes};
 }
 
@@ -252,8 +276,12 @@ using Body = void (*)(const u8* parameters, Dim ntid, Dim nctaid, Dim ctaid, Dim
 // Run all threads of all blocks; returns what went wrong, or null.
 const char* run(Body body, const u8* parameters, Dim grid, Dim block, const u64* ranges, u32 count) {
     static char message[200];
-    arrays = ranges;
-    array_count = count;
+    arrays.clear();
+    for (u32 i = 0; i < count; ++i) {
+        const std::vector<u32> nobody(ranges[2 * i + 1] - ranges[2 * i], NOBODY);
+        arrays.push_back({ranges[2 * i], ranges[2 * i + 1], nobody, nobody, nobody});
+    }
+    thread = NOBODY;
     Dim b, t;
     try {
         for (b.z = 0; b.z < grid.z; ++b.z)
@@ -261,10 +289,14 @@ const char* run(Body body, const u8* parameters, Dim grid, Dim block, const u64*
                 for (b.x = 0; b.x < grid.x; ++b.x)
                     for (t.z = 0; t.z < block.z; ++t.z)
                         for (t.y = 0; t.y < block.y; ++t.y)
-                            for (t.x = 0; t.x < block.x; ++t.x) body(parameters, block, grid, b, t);
+                            for (t.x = 0; t.x < block.x; ++t.x) {
+                                ++thread;
+                                body(parameters, block, grid, b, t);
+                            }
     } catch (const Fault& fault) {
-        snprintf(message, sizeof message, "an access of %u bytes at %#llx is %s: thread (%u, %u, %u) of block (%u, %u, %u)",
-                 fault.bytes, (unsigned long long)fault.address, fault.what, t.x, t.y, t.z, b.x, b.y, b.z);
+        snprintf(message, sizeof message,
+                 "an access of %u bytes at %#llx is %s: thread (%u, %u, %u) of block (%u, %u, %u)", fault.bytes,
+                 (unsigned long long)fault.address, fault.what, t.x, t.y, t.z, b.x, b.y, b.z);
         return message;
     }
     return nullptr;

@@ -1,8 +1,8 @@
 """Kernels as NVRTC compiles them for a GPU, on the host: their PTX becomes C++, which runs a thread after another.
 
 It shows what the text of a kernel does not: what the compiler makes of it with the options of CuPy, flushed subnormals
-and saturated conversions among it, and that each access is aligned and inside an array of its launch. It does not show
-what threads do to each other.
+and saturated conversions among it. Each access must be aligned, inside an array of its launch, and to bytes that no
+other thread writes, unless both mean it: atomics, and volatile loads beside them.
 """
 
 from __future__ import annotations
@@ -95,9 +95,12 @@ def _statement(opcode: str, operands: str) -> str:
     if head == "ret":
         return "return;"
     if head == "ld" and not rest:
-        return f"{{ const u8* p = {_place(listed[1], types[0], width, parts)}; {_spread(listed[0], types[0])} }}"
+        access = "VOLATILE_LOAD" if "volatile" in parts else "LOAD"
+        return (
+            f"{{ const u8* p = {_place(listed[1], types[0], width, parts, access)}; {_spread(listed[0], types[0])} }}"
+        )
     if head == "st" and not rest:
-        return f"{{ u8* p = {_place(listed[0], types[0], width, parts)}; {_gather(listed[1], types[0])} }}"
+        return f"{{ u8* p = {_place(listed[0], types[0], width, parts, 'STORE')}; {_gather(listed[1], types[0])} }}"
     if head == "mov" and "{" in operands:  # a word and its parts
         target, source = listed
         part = f"u{int(types[0][1:]) // operands.count(',')}"
@@ -107,7 +110,7 @@ def _statement(opcode: str, operands: str) -> str:
     if head == "atom":
         target, place, *values = listed
         new = f"atom_{rest[0]}<{types[0]}, false>(old, {', '.join(map(_operand, values))})"
-        before = f"u8* p = {_place(place, types[0], 1, parts)}; const {types[0]} old = get<{types[0]}>(p)"
+        before = f"u8* p = {_place(place, types[0], 1, parts, 'ATOMIC')}; const {types[0]} old = get<{types[0]}>(p)"
         return f"{{ {before}; put(p, {new}); set({_operand(target)}, old); }}"
     name = "_".join([head, *rest])
     arguments = ", ".join([*types, ftz])
@@ -128,14 +131,14 @@ def _operand(text: str) -> str:
     raise ValueError(f"not an operand: {text}")
 
 
-def _place(text: str, kind: str, width: int, parts: Sequence[str]) -> str:
+def _place(text: str, kind: str, width: int, parts: Sequence[str], access: str) -> str:
     found = re.fullmatch(r"\[(%?\w+)(?:\+(-?\d+))?\]", text)
     if not found or not {"global", "param"} & set(parts):
         raise ValueError(f"not an address in global memory: {text}")
     offset = found[2] or "0"
     if "param" in parts:
         return f"parameters + {found[1]} + {offset}"
-    return f"at({_operand(found[1])} + {offset}, {width} * sizeof({kind}))"
+    return f"at({_operand(found[1])} + {offset}, {width} * sizeof({kind}), {access})"
 
 
 def _each(text: str) -> list[str]:
@@ -192,7 +195,7 @@ class PtxBackend(CpuBackend):
             self._libraries = dict(zip(files, pool.map(make, files), strict=True))
 
     def launch(self, kernel: str, grid: Dims, block: Dims, args: Sequence[Any]) -> None:
-        """Run a kernel; an access that is not aligned, or that leaves the arrays, is an `AssertionError`."""
+        """Run a kernel; an access that is not aligned, leaves the arrays or races is an `AssertionError`."""
         check_arguments(kernel, args, np.ndarray)
         launch(self._libraries[kernel_file(kernel)], kernel, grid, block, args)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import fake_cuda
@@ -17,7 +18,7 @@ from gpuprep.backends.signature import kernel_names
 
 TRIALS = Path(__file__).resolve().parents[2] / "benchmarks" / "kernel_trials.py"
 #: Less and more than a block covers, and no multiple of what a thread takes at once.
-SHAPES = [(2, 9, 70), (3, 21, 2117)]
+SHAPES = [(2, 9, 70), (2, 5, 2117)]
 
 pytestmark = [
     pytest.mark.slow,
@@ -64,6 +65,29 @@ def test_an_access_beyond_an_array_is_told(backend):
 def test_an_access_that_is_not_aligned_is_told(backend):
     with pytest.raises(AssertionError, match=r"an access of 16 bytes at .* is misaligned"):
         clamp(backend, np.zeros(1025, np.int16)[1:], 1024)
+
+
+RACES = {
+    "stores": ("p[i / 2] = i;", True),
+    "a store and a load": ("p[i] = p[i ^ 1];", True),
+    "a load and a later store": ("q[i] = p[i ? i - 1 : 0]; p[i] = 1;", True),
+    "a store and an atomic": ("if (i) atomicAdd(p, 1); else *p = 1;", True),
+    "a load and an atomic": ("q[i] = *p; atomicAdd(p, 1);", True),
+    "atomics": ("atomicAdd(p, 1); atomicMax(p, i);", False),
+    "volatile loads and atomics": ("if (*(volatile int*)p == 0) atomicOr(p, 1);", False),
+    "loads": ("q[i] = *p;", False),
+    "a byte each": ("((char*)p)[i] = ((char*)p)[i] + 1;", False),
+}
+
+
+@pytest.mark.parametrize(("body", "races"), RACES.values(), ids=RACES)
+def test_threads_that_race_are_told(nvrtc, tmp_path, body, races):
+    text = f'extern "C" __global__ void f(int* p, int* q) {{ const int i = threadIdx.x; {body} }}'
+    library = ptx.build(ptx.compile_to_ptx(nvrtc, text), tmp_path / "f.so")
+    arrays = np.zeros(8, np.int32), np.zeros(8, np.int32)
+    told = pytest.raises(AssertionError, match=r"f: an access of 4 bytes at .* is a race with another thread")
+    with told if races else nullcontext():
+        ptx.launch(library, "f", (1,), (8,), arrays)
 
 
 ANSWERS = """
