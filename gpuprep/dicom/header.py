@@ -125,6 +125,7 @@ class InstanceHeader:
     rows: int | None = _column(0x00280010, "int", "US")
     columns: int | None = _column(0x00280011, "int", "US")
     pixel_spacing_mm: tuple[float, ...] = _column(0x00280030, "floats")
+    corrected_image: str = _column(0x00280051, "text")
     bits_allocated: int | None = _column(0x00280100, "int", "US")
     bits_stored: int | None = _column(0x00280101, "int", "US")
     high_bit: int | None = _column(0x00280102, "int", "US")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 #: Files whose headers are read at a time; bounds what the reader holds beside the rows.
 CHUNK_FILES = 4096
 #: Counts up when rows of older indexes can no longer be used.
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 #: SOP classes whose instances outline what an image shows.
 SEGMENTATION_SOP_CLASSES = frozenset({RTSTRUCT_UID, SEG_UID, LABELMAP_SEG_UID})
 #: SOP classes with pixels that are no image: those of segmentations, and RT Dose.

@@ -20,7 +20,7 @@ def format_mask(mask: RoiMask) -> str:
         f"grid {width} × {height} × {depth}, {x:.5g} × {y:.5g} × {z:.5g} mm, {geometry.orientation()}, "
         f"first voxel at ({', '.join(f'{v:.3f}' for v in geometry.origin_lps_mm)}) LPS mm",
         f"frame of reference {geometry.frame_of_reference_uid or 'unknown'}",
-        f"{len(mask.rois)} ROIs, {len(mask.table)} sets of ROIs",
+        f"ROIs: {len(mask.rois)}, sets of ROIs: {len(mask.table)}",
         "",
     ]
     voxel_ml = geometry.voxel_mm3 / 1000
@@ -36,7 +36,7 @@ def format_mask(mask: RoiMask) -> str:
         cells = (c.rjust(w) if n in _RIGHT else c.ljust(w) for n, (c, w) in enumerate(zip(row, widths, strict=True)))
         lines.append("  ".join(cells).rstrip())
     pairs = sorted(mask.overlaps(), key=lambda pair: -pair[2])
-    lines += ["", f"{len(pairs)} overlaps" if pairs else "no overlaps"]
+    lines += ["", f"overlaps: {len(pairs)}" if pairs else "no overlaps"]
     names = [roi.name for roi in mask.rois]
     lines += [f"  {names[i]!r} and {names[j]!r}: {voxels} voxels" for i, j, voxels in pairs[:_LISTED_PAIRS]]
     if len(pairs) > _LISTED_PAIRS:

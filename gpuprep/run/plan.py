@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from gpuprep.config import MultipleSegmentations, Stacking, digest
+from gpuprep.dicom.findings import Finding
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.index import Series, SeriesKey
 from gpuprep.dicom.link import PATIENTS_APART, Link, LinkResult
@@ -16,6 +17,8 @@ from gpuprep.writers.names import safe_name, text_digest
 
 #: Modalities that hold segmentations.
 SEGMENTATION_MODALITIES = ("RTSTRUCT", "SEG")
+#: Value of Corrected Image of PET that is corrected for attenuation. Source: PS3.3 C.8.9.1.
+_ATTENUATION = "ATTN"
 #: That of RT Doses.
 DOSE_MODALITY = "RTDOSE"
 #: Modalities that can be channels, by what people call them too.
@@ -171,7 +174,8 @@ def plan_segmented_cases(
 ) -> list[CasePlan | FailedPlan]:
     """Make one case for each image series of the first modality that has segmentations.
 
-    Further modalities become further channels: of the same study, in the same frame of reference, exactly one.
+    Further modalities become further channels: of the same study, in the same frame of reference, exactly one; of
+    several PET series the one that is corrected for attenuation, and the case says so.
     With `MultipleSegmentations.ALL` each segmentation is a case of its own (two files that say to be the same
     instance, and differ, are two); otherwise a case gets all of its image and the worker, who reads their ROI names,
     decides. A segmentation without image is a failed case.
@@ -337,10 +341,12 @@ def _plan_dose(
     patient = dose.patient_id or dose.study_instance_uid
     case = f"{safe_name(dose.patient_id, 'anonymous')}_{text_digest('/'.join(map(str, identity)))}"
     try:
-        channels = (_channel(_find_channel(series_of_dose, reference, series)),) if reference else ()
+        found = [_find_channel(series_of_dose, reference, series)] if reference else []
+        channels = tuple(_channel(one) for one, _ in found)
     except LinkError as error:
         return FailedPlan(case, patient, error)
-    findings = tuple(f"{f.code}: {f.message}" for f in series_of_dose.findings)
+    noticed = [*series_of_dose.findings, *(f for _, aside in found for f in aside)]
+    findings = tuple(f"{f.code}: {f.message}" for f in noticed)
     key = _digest_files([i for c in channels for i in c.instances] + [dose])
     return CasePlan(case, patient, channels, (), (), findings, key, dose, writes_images=False)
 
@@ -356,13 +362,18 @@ def _plan(
     identity = (*_identify(image, series), *identity)
     case = f"{safe_name(image.patient_id, 'anonymous')}_{text_digest('/'.join(identity))}"
     try:
-        channels = (_channel(image), *(_channel(_find_channel(image, m, series)) for m in further))
+        found = [_find_channel(image, modality, series) for modality in further]
+        channels = (_channel(image), *(_channel(one) for one, _ in found))
     except LinkError as error:
         return FailedPlan(case, patient, error)
     segmentations = tuple(link.segmentation for link in links)
     files = [i for c in channels for i in c.instances] + list(segmentations)
     key = _digest_files(files)
-    noticed = [*image.findings, *(f for link in links for f in link.findings)]
+    noticed = [
+        *image.findings,
+        *(f for link in links for f in link.findings),
+        *(f for _, aside in found for f in aside),
+    ]
     findings = tuple(f"{f.code}: {f.message}" for f in noticed)
     return CasePlan(case, patient, channels, segmentations, tuple(link.evidence for link in links), findings, key)
 
@@ -387,7 +398,8 @@ def _channel(series: Series) -> Channel:
     return Channel(series.modality, series.series_instance_uid, series.instances)
 
 
-def _find_channel(image: Series, modality: str, series: Sequence[Series]) -> Series:
+def _find_channel(image: Series, modality: str, series: Sequence[Series]) -> tuple[Series, tuple[Finding, ...]]:
+    """Return the series of a further channel, and what was set aside to find it."""
     frame = image.instances[0].frame_of_reference_uid
     found = [
         s
@@ -397,8 +409,14 @@ def _find_channel(image: Series, modality: str, series: Sequence[Series]) -> Ser
         and s.is_image
         and s.instances[0].frame_of_reference_uid == frame
     ]
+    aside: tuple[Finding, ...] = ()
+    corrected = [s for s in found if _ATTENUATION in s.instances[0].corrected_image.split("\\")]
+    if modality == "PT" and 0 < len(corrected) < len(found):
+        others = ", ".join(s.series_instance_uid for s in found if s not in corrected)
+        aside = (Finding("pet-set-aside", f"PET series not corrected for attenuation: {others}"),)
+        found = corrected
     if len(found) == 1:
-        return found[0]
+        return found[0], aside
     if not found:
         raise LinkError(
             f"its study has no {modality} series in the same frame of reference",

@@ -9,13 +9,13 @@ import pydicom
 import pytest
 from cases import make_options
 
-from gpuprep.config import Stacking
+from gpuprep.config import MultipleSegmentations, Stacking
 from gpuprep.dicom import synth
 from gpuprep.errors import GeometryError
 from gpuprep.run import plan as plan_module
 from gpuprep.run import volumes
 from gpuprep.run.case import estimate_case
-from gpuprep.run.plan import StudyModalities, plan_study_cases
+from gpuprep.run.plan import StudyModalities, plan_segmented_cases, plan_study_cases
 from gpuprep.run.sources import open_sources
 from gpuprep.writers.names import text_digest
 
@@ -106,3 +106,44 @@ def test_pet_knows_its_whole_series(tmp_path, time):
     (channel,) = plan(tmp_path, "PT")[time].channels
     assert len(channel.instances) == TIMES * SLICES  # SUV depends on when the first image was acquired
     assert len(channel.stack.instances) == SLICES
+
+
+def plan_pet_ct(folder, corrections):
+    """Return the plan of a CT with structure set, beside a PET series with each of the values of Corrected Image."""
+    synth.write_study(folder, slices=6, size=16)
+    grid = synth.axial_geometry((SLICES, 8, 8), spacing_xyz_mm=(8, 8, 8))
+    for number, corrected in enumerate(corrections):
+        for path in synth.write_pet_series(folder / str(number), grid, np.zeros(grid.shape)).paths:
+            data = pydicom.dcmread(path)
+            data.SeriesInstanceUID = f"2.25.{number}"
+            data.SOPInstanceUID = synth.derive_uid(path.name, number)
+            data.CorrectedImage = corrected
+            data.save_as(path)
+    sources = open_sources([folder], index_path=None, workers=1)
+    (found,) = plan_segmented_cases(
+        sources.series,
+        sources.links,
+        images=("CT", "PT"),
+        segmentations=("RTSTRUCT",),
+        multiple=MultipleSegmentations.ERROR,
+    )
+    return found
+
+
+AC, NAC = ["DECY", "ATTN", "SCAT"], ["DECY", "DTIM"]
+
+
+def test_pet_that_is_not_corrected_for_attenuation_stands_back(tmp_path):
+    found = plan_pet_ct(tmp_path, [NAC, AC, NAC])
+    assert [channel.series_instance_uid for channel in found.channels[1:]] == ["2.25.1"]
+    assert found.findings == ("pet-set-aside: PET series not corrected for attenuation: 2.25.0, 2.25.2",)
+
+
+@pytest.mark.parametrize("corrections", [[AC, AC, NAC], [NAC, NAC]])
+def test_pet_that_corrections_do_not_tell_apart_is_ambiguous(tmp_path, corrections):
+    assert plan_pet_ct(tmp_path, corrections).error.code == "channel-ambiguous"
+
+
+def test_one_pet_is_taken_as_it_is(tmp_path):
+    found = plan_pet_ct(tmp_path, [NAC])
+    assert (len(found.channels), found.findings) == (2, ())
