@@ -69,13 +69,22 @@ class Placement:
 
 
 _of_this_thread = threading.local()
+#: Held by the thread that gets its backend, and with it the modules that all threads need.
+_starting = threading.Lock()
 
 
 def slot_backend(choice: BackendChoice) -> Backend:
-    """Return the backend of this thread, the same one at each call."""
+    """Return the backend of this thread, the same one at each call.
+
+    Cases import pydicom when they need it. Where they run in threads it is imported here, by one of them: two that come
+    upon its modules, which import each other, from different sides would get half of one.
+    """
     known: dict[BackendChoice, Backend] = _of_this_thread.__dict__.setdefault("backends", {})
     if choice not in known:
-        known[choice] = backends.select(choice.name, choice.threads, slots=choice.slots, reason=choice.reason)
+        with _starting:
+            if choice.slots > 1:
+                import pydicom.pixels  # noqa: F401  (it imports all the others)
+            known[choice] = backends.select(choice.name, choice.threads, slots=choice.slots, reason=choice.reason)
     return known[choice]
 
 

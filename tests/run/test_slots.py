@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import fake_cuda
 import pytest
@@ -115,6 +119,25 @@ def test_each_thread_keeps_a_backend_of_its_own(monkeypatch):
     assert first is again
     assert first is not second
     assert first.memory_bytes == int(0.8 * device.memory_bytes) // 2
+
+
+def test_threads_find_all_of_pydicom_imported():
+    sources = Path(slots.__file__).parents[1].rglob("*.py")
+    named = {
+        name for path in sources for name in re.findall(r"(?:from|import) (pydicom(?:\.\w+)*)\b", path.read_text())
+    }
+    assert {"pydicom", "pydicom.filereader", "pydicom.pixels.processing"} <= named
+    script = (
+        "import sys\n"
+        "from gpuprep.run.slots import BackendChoice, slot_backend\n"
+        "slot_backend(BackendChoice('reference', threads=1, slots=int(sys.argv[1])))\n"
+        "print(*(name for name in sys.modules if name.startswith('pydicom')))"
+    )
+    for count, needed in ((1, set()), (2, named)):
+        done = subprocess.run([sys.executable, "-c", script, str(count)], capture_output=True, text=True, check=True)
+        imported = set(done.stdout.split())
+        assert needed <= imported
+        assert bool(needed) == bool(imported)
 
 
 @pytest.mark.parametrize("devices", ["x", "0,0", "-1", ""])
