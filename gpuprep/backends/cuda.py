@@ -42,6 +42,7 @@ _DEVICE_LOST = frozenset({214, 220, 700, 702, 710, 714, 715, 716, 717, 718, 719}
 _OLDEST_DRIVER = 12000  # what cuDriverGetVersion returns for CUDA 12.0, the oldest that CuPy 13 and 14 support
 _PROBE = 'extern "C" __global__ void probe(int* answer) { *answer = 42; }'
 _INSTALL_HINT = "pip install 'gpuprep[cuda13]' (driver 580 or newer) or 'gpuprep[cuda12]'"
+_HEADERS_HINT = f"{_INSTALL_HINT}: they bring the headers of CUDA that CuPy needs; or use --backend cpu"
 
 
 def load_driver() -> ctypes.CDLL:
@@ -129,10 +130,11 @@ def _probe(cupy: ModuleType) -> None:
         cupy.RawKernel(_PROBE, "probe")((1,), (1,), (answer,))
         result = int((answer + 1).max())
     except Exception as error:  # CuPy has no common base for what NVRTC, the runtime and the driver raise
+        does_not_compile = isinstance(error, cupy.cuda.compiler.CompileException)
         raise BackendUnavailableError(
             f"a test kernel failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
             code="probe-failed",
-            hint=f"{_INSTALL_HINT} brings the headers of CUDA that CuPy needs; or use --backend cpu",
+            hint=_HEADERS_HINT if does_not_compile else "look at nvidia-smi, or use --backend cpu",
         ) from error
     if result != 43:
         raise BackendUnavailableError(

@@ -114,14 +114,24 @@ def raise_for_headers(array, other):
     raise fake_cuda.CompileError('carray.cuh(57): catastrophic error: cannot open source file "cuda_fp16.h"\n1 error')
 
 
+def raise_for_a_bad_address(array):
+    raise fake_cuda.CudaRuntimeError(700)
+
+
 @pytest.mark.parametrize(
-    ("method", "behaviour", "message"),
+    ("method", "behaviour", "message", "hint"),
     [
-        ("__add__", raise_for_headers, "CompileError: carray.cuh(57): catastrophic error: cannot open source file"),
-        ("max", lambda array: 0x5A5A5A5A, "a test kernel gave a wrong result"),
+        (
+            "__add__",
+            raise_for_headers,
+            "CompileError: carray.cuh(57): catastrophic error: cannot open",
+            "headers of CUDA",
+        ),
+        ("max", lambda array: 0x5A5A5A5A, "a test kernel gave a wrong result", "--backend cpu"),
+        ("max", raise_for_a_bad_address, "CudaRuntimeError: CUDA error 700", "nvidia-smi"),
     ],
 )
-def test_a_cupy_whose_own_kernels_do_not_compile_is_not_used(monkeypatch, method, behaviour, message):
+def test_a_cupy_whose_own_kernels_do_not_work_is_not_used(monkeypatch, method, behaviour, message, hint):
     fake_cuda.install(monkeypatch)
     select("cuda")
     monkeypatch.setattr(fake_cuda.DeviceArray, method, behaviour)
@@ -129,6 +139,7 @@ def test_a_cupy_whose_own_kernels_do_not_compile_is_not_used(monkeypatch, method
         select("cuda")
     assert error.value.code == "probe-failed"
     assert message in error.value.message
+    assert hint in error.value.hint
     assert select("auto").name == "cpu"
 
 
