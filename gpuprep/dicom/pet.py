@@ -28,6 +28,8 @@ LEAST_DOSE_BQ = 1e5
 MOST_WEIGHT_KG = 650.0
 #: Longer decay between injection and scan, in half-lives, is a mistaken time.
 MOST_HALF_LIVES = 10.0
+#: What Corrected Image says of PET that is corrected for attenuation (PS3.3 C.8.9.1).
+ATTENUATION = "ATTN"
 #: An injection "after" the scan was the evening before when that makes a wait of at most this; nor is a series dated
 #: longer than this after its acquisition.
 MOST_OVERNIGHT = timedelta(hours=12)
@@ -136,6 +138,11 @@ def compute_suv_scale(header: PetHeader) -> SuvScale:
             raise _refuse(header, f"there is no way from units {units!r} to SUV", "suv-units-unknown")
 
 
+def corrections_of(instance: InstanceHeader) -> frozenset[str]:
+    """Return the values of Corrected Image (0028,0051), such as `ATTENUATION`."""
+    return frozenset(part.strip() for part in instance.corrected_image.split("\\"))
+
+
 def read_suv_scale(images: Sequence[InstanceHeader], series: Sequence[InstanceHeader] = ()) -> SuvScale:
     """Read and compute the factor to SUVbw of a volume.
 
@@ -201,7 +208,7 @@ def read_pet_header(images: Sequence[InstanceHeader], series: Sequence[InstanceH
         units=first.units,
         suv_type=_text(data, 0x00541006),
         decay_correction=_text(data, 0x00541102),
-        corrections=frozenset(part.strip() for part in _text(data, 0x00280051).split("\\")),
+        corrections=corrections_of(first),
         weight_kg=parse_float(_text(data, 0x00101030)),
         dose_bq=parse_float(_text(dose, 0x00181074)),
         half_life_s=parse_float(_text(dose, 0x00181075)),
@@ -217,7 +224,7 @@ def read_pet_header(images: Sequence[InstanceHeader], series: Sequence[InstanceH
 
 
 def _from_activity(header: PetHeader) -> SuvScale:
-    if not {"ATTN", "DECY"} <= header.corrections:
+    if not {ATTENUATION, "DECY"} <= header.corrections:
         raise _refuse(header, "Corrected Image (0028,0051) does not name both ATTN and DECY", "suv-not-corrected")
     if not header.decay_correction:
         raise _refuse(header, "Decay Correction (0054,1102) is missing", "suv-decay-correction-missing")

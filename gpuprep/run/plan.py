@@ -11,14 +11,13 @@ from gpuprep.dicom.findings import Finding
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.index import Series, SeriesKey
 from gpuprep.dicom.link import PATIENTS_APART, Link, LinkResult
+from gpuprep.dicom.pet import ATTENUATION, corrections_of
 from gpuprep.dicom.stack import BrokenVolume, Stack, build_volumes
 from gpuprep.errors import CaseError, ConfigError, LinkError
 from gpuprep.writers.names import safe_name, text_digest
 
 #: Modalities that hold segmentations.
 SEGMENTATION_MODALITIES = ("RTSTRUCT", "SEG")
-#: Value of Corrected Image of PET that is corrected for attenuation. Source: PS3.3 C.8.9.1.
-_ATTENUATION = "ATTN"
 #: That of RT Doses.
 DOSE_MODALITY = "RTDOSE"
 #: Modalities that can be channels, by what people call them too.
@@ -410,7 +409,7 @@ def _find_channel(image: Series, modality: str, series: Sequence[Series]) -> tup
         and s.instances[0].frame_of_reference_uid == frame
     ]
     aside: tuple[Finding, ...] = ()
-    corrected = [s for s in found if _ATTENUATION in s.instances[0].corrected_image.split("\\")]
+    corrected = [s for s in found if ATTENUATION in corrections_of(s.instances[0])]
     if modality == "PT" and 0 < len(corrected) < len(found):
         others = ", ".join(s.series_instance_uid for s in found if s not in corrected)
         aside = (Finding("pet-set-aside", f"PET series not corrected for attenuation: {others}"),)

@@ -130,7 +130,7 @@ def plan_pet_ct(folder, corrections):
     return found
 
 
-AC, NAC = ["DECY", "ATTN", "SCAT"], ["DECY", "DTIM"]
+AC, NAC = ["DECY", " ATTN ", "SCAT"], ["DECY", "DTIM"]  # blanks around a value mean nothing, PS3.5 6.2
 
 
 def test_pet_that_is_not_corrected_for_attenuation_stands_back(tmp_path):
