@@ -78,17 +78,18 @@ KERNEL roi_toggle(const i32* __restrict__ vertices, const i32* __restrict__ cont
     }
 }
 
-// Toggles → areas: prefix XOR down each column. pages: (words × depth, rows, columns).
+// Toggles → areas: prefix XOR down each column. pages: (words × depth, rows, columns). A thread has a column, and loads
+// kAhead rows before it stores the first: the compiler does not know that their addresses differ.
+static constexpr i32 kAhead = 12;
 KERNEL roi_scan(u32* __restrict__ pages, i32 rows, i32 columns) {
-    const int C = LANES / 4;  // columns a thread: 2 on the GPU, 16 on the host
-    const i32 x = (i32)(blockIdx.x * blockDim.x + threadIdx.x) * C;
+    const i32 x = blockIdx.x * blockDim.x + threadIdx.x;
+    if (x >= columns) return;
     u32* p = pages + (i64)blockIdx.y * rows * columns + x;
-    if (x + C <= columns) {
-        u32 inside[C];
-        for (int l = 0; l < C; ++l) inside[l] = 0;
-        for (i32 y = 0; y < rows; ++y, p += columns)
-            for (int l = 0; l < C; ++l) p[l] = inside[l] ^= p[l];
-    } else
-        for (i32 j = 0; x + j < columns; ++j)
-            for (i64 y = 1; y < rows; ++y) p[y * columns + j] ^= p[(y - 1) * columns + j];
+    u32 inside = 0, ahead[kAhead];
+    for (i32 y = 0; y < rows; y += kAhead, p += (i64)kAhead * columns) {
+        for (i32 r = 0; r < kAhead; ++r)
+            if (y + r < rows) ahead[r] = p[(i64)r * columns];
+        for (i32 r = 0; r < kAhead; ++r)
+            if (y + r < rows) p[(i64)r * columns] = inside ^= ahead[r];
+    }
 }

@@ -497,9 +497,8 @@ def _fill_planes(words: Any, slab: _Slab, contours: NDArray[np.int32], vertices:
     sizes = (depth, rows, columns, slab.rows[0], slab.columns[0])
     arrays = (vertices, backend.upload(local), words)
     backend.launch("roi_toggle", (len(local),), (CONTOUR_THREADS,), (*arrays, *map(np.int32, sizes)))
-    threads = -(-columns // max(1, backend.lanes // 4))
-    block = min(threads, BLOCK_THREADS)
-    grid = (-(-threads // block), len(words) * depth)
+    block = min(columns, BLOCK_THREADS)
+    grid = (-(-columns // block), len(words) * depth)
     backend.launch("roi_scan", grid, (block,), (words, np.int32(rows), np.int32(columns)))
 
 

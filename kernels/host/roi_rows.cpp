@@ -1,5 +1,5 @@
 // Row forms of ../roi.cu: a thread takes whole contours; of toggles all of a slice when they come slice by slice, so that
-// they need not be atomic.
+// they need not be atomic. A page is scanned row by row, as it lies in memory.
 #include "cuda_host.hpp"
 
 namespace cuda_host {
@@ -77,8 +77,22 @@ void toggle_rows(dim3 grid, dim3, unsigned workers, const i32* vertices, const i
     });
 }
 
+void toggle_row(const u32* __restrict__ above, u32* __restrict__ row, i32 columns) {
+    for (i32 x = 0; x < columns; ++x) row[x] ^= above[x];
+}
+
+void scan_rows(dim3 grid, dim3, unsigned workers, u32* pages, i32 rows, i32 columns) {
+    gpuprep::parallel_for(grid.y, 1, workers, [=](std::size_t i, std::size_t end) {
+        for (; i < end; ++i) {
+            u32* const page = pages + i64(i) * rows * columns;
+            for (i64 y = 1; y < rows; ++y) toggle_row(page + (y - 1) * columns, page + y * columns, columns);
+        }
+    });
+}
+
 ROW_FORM(roi_vertices, vertices_rows);
 ROW_FORM(roi_toggle, toggle_rows);
+ROW_FORM(roi_scan, scan_rows);
 
 }  // namespace
 }  // namespace cuda_host
