@@ -163,8 +163,12 @@ def list_trials() -> list[Trial]:
             for t, how in product(_RESAMPLED, ("linear", "lanczos"))
         ),
         *(
-            Trial(f"resample and {name} {np.dtype(t)}", _resample_and_window(t, window), LEVEL + WINDOW_TOLERANCE)
-            for t, (name, window) in product(_REAL, _WINDOWS.items())
+            Trial(
+                f"resample {np.dtype(t)} {how} and {name}",
+                _resample_and_window(t, how, window),
+                LEVEL + WINDOW_TOLERANCE,
+            )
+            for t, how, (name, window) in product(_REAL, ("linear", "cubic"), _WINDOWS.items())
         ),
         *(Trial(f"labels {np.dtype(t)}", _labels(t, 0)) for t in _WORDS),
         *(Trial(f"labels oblique {np.dtype(t)}", _labels(t, 20)) for t in _WORDS),
@@ -353,12 +357,12 @@ def _resample(dtype: Any, interpolation: Any) -> Callable[..., Arrays]:
     return run
 
 
-def _resample_and_window(dtype: Any, window: Window) -> Callable[..., Arrays]:
+def _resample_and_window(dtype: Any, interpolation: Any, window: Window) -> Callable[..., Arrays]:
     def run(backend: Backend, rng: np.random.Generator, shape: Shape) -> Arrays:
         volume = Volume(backend.upload(_smooth(rng, shape, dtype)), _grid(shape))
         target = volume.geometry.with_spacing((1.1, 1.0, 1.3))
         done = resample.resample_and_window(
-            volume, target, window, interpolation="linear", antialias=False, fill=3, backend=backend
+            volume, target, window, interpolation=interpolation, antialias=False, fill=3, backend=backend
         )
         return [backend.download(done.array)]
 

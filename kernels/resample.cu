@@ -1,5 +1,5 @@
 // Resampling. src and dst are whole C-order volumes; a separable kernel writes the box of dst that starts at element
-// dst_first and spans nz × ny × nx voxels, one thread a voxel, x fastest. What surrounds the box is the caller's.
+// dst_first and spans nz × ny × nx voxels, one thread for kRun voxels along z. What surrounds the box is the caller's.
 #include "gpuprep.cuh"
 #include "window.cuh"
 
@@ -13,92 +13,202 @@ DEVICE void put(i16& d, f32 v) { d = (i16)round_between(v, -32768.f, 32767.f); }
 DEVICE void put(u16& d, f32 v) { d = (u16)round_between(v, 0.f, 65535.f); }
 DEVICE void put(i32& d, f32 v) { d = round_between(v, -2147483648.f, 2147483520.f); }  // largest f32 below 2^31
 
+static constexpr i32 kRun = 16;
+
 // An axis of a separable filter: a table of source indices and one of weights, (n, taps) each.
 struct Axis {
     const i32* index;
     const f32* weight;
     i32 taps;
 };
-// sum over tz of wz * (sum over tx of wx * (sum over ty of wy * src[iz, iy, ix])), each sum one chain of fmaf from 0 in
-// the order of the taps.
-template <class T>
-DEVICE f32 filtered(const T* src, Axis az, Axis ay, Axis ax, i32 z, i32 y, i32 x, i64 src_row, i64 src_page) {
-    const i64 zt = (i64)z * az.taps, yt = (i64)y * ay.taps, xt = (i64)x * ax.taps;
-    f32 voxel = 0.f;
-    for (i32 a = 0; a < az.taps; ++a) {
-        const T* page = src + az.index[zt + a] * src_page;
-        f32 in_plane = 0.f;
-        for (i32 b = 0; b < ax.taps; ++b) {
-            const T* column = page + ax.index[xt + b];
-            f32 in_column = 0.f;
-            for (i32 c = 0; c < ay.taps; ++c)
-                in_column = fmaf(ay.weight[yt + c], (f32)column[ay.index[yt + c] * src_row], in_column);
-            in_plane = fmaf(ax.weight[xt + b], in_column, in_plane);
-        }
-        voxel = fmaf(az.weight[zt + a], in_plane, voxel);
-    }
-    return voxel;
+DEVICE Axis from(Axis axis, i32 position) {
+    return {axis.index + (i64)position * axis.taps, axis.weight + (i64)position * axis.taps, axis.taps};
 }
+struct Axes {
+    Axis z, y, x;
+    i64 row, page;  // of src
+};
+
+// A voxel is the sum over tz of wz * (sum over tx of wx * (sum over ty of wy * src[iz, iy, ix])), each sum one chain of fmaf
+// from 0 in the order of the taps. The sums over x and y are those of a plane of src at (y, x).
+template <class T>
+DEVICE f32 filtered(const T* plane, const Axes& axes) {
+    f32 in_plane = 0.f;
+    for (i32 b = 0; b < axes.x.taps; ++b) {
+        const T* column = plane + axes.x.index[b];
+        f32 in_column = 0.f;
+        for (i32 c = 0; c < axes.y.taps; ++c)
+            in_column = fmaf(axes.y.weight[c], (f32)column[axes.y.index[c] * axes.row], in_column);
+        in_plane = fmaf(axes.x.weight[b], in_column, in_plane);
+    }
+    return in_plane;
+}
+// Voxels one above the other, `count` of them from *dst on. Planes are filtered once for all that need them: plane i is held
+// in place i % kHeld until another one takes it.
+template <class T, class D, class F>
+DEVICE void filter_run(const T* src, Axes axes, D* dst, i64 dst_page, i32 count, F store) {
+    constexpr i32 kHeld = 8;
+    i32 plane[kHeld];
+    f32 held[kHeld];
+    for (i32 h = 0; h < kHeld; ++h) plane[h] = -1;
+    for (; count > 0; --count, dst += dst_page, axes.z = from(axes.z, 1)) {
+        f32 voxel = 0.f;
+        for (i32 t = 0; t < axes.z.taps; ++t) {
+            const i32 wanted = axes.z.index[t], h = (u32)wanted % kHeld;
+            if (plane[h] != wanted) plane[h] = wanted, held[h] = filtered(src + wanted * axes.page, axes);
+            voxel = fmaf(axes.z.weight[t], held[h], voxel);
+        }
+        store(*dst, voxel);
+    }
+}
+
+// The same for one tap or two along each axis, for kRows rows at once, with all that voxels have in common in registers.
+static constexpr i32 kRows = 2;
+template <class T>
+struct Corners {
+    i32 plane;
+    const T* at[kRows][2];  // by row and tap along y, at the first tap along x
+    i64 to_second_x;
+    f32 w_x[2], w_y[kRows][2];
+    bool has_second_x, has_second_y;
+};
+template <class T>
+DEVICE Corners<T> first_corners(const T* src, const Axes& axes, i32 rows) {
+    const i32 second_x = axes.x.taps - 1, second_y = axes.y.taps - 1;
+    Corners<T> corners;
+    corners.plane = 0;
+    corners.to_second_x = axes.x.index[second_x] - axes.x.index[0];
+    corners.w_x[0] = axes.x.weight[0], corners.w_x[1] = axes.x.weight[second_x];
+    corners.has_second_x = second_x > 0, corners.has_second_y = second_y > 0;
+    for (i32 r = 0; r < kRows; ++r) {
+        const Axis y = from(axes.y, r < rows ? r : 0);
+        for (i32 c = 0; c < 2; ++c) {
+            corners.at[r][c] = src + y.index[c * second_y] * axes.row + axes.x.index[0];
+            corners.w_y[r][c] = y.weight[c * second_y];
+        }
+    }
+    return corners;
+}
+struct Plane {
+    i32 index;
+    f32 value[kRows];
+};
+// Moves the corners to a plane and interpolates there.
+template <class T>
+DEVICE Plane interpolated(Corners<T>& corners, i32 index, i64 page) {
+    const i64 by = (index - corners.plane) * page;
+    corners.plane = index;
+    Plane plane = {index, {}};
+    for (i32 r = 0; r < kRows; ++r) {
+        for (i32 c = 0; c < 2; ++c) corners.at[r][c] += by;
+        f32 column[2];
+        for (i32 b = 0; b < 2; ++b) {
+            const i64 x = b * corners.to_second_x;
+            column[b] = fmaf(corners.w_y[r][0], (f32)corners.at[r][0][x], 0.f);
+            if (corners.has_second_y) column[b] = fmaf(corners.w_y[r][1], (f32)corners.at[r][1][x], column[b]);
+        }
+        plane.value[r] = fmaf(corners.w_x[0], column[0], 0.f);
+        if (corners.has_second_x) plane.value[r] = fmaf(corners.w_x[1], column[1], plane.value[r]);
+    }
+    return plane;
+}
+template <class T, class D, class F>
+DEVICE void interpolate_run(const T* src, Axes axes, D* dst, i64 dst_row, i64 dst_page, i32 rows, i32 count, F store) {
+    Corners<T> corners = first_corners(src, axes, rows);
+    Plane low = {-1, {}}, high = low;
+    const i32 second = axes.z.taps - 1;
+    for (; count > 0; --count, dst += dst_page, axes.z = from(axes.z, 1)) {
+        const i32 wanted = axes.z.index[0], also_wanted = axes.z.index[second];
+        if (wanted != low.index || also_wanted != high.index) {
+            const Plane before = low;
+            if (wanted == high.index)
+                low = high;
+            else if (wanted != low.index)
+                low = interpolated(corners, wanted, axes.page);
+            if (also_wanted == low.index)
+                high = low;
+            else if (also_wanted == before.index)
+                high = before;
+            else if (also_wanted != high.index)
+                high = interpolated(corners, also_wanted, axes.page);
+        }
+        const f32 w_low = axes.z.weight[0], w_high = axes.z.weight[second];
+        for (i32 r = 0; r < rows && r < kRows; ++r) {
+            const f32 voxel = fmaf(w_low, low.value[r], 0.f);
+            store(dst[r * dst_row], second ? fmaf(w_high, high.value[r], voxel) : voxel);
+        }
+    }
+}
+
 #define SEPARABLE(T, D)                                                                                              \
     const T *__restrict__ src, D *__restrict__ dst, const i32 *__restrict__ z_index,                                 \
         const f32 *__restrict__ z_weight, i32 z_taps, const i32 *__restrict__ y_index,                               \
         const f32 *__restrict__ y_weight, i32 y_taps, const i32 *__restrict__ x_index,                               \
         const f32 *__restrict__ x_weight, i32 x_taps, i32 nz, i32 ny, i32 nx, i64 src_row, i64 src_page,             \
         i64 dst_first, i64 dst_row, i64 dst_page
-#define FILTER_VOXEL                                                                                                 \
-    const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;                  \
-    const i32 z = blockIdx.z * blockDim.z + threadIdx.z;                                                             \
-    if (x >= nx || y >= ny || z >= nz) return;                                                                       \
-    const f32 voxel = filtered(src, {z_index, z_weight, z_taps}, {y_index, y_weight, y_taps},                        \
-                               {x_index, x_weight, x_taps}, z, y, x, src_row, src_page);                             \
-    const i64 at = dst_first + z * dst_page + y * dst_row + x;
-
-#define RESAMPLE(NAME, T)          \
-    KERNEL NAME(SEPARABLE(T, T)) { \
-        FILTER_VOXEL               \
-        put(dst[at], voxel);       \
+#define RUN(ROWS)                                                                                                    \
+    const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = (blockIdx.y * blockDim.y + threadIdx.y) * ROWS;         \
+    const i32 z = (i32)(blockIdx.z * blockDim.z + threadIdx.z) * kRun, count = nz - z < kRun ? nz - z : kRun;        \
+    if (x >= nx || y >= ny || count <= 0) return;                                                                    \
+    dst += dst_first + z * dst_page + y * dst_row + x;
+#define SEPARABLE_KERNELS(NAME, PARAMETERS, STORE)                                                                   \
+    KERNEL resample_##NAME PARAMETERS {                                                                              \
+        RUN(1)                                                                                                       \
+        filter_run(src, AXES, dst, dst_page, count, STORE);                                                          \
+    }                                                                                                                \
+    KERNEL linear_##NAME PARAMETERS {                                                                                \
+        RUN(kRows)                                                                                                   \
+        interpolate_run(src, AXES, dst, dst_row, dst_page, ny - y < kRows ? ny - y : kRows, count, STORE);           \
     }
-RESAMPLE(resample_u8, u8)
-RESAMPLE(resample_i16, i16)
-RESAMPLE(resample_u16, u16)
-RESAMPLE(resample_i32, i32)
-RESAMPLE(resample_f32, f32)
+#define AXES                                                                                                         \
+    Axes { from({z_index, z_weight, z_taps}, z), from({y_index, y_weight, y_taps}, y),                               \
+           from({x_index, x_weight, x_taps}, x), src_row, src_page }
+
+#define RESAMPLE(T) SEPARABLE_KERNELS(T, (SEPARABLE(T, T)), [](T& out, f32 voxel) { put(out, voxel); })
+RESAMPLE(u8)
+RESAMPLE(i16)
+RESAMPLE(u16)
+RESAMPLE(i32)
+RESAMPLE(f32)
 
 // The same, with a window of window.cu on the value as RESAMPLE stores it: two passes in one, bit for bit.
-#define RESAMPLE_WINDOW(NAME, T, D)                                            \
-    KERNEL NAME(SEPARABLE(T, D), f32 low, f32 scale, f32 bottom, f32 top) {    \
-        FILTER_VOXEL                                                           \
-        T value;                                                               \
-        put(value, voxel);                                                     \
-        put(dst[at], fmaf((f32)value - low, scale, bottom), bottom, top);      \
-    }
-RESAMPLE_WINDOW(resample_window_i16_u8, i16, u8)
-RESAMPLE_WINDOW(resample_window_i16_f32, i16, f32)
-RESAMPLE_WINDOW(resample_window_i32_u8, i32, u8)
-RESAMPLE_WINDOW(resample_window_i32_f32, i32, f32)
-RESAMPLE_WINDOW(resample_window_f32_u8, f32, u8)
-RESAMPLE_WINDOW(resample_window_f32_f32, f32, f32)
-#define RESAMPLE_CLAMP(NAME, T)                    \
-    KERNEL NAME(SEPARABLE(T, T), T low, T high) {  \
-        FILTER_VOXEL                               \
-        T value;                                   \
-        put(value, voxel);                         \
-        dst[at] = clamped(value, low, high);       \
-    }
-RESAMPLE_CLAMP(resample_clamp_i16, i16)
-RESAMPLE_CLAMP(resample_clamp_i32, i32)
-RESAMPLE_CLAMP(resample_clamp_f32, f32)
+#define RESAMPLE_WINDOW(T, D)                                                                                        \
+    SEPARABLE_KERNELS(window_##T##_##D, (SEPARABLE(T, D), f32 low, f32 scale, f32 bottom, f32 top),                  \
+                      [=](D& out, f32 voxel) {                                                                       \
+                          T value;                                                                                   \
+                          put(value, voxel);                                                                         \
+                          put(out, fmaf((f32)value - low, scale, bottom), bottom, top);                              \
+                      })
+RESAMPLE_WINDOW(i16, u8)
+RESAMPLE_WINDOW(i16, f32)
+RESAMPLE_WINDOW(i32, u8)
+RESAMPLE_WINDOW(i32, f32)
+RESAMPLE_WINDOW(f32, u8)
+RESAMPLE_WINDOW(f32, f32)
+#define RESAMPLE_CLAMP(T)                                                                                            \
+    SEPARABLE_KERNELS(clamp_##T, (SEPARABLE(T, T), T low, T high), [=](T& out, f32 voxel) {                          \
+        T value;                                                                                                     \
+        put(value, voxel);                                                                                           \
+        out = clamped(value, low, high);                                                                             \
+    })
+RESAMPLE_CLAMP(i16)
+RESAMPLE_CLAMP(i32)
+RESAMPLE_CLAMP(f32)
 
 // dst[z,y,x] = src[iz, iy, ix], bit for bit: labels, nearest, crops. By element size; any type of that size may pass.
 #define GATHER(NAME, T)                                                                                              \
     KERNEL NAME(const T* __restrict__ src, T* __restrict__ dst, const i32* __restrict__ z_index,                     \
                 const i32* __restrict__ y_index, const i32* __restrict__ x_index, i32 nz, i32 ny, i32 nx,            \
                 i64 src_row, i64 src_page, i64 dst_first, i64 dst_row, i64 dst_page) {                               \
-        const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;              \
-        const i32 z = blockIdx.z * blockDim.z + threadIdx.z;                                                         \
-        if (x >= nx || y >= ny || z >= nz) return;                                                                   \
-        dst[dst_first + z * dst_page + y * dst_row + x] =                                                            \
-            src[z_index[z] * src_page + y_index[y] * src_row + x_index[x]];                                          \
+        RUN(1)                                                                                                       \
+        src += y_index[y] * src_row + x_index[x];                                                                    \
+        z_index += z;                                                                                                \
+        if (count == kRun) { /* all loads are on their way before the first is waited for */                         \
+            T voxels[kRun];                                                                                          \
+            for (i32 k = 0; k < kRun; ++k) voxels[k] = src[z_index[k] * src_page];                                   \
+            for (i32 k = 0; k < kRun; ++k, dst += dst_page) *dst = voxels[k];                                        \
+        } else                                                                                                       \
+            for (i32 k = 0; k < count; ++k, dst += dst_page) *dst = src[z_index[k] * src_page];                      \
     }
 GATHER(gather_u8, u8)
 GATHER(gather_u16, u16)

@@ -31,11 +31,13 @@ ARCHITECTURE = "compute_90"
 _TYPES = {"pred": "bool", "b8": "u8", "b16": "u16", "b32": "u32", "b64": "u64"}
 _TYPES |= {name: name for name in ("u8", "s8", "u16", "s16", "u32", "s32", "u64", "s64", "f32", "f64")}
 #: Parts of opcodes that change nothing here: threads run one at a time, and no memory is cached.
-_WITHOUT_EFFECT = {"uni", "nc", "volatile", "global", "param"}
+_WITHOUT_EFFECT = {"uni", "nc", "volatile", "global", "param", "local"}
 #: Instructions whose names are words of C++.
 _WORDS = {"and": "and_", "or": "or_", "xor": "xor_", "not": "not_"}
 #: Bytes that each parameter takes in the buffer of a launch, whatever its type.
 _SLOT_BYTES = 8
+#: What memory of a thread's own holds at first.
+_GARBAGE = 0xA5
 
 
 def compile_to_ptx(nvrtc: Any, source: str) -> str:
@@ -65,8 +67,11 @@ def _lines(ptx: str) -> Iterator[str]:
         elif found := re.match(r"\.param \.\w+ (\w+),?$", line):
             yield f"const u32 {found[1]} = {parameters * _SLOT_BYTES};"
             parameters += 1
-        elif found := re.match(r"\.reg \.(\w+)\s+%(\w+)<(\d+)>;$", line):
-            yield f"{_TYPES[found[1]]} {', '.join(f'r_{found[2]}{i}' for i in range(int(found[3])))};"
+        elif found := re.match(r"\.local \.align (\d+) \.b8\s+(\w+)\[(\d+)\];$", line):
+            yield f"alignas({found[1]}) u8 {found[2]}[{found[3]}]; memset({found[2]}, {_GARBAGE}, {found[3]});"
+        elif found := re.match(r"\.reg \.(\w+)\s+%(\w+)(?:<(\d+)>)?;$", line):
+            numbers = range(int(found[3])) if found[3] else [""]
+            yield f"{_TYPES[found[1]]} {', '.join(f'r_{found[2]}{i}' for i in numbers)};"
         elif re.match(r"\$\w+:$", line):
             yield line + ";"
         elif line == "}":
@@ -128,14 +133,18 @@ def _operand(text: str) -> str:
         return f"bits<f64>(u64(0x{found[1]}))"
     if re.fullmatch(r"-?\d+", text):
         return f"s64({int(text) if int(text) < 2**63 else int(text) - 2**64}ll)"
+    if text.startswith("__local_depot"):
+        return f"u64({text})"
     raise ValueError(f"not an operand: {text}")
 
 
 def _place(text: str, kind: str, width: int, parts: Sequence[str], access: str) -> str:
     found = re.fullmatch(r"\[(%?\w+)(?:\+(-?\d+))?\]", text)
-    if not found or not {"global", "param"} & set(parts):
-        raise ValueError(f"not an address in global memory: {text}")
+    if not found or not {"global", "param", "local"} & set(parts):
+        raise ValueError(f"not an address in global, local or parameter memory: {text}")
     offset = found[2] or "0"
+    if "local" in parts:
+        return f"(u8*)({_operand(found[1])} + {offset})"
     if "param" in parts:
         return f"parameters + {found[1]} + {offset}"
     return f"at({_operand(found[1])} + {offset}, {width} * sizeof({kind}), {access})"

@@ -49,6 +49,10 @@ AXIS_DRIFT_TOLERANCE_VOXEL = 1e-3
 REFERENCE_TOLERANCE = 2e-6
 
 _BLOCK = (64, 4, 1)
+#: Slices that a thread of the separable kernels makes, and rows where no axis has more than two taps. Source: kRun and
+#: kRows in kernels/resample.cu.
+RUN = 16
+_ROWS = 2
 _IMAGE_DTYPES = ("uint8", "int16", "uint16", "int32", "float32")
 _WINDOWED = ("int16", "int32", "float32")
 _LABEL_DTYPES = ("uint8", "uint16", "uint32")
@@ -423,9 +427,10 @@ def _step(to_source: Float, target: VolumeGeometry, interpolation: str, fill: fl
 # Kernel forms
 
 
-def _grid(shape: Sequence[int]) -> Dims:
+def _grid(shape: Sequence[int], slices: int = 1, rows: int = 1) -> Dims:
+    """Return the blocks whose threads make so many slices and rows each."""
     depth, height, width = shape
-    return -(-width // _BLOCK[0]), -(-height // _BLOCK[1]), depth
+    return -(-width // _BLOCK[0]), -(-height // (_BLOCK[1] * rows)), -(-depth // slices)
 
 
 def _are_copied(axes: Sequence[AxisTable]) -> bool:
@@ -467,9 +472,11 @@ def _resample_axes(
     if copies:
         bits = np.dtype(f"u{array.dtype.itemsize}")
         arguments = [array.view(bits), out.view(bits), *arguments]
-        backend.launch(f"gather_u{8 * bits.itemsize}", _grid(box), _BLOCK, arguments)
+        backend.launch(f"gather_u{8 * bits.itemsize}", _grid(box, RUN), _BLOCK, arguments)
     else:
-        backend.launch(f"resample_{name}", _grid(box), _BLOCK, [array, out, *arguments])
+        is_linear = all(axis.index.shape[1] <= 2 for axis in axes)
+        kernel, rows = (f"linear_{name}", _ROWS) if is_linear else (f"resample_{name}", 1)
+        backend.launch(kernel, _grid(box, RUN, rows), _BLOCK, [array, out, *arguments])
     return out
 
 

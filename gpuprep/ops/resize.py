@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from gpuprep.backends.base import TYPE_SUFFIX, Backend
 from gpuprep.errors import ConfigError
 from gpuprep.ops.axis_tables import LANCZOS_LOBES, cubic, lanczos, linear
+from gpuprep.ops.resample import RUN
 
 Float = NDArray[np.float64]
 
@@ -322,7 +323,7 @@ def _launch_gather(planes: Any, result: Any, box: tuple[int, int, int, int], bac
     strides = (planes.shape[2], planes.shape[1] * planes.shape[2], 0, width, height * width)
     backend.launch(
         f"gather_{TYPE_SUFFIX[word.name]}",
-        (-(-width // _BLOCK[0]), -(-height // _BLOCK[1]), depth),
+        (-(-width // _BLOCK[0]), -(-height // _BLOCK[1]), -(-depth // RUN)),
         _BLOCK,
         (
             planes.view(word),

@@ -315,20 +315,23 @@ void gather_rows(dim3, dim3, unsigned workers, const T* src, T* dst, const i32* 
     });
 }
 
-ROW_FORM(resample_u8, resample_rows<u8>);
-ROW_FORM(resample_i16, resample_rows<i16>);
-ROW_FORM(resample_u16, resample_rows<u16>);
-ROW_FORM(resample_i32, resample_rows<i32>);
-ROW_FORM(resample_f32, resample_rows<f32>);
-ROW_FORM(resample_window_i16_u8, (window_rows<i16, u8>));
-ROW_FORM(resample_window_i16_f32, (window_rows<i16, f32>));
-ROW_FORM(resample_window_i32_u8, (window_rows<i32, u8>));
-ROW_FORM(resample_window_i32_f32, (window_rows<i32, f32>));
-ROW_FORM(resample_window_f32_u8, (window_rows<f32, u8>));
-ROW_FORM(resample_window_f32_f32, (window_rows<f32, f32>));
-ROW_FORM(resample_clamp_i16, clamp_rows<i16>);
-ROW_FORM(resample_clamp_i32, clamp_rows<i32>);
-ROW_FORM(resample_clamp_f32, clamp_rows<f32>);
+#define ROW_FORMS(NAME, FORM)        \
+    ROW_FORM(resample_##NAME, FORM); \
+    ROW_FORM(linear_##NAME, FORM)
+ROW_FORMS(u8, resample_rows<u8>);
+ROW_FORMS(i16, resample_rows<i16>);
+ROW_FORMS(u16, resample_rows<u16>);
+ROW_FORMS(i32, resample_rows<i32>);
+ROW_FORMS(f32, resample_rows<f32>);
+ROW_FORMS(window_i16_u8, (window_rows<i16, u8>));
+ROW_FORMS(window_i16_f32, (window_rows<i16, f32>));
+ROW_FORMS(window_i32_u8, (window_rows<i32, u8>));
+ROW_FORMS(window_i32_f32, (window_rows<i32, f32>));
+ROW_FORMS(window_f32_u8, (window_rows<f32, u8>));
+ROW_FORMS(window_f32_f32, (window_rows<f32, f32>));
+ROW_FORMS(clamp_i16, clamp_rows<i16>);
+ROW_FORMS(clamp_i32, clamp_rows<i32>);
+ROW_FORMS(clamp_f32, clamp_rows<f32>);
 ROW_FORM(gather_u8, gather_rows<u8>);
 ROW_FORM(gather_u16, gather_rows<u16>);
 ROW_FORM(gather_u32, gather_rows<u32>);

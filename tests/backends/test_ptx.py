@@ -17,8 +17,8 @@ from gpuprep.backends import select
 from gpuprep.backends.signature import kernel_names
 
 TRIALS = Path(__file__).resolve().parents[2] / "benchmarks" / "kernel_trials.py"
-#: Less and more than a block covers, and no multiple of what a thread takes at once.
-SHAPES = [(2, 9, 70), (2, 5, 2117)]
+#: Less and more than a block covers, and no multiple of what a thread takes at once; more slices than a thread makes.
+SHAPES = [(2, 9, 70), (2, 5, 2117), (17, 5, 9)]
 
 pytestmark = [
     pytest.mark.slow,
@@ -127,6 +127,19 @@ def test_instructions_do_what_the_isa_says(nvrtc, tmp_path):
     assert f[6:].view(np.uint32).tolist() == [fake_cuda.CUDA_NAN]
     assert i.tolist() == [0, 2**31 - 1, -(2**31), 2, 4, -(2**31), -3, -1, -4, 0x77660044]
     assert w.tolist() == [10**10, 2**63 - 1]
+
+
+def test_a_thread_has_memory_of_its_own(nvrtc, tmp_path):
+    text = """
+    extern "C" __global__ void f(const int* order, int* p) {
+        int own[8];
+        for (int i = 0; i < 8; ++i) own[order[i]] = 10 * threadIdx.x + i;
+        p[threadIdx.x] = own[order[threadIdx.x + 8]];
+    }"""
+    library = ptx.build(ptx.compile_to_ptx(nvrtc, text), tmp_path / "f.so")
+    order, found = np.array([3, 1, 0, 2, 7, 6, 5, 4, 0, 7, 3], np.int32), np.zeros(3, np.int32)
+    ptx.launch(library, "f", (1,), (3,), (order, found))
+    assert found.tolist() == [2, 14, 20]
 
 
 @pytest.mark.parametrize(

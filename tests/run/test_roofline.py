@@ -46,7 +46,7 @@ def test_each_byte_counts_once():
         assert set(rate.kernels) <= set(kernel_names())
         assert rate.kernels
     assert rates["contours → planes: scan"].kernels == ("roi_scan",)
-    assert rates["resample and window → 1 mm"].kernels[-1] == "resample_window_i16_f32"
+    assert rates["resample and window → 1 mm"].kernels[-1] == "linear_window_i16_f32"
 
 
 def test_a_device_is_measured_alike(monkeypatch):
