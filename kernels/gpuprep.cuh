@@ -31,12 +31,21 @@ typedef double f64;
 #endif
 #endif
 
-// Column of element l of the LANES that a thread has of a row. Those of the threads of a block lie together: on a GPU
-// neighbouring threads take neighbouring columns, for each l; on the host a thread takes LANES in a row.
+// Threads of a block, along x, that share a row: thread x has the columns x, x + ROW_THREADS, … On a GPU neighbouring
+// threads then touch neighbouring columns; on the host one thread has the row to itself.
 #if defined(__CUDACC__)
-#define ROW_LANE(l) (((i32)blockIdx.x * LANES + (l)) * (i32)blockDim.x + (i32)threadIdx.x)
+#define ROW_THREADS 32
 #else
-#define ROW_LANE(l) ((i32)(blockIdx.x * blockDim.x + threadIdx.x) * LANES + (l))
+#define ROW_THREADS 1
+#endif
+
+// for (i32 l = 0; l < n; ++l), where n <= LANES; unrolled on a GPU, so that no load waits for the one before it.
+#if defined(__CUDACC__)
+#define FIRST_LANES(l, n)               \
+    for (i32 l = 0; l < LANES; ++l)     \
+        if (l < (n))
+#else
+#define FIRST_LANES(l, n) for (i32 l = 0; l < (n); ++l)
 #endif
 
 // dst[l] = f(src[l]) for LANES elements, which may be the same memory if S and D are as wide. Addresses are multiples

@@ -513,6 +513,7 @@ def install(monkeypatch: pytest.MonkeyPatch, **options: Any) -> FakeDevice:
     monkeypatch.setattr(cuda, "_import_cupy", lambda: device.cupy)
     monkeypatch.setattr(cuda, "_import_ndimage", lambda: SimpleNamespace(label=_label(device)))
     monkeypatch.setattr(cuda.CudaBackend, "lanes", device.host.lanes)
+    monkeypatch.setattr(cuda.CudaBackend, "row_threads", device.host.row_threads)
     monkeypatch.setattr(cuda, "BUFFER_BYTES", BUFFER_BYTES)
     monkeypatch.setattr(dali, "find_loader", lambda backend, threads: NO_DALI)
     monkeypatch.setattr(roofline, "WARM_UP_S", 0.0)

@@ -20,7 +20,7 @@ import numpy as np
 from gpuprep import hostlib
 from gpuprep.backends.base import Dims
 from gpuprep.backends.cpu import CpuBackend
-from gpuprep.backends.cuda import LANES, NVRTC_OPTIONS, kernel_source
+from gpuprep.backends.cuda import LANES, NVRTC_OPTIONS, ROW_THREADS, kernel_source
 from gpuprep.backends.signature import check_arguments, kernel_file, kernel_names, three
 
 HEADER = Path(__file__).with_suffix(".hpp")
@@ -191,6 +191,8 @@ class PtxBackend(CpuBackend):
     folder : Path
         For what is built.
     """
+
+    row_threads = ROW_THREADS
 
     def __init__(self, nvrtc: Any, folder: Path) -> None:
         super().__init__(1, row_forms=False)

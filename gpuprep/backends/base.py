@@ -19,7 +19,8 @@ class Backend(Protocol):
     """Where arrays live and kernels run. Passed explicitly; there is no current backend.
 
     ``reference`` has `has_kernels` false: ops then take their plain NumPy form. `reason` says why this backend was
-    taken, `lanes` how many elements a thread of a lane kernel handles (``LANES`` in kernels/gpuprep.cuh).
+    taken, `lanes` how many elements a thread of a lane kernel handles (``LANES`` in kernels/gpuprep.cuh),
+    `row_threads` how many of a block share a row (``ROW_THREADS``).
     `host` works on NumPy arrays, for what is on the host and stays there: itself, but for ``cuda``. `memory_bytes` is
     how much of a device's memory one case may take; None where arrays lie in the memory of the host. `ndimage` has
     SciPy's functions of that name for arrays of a device; None on the host, which has functions of its own.
@@ -31,6 +32,7 @@ class Backend(Protocol):
     xp: ModuleType
     has_kernels: bool
     lanes: int
+    row_threads: int
     memory_bytes: int | None
 
     @property
@@ -95,6 +97,7 @@ class OnHost:
     """What backends have in common whose arrays are NumPy's: there is nowhere to move them, and nothing to wait for."""
 
     xp: ModuleType = np
+    row_threads = 1
     memory_bytes: int | None = None
     ndimage: ModuleType | None = None
 

@@ -33,6 +33,8 @@ from gpuprep.errors import BackendUnavailableError, DeviceLostError, DeviceMemor
 NVRTC_OPTIONS = ("--std=c++17", "--fmad=false")
 #: Elements a thread of a lane kernel handles. Source: ``LANES`` in kernels/gpuprep.cuh.
 LANES = 8
+#: Threads of a block that share a row. Source: ``ROW_THREADS`` there.
+ROW_THREADS = 32
 #: Share of the device's memory that CuPy's pool may take, where CUPY_GPU_MEMORY_LIMIT does not say otherwise.
 POOL_SHARE = 0.8
 
@@ -178,6 +180,7 @@ class CudaBackend:
     name: BackendName = "cuda"
     has_kernels = True
     lanes = LANES
+    row_threads = ROW_THREADS
 
     def __init__(self, workers: int | None = None, *, slots: int = 1, reason: str = ASKED_FOR) -> None:
         check_driver()

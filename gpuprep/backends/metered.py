@@ -65,6 +65,7 @@ class MeteredBackend:
         self.xp: ModuleType = backend.xp
         self.has_kernels: bool = backend.has_kernels
         self.lanes: int = backend.lanes
+        self.row_threads: int = backend.row_threads
         self.memory_bytes: int | None = backend.memory_bytes
         self.kernels: dict[str, Tally] = {}
         self.transfers = {UPLOAD: Tally(), DOWNLOAD: Tally()}

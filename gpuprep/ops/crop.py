@@ -22,11 +22,10 @@ WHOLE_VOXELS = 1e-9
 
 #: Threads of a GPU that share a row of voxels when the foreground is looked for; on the CPU one takes it all.
 _ROW_PARTS = 32
-#: Threads a block along x when copying, a warp; the rest along y.
-_PAD_BLOCK_X = 32
-_MOVE_BLOCK = (64, 4, 1)
-#: Most blocks that CUDA takes along z; the kernel strides over more slices.
-_MAX_GRID_Z = 65535
+#: Threads a block along y.
+_BLOCK_HEIGHT = 8
+#: Most blocks that CUDA takes along y; kernels stride over more slices.
+_MAX_GRID_Y = 65535
 
 
 def foreground_box(array: Any, threshold: float, backend: Backend) -> Box | None:
@@ -146,15 +145,14 @@ def move_planes(
     backend : Backend
         Where to compute.
     """
-    count, height, width = planes.shape
+    _, height, width = planes.shape
     if not backend.has_kernels:
         moves = zip(planes, down.tolist(), right.tolist(), fill, strict=True)
         return np.stack([reference_crop_or_pad(p[None], (0, -y, -x), (1, height, width), v)[0] for p, y, x, v in moves])
     word = np.dtype(f"u{planes.dtype.itemsize}")
     result = backend.xp.empty_like(planes)
     arguments = (planes.view(word), result.view(word), *map(backend.upload, (down, right, fill.view(word))))
-    grid: Dims = (-(-width // _MOVE_BLOCK[0]), -(-height // _MOVE_BLOCK[1]), count)
-    backend.launch(f"move_{word.itemsize}", grid, _MOVE_BLOCK, (*arguments, *map(np.int32, planes.shape)))
+    _launch_rows(f"move_{word.itemsize}", planes.shape, (*arguments, *map(np.int32, planes.shape)), backend)
     return result
 
 
@@ -206,11 +204,15 @@ def crop_or_pad_array(array: Any, start_dhw: Sequence[int], shape: Sequence[int]
     word = np.dtype(f"u{array.dtype.itemsize}")
     source = ready(array, backend)
     result = backend.xp.empty(tuple(shape), array.dtype)
-    block = (_PAD_BLOCK_X, BLOCK_THREADS // _PAD_BLOCK_X)
-    grid: Dims = (-(-shape[2] // (block[0] * backend.lanes)), -(-shape[1] // block[1]), min(shape[0], _MAX_GRID_Z))
     arguments = (source.view(word), result.view(word), *map(np.int32, (*array.shape, *shape, *start_dhw)))
-    backend.launch(f"pad_{word.itemsize}", grid, block, (*arguments, value.view(word)))
+    _launch_rows(f"pad_{word.itemsize}", shape, (*arguments, value.view(word)), backend)
     return result
+
+
+def _launch_rows(kernel: str, shape: Sequence[int], arguments: Sequence[Any], backend: Backend) -> None:
+    """Run a kernel whose threads along x share a row of an array of `shape`."""
+    grid: Dims = (-(-shape[1] // _BLOCK_HEIGHT), min(shape[0], _MAX_GRID_Y))
+    backend.launch(kernel, grid, (backend.row_threads, _BLOCK_HEIGHT), arguments)
 
 
 def fill_value(fill: float, dtype: np.dtype[Any]) -> Any:

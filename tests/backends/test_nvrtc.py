@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpuprep.backends.base import PACK_ALIGNMENT
-from gpuprep.backends.cuda import LANES, NVRTC_OPTIONS, kernel_source
+from gpuprep.backends.cuda import LANES, NVRTC_OPTIONS, ROW_THREADS, kernel_source
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -61,8 +61,9 @@ def test_an_error_in_a_kernel_is_seen(nvrtc):
         compiled(nvrtc, 'extern "C" __global__ void f(int* p) { *p = q; }', 80)
 
 
-def test_lanes_and_alignment_are_those_that_python_counts_with(nvrtc):
-    claims = f"static_assert(LANES == {LANES}); static_assert(alignof(Pack<f32>) == {PACK_ALIGNMENT});"
+def test_numbers_and_alignment_are_those_that_python_counts_with(nvrtc):
+    claims = f"static_assert(LANES == {LANES}); static_assert(ROW_THREADS == {ROW_THREADS});"
+    claims += f"static_assert(alignof(Pack<f32>) == {PACK_ALIGNMENT});"
     compiled(nvrtc, kernel_source(KERNELS / "gpuprep.cuh") + claims, 80)
     with pytest.raises(AssertionError, match="static"):
         compiled(nvrtc, kernel_source(KERNELS / "gpuprep.cuh") + claims.replace("==", "!="), 80)
