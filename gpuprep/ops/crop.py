@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuprep.backends.base import BLOCK_THREADS, TYPE_SUFFIX, Backend, Dims, ready
+from gpuprep.backends.base import TYPE_SUFFIX, Backend, Dims, ready
 from gpuprep.errors import ConfigError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.volume import Step, Volume
@@ -20,8 +20,8 @@ Box = tuple[Triple, Triple]
 #: A margin may exceed whole voxels by this fraction of one (rounding) without taking another.
 WHOLE_VOXELS = 1e-9
 
-#: Threads of a GPU that share a row of voxels when the foreground is looked for; on the CPU one takes it all.
-_ROW_PARTS = 32
+#: Rows in which a thread looks for foreground before it widens the box of the plane.
+_BOX_ROWS = 4
 #: Threads a block along y.
 _BLOCK_HEIGHT = 8
 #: Most blocks that CUDA takes along y; kernels stride over more slices.
@@ -60,24 +60,26 @@ def foreground_box(array: Any, threshold: float, backend: Backend) -> Box | None
         if threshold < info.min:
             return (0, 0, 0), tuple(array.shape)
         limit = array.dtype.type(min(np.floor(threshold), info.max))
-    array = ready(array, backend)
-    depth, height, width = array.shape
-    parts = 1 if backend.name == "cpu" else _ROW_PARTS
+    boxes = _plane_boxes(array, np.full(len(array), limit), backend)
+    found = np.flatnonzero(boxes[:, 0] <= boxes[:, 2]).tolist()
+    if not found:
+        return None
+    return _box((found[0], *boxes[:, :2].min(axis=0).tolist()), (found[-1], *boxes[:, 2:].max(axis=0).tolist()))
+
+
+def _plane_boxes(planes: Any, thresholds: NDArray[Any], backend: Backend) -> NDArray[np.int32]:
+    """Return first h, w and last h, w of each plane, (N, 4); the first is greater where nothing is above."""
+    planes = ready(planes, backend)
+    count, height, width = planes.shape
+    blocks = -(-height // (_BLOCK_HEIGHT * _BOX_ROWS))
     bounds = np.iinfo(np.int32)
-    box = backend.upload(np.repeat(np.array([bounds.max, bounds.min], np.int32), 3))
-    threads = depth * height * parts
-    arguments = (
-        array,
-        np.int64(depth * height),
-        np.int32(height),
-        np.int32(width),
-        np.int32(parts),
-        limit,
-        box,
-    )
-    backend.launch(f"box_{TYPE_SUFFIX[array.dtype.name]}", (-(-threads // BLOCK_THREADS),), (BLOCK_THREADS,), arguments)
-    first, last = np.asarray(backend.download(box)).reshape(2, 3).tolist()
-    return _box(first, last) if first[0] <= last[0] else None
+    nothing = np.array([[bounds.max, bounds.max, bounds.min, bounds.min]], np.int32)
+    boxes = backend.upload(nothing.repeat(count, axis=0))
+    arguments = (planes, backend.upload(thresholds), boxes, *map(np.int32, (height, width, blocks, _BOX_ROWS)))
+    kernel = f"plane_boxes_{TYPE_SUFFIX[planes.dtype.name]}"
+    backend.launch(kernel, (count * blocks,), (backend.row_threads, _BLOCK_HEIGHT), arguments)
+    found: NDArray[np.int32] = backend.download(boxes)
+    return found
 
 
 def _box(first: Sequence[int], last: Sequence[int]) -> Box:
@@ -109,25 +111,8 @@ def foreground_boxes(planes: Any, thresholds: NDArray[Any], backend: Backend) ->
     """
     if not backend.has_kernels:
         return [reference_foreground_box(plane[None], t) for plane, t in zip(planes, thresholds, strict=True)]
-    planes = ready(planes, backend)
-    count, height, width = planes.shape
-    parts = 1 if backend.name == "cpu" else _ROW_PARTS
-    bounds = np.iinfo(np.int32)
-    boxes = backend.upload(np.tile(np.repeat(np.array([bounds.max, bounds.min], np.int32), 2), (count, 1)))
-    threads = count * height * parts
-    arguments = (
-        planes,
-        np.int64(count * height),
-        np.int32(height),
-        np.int32(width),
-        np.int32(parts),
-        backend.upload(np.ascontiguousarray(thresholds)),
-        boxes,
-    )
-    kernel = f"plane_boxes_{TYPE_SUFFIX[planes.dtype.name]}"
-    backend.launch(kernel, (-(-threads // BLOCK_THREADS),), (BLOCK_THREADS,), arguments)
-    found = np.asarray(backend.download(boxes)).tolist()
-    return [_box((0, y0, x0), (0, y1, x1)) if y0 <= y1 else None for y0, x0, y1, x1 in found]
+    boxes = _plane_boxes(planes, np.ascontiguousarray(thresholds), backend).tolist()
+    return [_box((0, y0, x0), (0, y1, x1)) if y0 <= y1 else None for y0, x0, y1, x1 in boxes]
 
 
 def move_planes(

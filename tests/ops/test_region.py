@@ -114,7 +114,7 @@ def test_components_of_a_device_are_those_of_the_host(monkeypatch):
                 assert largest_component(backend.upload(foreground), backend) == expected
         alike = np.eye(9, dtype=bool)  # nine of one pixel: the one that begins last
         assert largest_component(backend.upload(alike), backend) == largest_component(alike, CPU) == (8, 8, 1, 1)
-    assert "box_u8" in device.launched
+    assert "plane_boxes_u8" in device.launched
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
