@@ -11,12 +11,9 @@ DEVICE void raise(i32* p, i32 v) {
 
 // Elements of a row as its threads have them: p[k * ROW_THREADS] is element k of a thread.
 template <class T>
-DEVICE bool any_above(const T* p, i32 n, T threshold) {  // of the first n, but at most LANES
+DEVICE bool any_above(const T* p, T threshold) {
     i32 found = 0;  // not bool: that does not vectorise
-    if (n >= LANES)
-        for (int l = 0; l < LANES; ++l) found |= p[l * ROW_THREADS] > threshold;
-    else
-        FIRST_LANES(l, n) found |= p[l * ROW_THREADS] > threshold;
+    for (int l = 0; l < LANES; ++l) found |= p[l * ROW_THREADS] > threshold;
     return found != 0;
 }
 
@@ -24,10 +21,14 @@ DEVICE bool any_above(const T* p, i32 n, T threshold) {  // of the first n, but 
 template <class T>
 DEVICE bool ends_above(const T* p, i32 n, T threshold, i32& first, i32& last) {
     first = 0, last = n - 1;
-    while (first < n && !any_above(p + first * ROW_THREADS, n - first, threshold)) first += LANES;
-    if (first >= n) return false;
+    while (first + LANES <= n && !any_above(p + first * ROW_THREADS, threshold)) first += LANES;
+    if (first + LANES > n) {
+        i32 found = 0;
+        FIRST_LANES(l, n - first) found |= p[(first + l) * ROW_THREADS] > threshold;
+        if (!found) return false;
+    }
     while (!(p[first * ROW_THREADS] > threshold)) ++first;
-    while (last - LANES >= first && !any_above(p + (last - (LANES - 1)) * ROW_THREADS, LANES, threshold)) last -= LANES;
+    while (last - LANES >= first && !any_above(p + (last - (LANES - 1)) * ROW_THREADS, threshold)) last -= LANES;
     while (!(p[last * ROW_THREADS] > threshold)) --last;
     return true;
 }

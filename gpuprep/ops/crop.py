@@ -21,7 +21,7 @@ Box = tuple[Triple, Triple]
 WHOLE_VOXELS = 1e-9
 
 #: Rows in which a thread looks for foreground before it widens the box of the plane.
-_BOX_ROWS = 4
+_BOX_ROWS = 8
 #: Threads a block along y.
 _BLOCK_HEIGHT = 8
 #: Most blocks that CUDA takes along y; kernels stride over more slices.
