@@ -1,11 +1,14 @@
-// Instructions of PTX as C++ functions, and a launch that runs threads one after another and looks at what they access.
+// Instructions of PTX as C++ functions, and a launch that runs threads one after another, looks at what they access and
+// counts what a GPU would have to do, which runs 32 of them at once.
 //
 // An instruction is named after its opcode, with its types and .ftz as template arguments: `add.rn.ftz.f32` is
 // `add_rn<f32, true>`. Source: PTX ISA 9.0, chapter 9.7. An instruction that is not here does not compile.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <tuple>
 #include <type_traits>
 #include <vector>
 
@@ -251,10 +254,50 @@ u32 thread;
 bool by_others(u32 who) { return who != NOBODY && who != thread; }
 void note(u32& who) { who = by_others(who) ? SEVERAL : thread; }
 
+// What the warps of a launch do: instructions they issue, lines of 128 bytes that their accesses ask for, one after another;
+// and the sectors of 32 bytes that are read or written, each counted once.
+struct Work {
+    u64 instructions, lines, sectors;
+};
+constexpr u32 WARP = 32, LINE_BYTES = 128, SECTOR_BYTES = 32;
+// The access that a thread makes at a place of the program for the turn-th time: those of a warp are one.
+struct Visit {
+    u32 place, turn;
+    u64 line;
+    bool operator<(const Visit& o) const { return std::tie(place, turn, line) < std::tie(o.place, o.turn, o.line); }
+    bool operator==(const Visit& o) const { return std::tie(place, turn, line) == std::tie(o.place, o.turn, o.line); }
+};
+Work work;
+std::vector<Visit> visits;
+std::vector<u32> turns;  // of each place, in this thread
+u32 issued;              // instructions of this thread, but for those that a GPU does without
+
+void note_visit(u32 place, u64 address) {
+    if (turns.size() <= place) turns.resize(place + 1);
+    visits.push_back({place, turns[place]++, address / LINE_BYTES});
+}
+void end_warp(u32 most_issued) {
+    work.instructions += most_issued;
+    std::sort(visits.begin(), visits.end());
+    work.lines += std::unique(visits.begin(), visits.end()) - visits.begin();
+    visits.clear();
+}
+void count_sectors() {
+    for (const Array& array : arrays)
+        for (const std::vector<u32>* marks : {&array.loaded, &array.stored}) {
+            u64 last = 0;  // no array begins there
+            for (u64 i = 0; i < marks->size(); ++i) {
+                const u64 sector = (array.begin + i) / SECTOR_BYTES;
+                if ((*marks)[i] != NOBODY && sector != last) ++work.sectors, last = sector;
+            }
+        }
+}
+
 // Where an access of so many bytes goes: aligned to them, within one array, and such that the order of threads, which
 // nobody knows, cannot be seen.
-u8* at(u64 address, u32 bytes, Access access) {
+u8* at(u32 place, u64 address, u32 bytes, Access access) {
     if (address % bytes) throw Fault{"misaligned", address, bytes};
+    note_visit(place, address);
     for (Array& array : arrays) {
         if (address < array.begin || address + bytes > array.end) continue;
         for (u64 i = address - array.begin; i < address - array.begin + bytes; ++i) {
@@ -274,9 +317,16 @@ u8* at(u64 address, u32 bytes, Access access) {
 using Body = void (*)(const u8* parameters, Dim ntid, Dim nctaid, Dim ctaid, Dim tid);
 
 // Run all threads of all blocks; returns what went wrong, or null.
-const char* run(Body body, const u8* parameters, Dim grid, Dim block, const u64* ranges, u32 count) {
+const char* run(Body body, const u8* parameters, Dim grid, Dim block, const u64* ranges, u32 count, Work* done) {
     static char message[200];
     arrays.clear();
+    visits.clear();
+    work = {};
+    u32 most_issued = 0, in_warp = 0;
+    const auto close_warp = [&] {
+        end_warp(most_issued);
+        most_issued = in_warp = 0;
+    };
     for (u32 i = 0; i < count; ++i) {
         const std::vector<u32> nobody(ranges[2 * i + 1] - ranges[2 * i], NOBODY);
         arrays.push_back({ranges[2 * i], ranges[2 * i + 1], nobody, nobody, nobody});
@@ -286,19 +336,27 @@ const char* run(Body body, const u8* parameters, Dim grid, Dim block, const u64*
     try {
         for (b.z = 0; b.z < grid.z; ++b.z)
             for (b.y = 0; b.y < grid.y; ++b.y)
-                for (b.x = 0; b.x < grid.x; ++b.x)
+                for (b.x = 0; b.x < grid.x; ++b.x) {
                     for (t.z = 0; t.z < block.z; ++t.z)
                         for (t.y = 0; t.y < block.y; ++t.y)
                             for (t.x = 0; t.x < block.x; ++t.x) {
                                 ++thread;
+                                issued = 0;
+                                turns.assign(turns.size(), 0);
                                 body(parameters, block, grid, b, t);
+                                most_issued = std::max(most_issued, issued);
+                                if (++in_warp == WARP) close_warp();
                             }
+                    close_warp();
+                }
     } catch (const Fault& fault) {
         snprintf(message, sizeof message,
                  "an access of %u bytes at %#llx is %s: thread (%u, %u, %u) of block (%u, %u, %u)", fault.bytes,
                  (unsigned long long)fault.address, fault.what, t.x, t.y, t.z, b.x, b.y, b.z);
         return message;
     }
+    count_sectors();
+    *done = work;
     return nullptr;
 }
 

@@ -1,8 +1,8 @@
 """Kernels as NVRTC compiles them for a GPU, on the host: their PTX becomes C++, which runs a thread after another.
 
 It shows what the text of a kernel does not: what the compiler makes of it with the options of CuPy, flushed subnormals
-and saturated conversions among it. Each access must be aligned, inside an array of its launch, and to bytes that no
-other thread writes, unless both mean it: atomics, and volatile loads beside them.
+and saturated conversions among it, and how much work that is. Each access must be aligned, inside an array of its
+launch, and to bytes that no other thread writes, unless both mean it: atomics, and volatile loads beside them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ _TYPES = {"pred": "bool", "b8": "u8", "b16": "u16", "b32": "u32", "b64": "u64"}
 _TYPES |= {name: name for name in ("u8", "s8", "u16", "s16", "u32", "s32", "u64", "s64", "f32", "f64")}
 #: Parts of opcodes that change nothing here: threads run one at a time, and no memory is cached.
 _WITHOUT_EFFECT = {"uni", "nc", "volatile", "global", "param", "local"}
+#: What a GPU takes with another instruction: copies of registers, and parameters.
+_NOT_ISSUED = ("mov", "cvta", "ld.param")
 #: Instructions whose names are words of C++.
 _WORDS = {"and": "and_", "or": "or_", "xor": "xor_", "not": "not_"}
 #: Bytes that each parameter takes in the buffer of a launch, whatever its type.
@@ -78,12 +81,13 @@ def _lines(ptx: str) -> Iterator[str]:
             yield "}"
             yield (
                 f'extern "C" const char* launch_{name}(const u8* parameters, const u32* g, const u32* b,'
-                " const u64* ranges, u32 count) {"
-                f" return run({name}, parameters, {{g[0], g[1], g[2]}}, {{b[0], b[1], b[2]}}, ranges, count); }}"
+                " const u64* ranges, u32 count, Work* done) {"
+                f" return run({name}, parameters, {{g[0], g[1], g[2]}}, {{b[0], b[1], b[2]}}, ranges, count, done); }}"
             )
         elif found := re.match(r"(?:@(!?)%(\w+) )?\s*([a-z][\w.]*)\s*(.*);$", line):
             negated, guard, opcode, operands = found.groups()
-            yield (f"if ({negated}r_{guard}) " if guard else "") + _statement(opcode, operands)
+            counted = "" if opcode.startswith(_NOT_ISSUED) else "++issued; "
+            yield counted + (f"if ({negated}r_{guard}) " if guard else "") + _statement(opcode, operands)
         else:
             raise ValueError(f"not known: {line}")
 
@@ -147,7 +151,7 @@ def _place(text: str, kind: str, width: int, parts: Sequence[str], access: str) 
         return f"(u8*)({_operand(found[1])} + {offset})"
     if "param" in parts:
         return f"parameters + {found[1]} + {offset}"
-    return f"at({_operand(found[1])} + {offset}, {width} * sizeof({kind}), {access})"
+    return f"at(__LINE__, {_operand(found[1])} + {offset}, {width} * sizeof({kind}), {access})"
 
 
 def _each(text: str) -> list[str]:
@@ -181,8 +185,27 @@ def build(ptx: str, path: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(path))
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a GPU would have to do for a launch.
+
+    Parameters
+    ----------
+    instructions : int
+        That warps of 32 threads issue, as many as their busiest thread; copies of registers and parameters are not.
+    lines : int
+        Of 128 bytes, that the accesses of warps ask for.
+    sectors : int
+        Of 32 bytes, that are read, and that are written; each counted once, which is what memory has to move.
+    """
+
+    instructions: int
+    lines: int
+    sectors: int
+
+
 class PtxBackend(CpuBackend):
-    """Runs the PTX of all kernels on NumPy arrays.
+    """Runs the PTX of all kernels on NumPy arrays; `launches` tells each kernel and what it did.
 
     Parameters
     ----------
@@ -197,6 +220,7 @@ class PtxBackend(CpuBackend):
     def __init__(self, nvrtc: Any, folder: Path) -> None:
         super().__init__(1, row_forms=False)
         self.lanes = LANES
+        self.launches: list[tuple[str, Work]] = []
         files = sorted({kernel_file(kernel) for kernel in kernel_names()})
 
         def make(file: str) -> ctypes.CDLL:
@@ -208,10 +232,10 @@ class PtxBackend(CpuBackend):
     def launch(self, kernel: str, grid: Dims, block: Dims, args: Sequence[Any]) -> None:
         """Run a kernel; an access that is not aligned, leaves the arrays or races is an `AssertionError`."""
         check_arguments(kernel, args, np.ndarray)
-        launch(self._libraries[kernel_file(kernel)], kernel, grid, block, args)
+        self.launches.append((kernel, launch(self._libraries[kernel_file(kernel)], kernel, grid, block, args)))
 
 
-def launch(library: ctypes.CDLL, kernel: str, grid: Dims, block: Dims, args: Sequence[Any]) -> None:
+def launch(library: ctypes.CDLL, kernel: str, grid: Dims, block: Dims, args: Sequence[Any]) -> Work:
     """Run an entry of a library that `build` made, over arrays and NumPy scalars."""
     arrays = [arg for arg in args if isinstance(arg, np.ndarray)]
     slots = b"".join(
@@ -222,6 +246,8 @@ def launch(library: ctypes.CDLL, kernel: str, grid: Dims, block: Dims, args: Seq
     dims = [(ctypes.c_uint32 * 3)(*three(d)) for d in (grid, block)]
     function = library[f"launch_{kernel}"]
     function.restype = ctypes.c_char_p
-    fault = function(slots, *dims, ctypes.c_void_p(ranges.ctypes.data), ctypes.c_uint32(len(arrays)))
+    work = (ctypes.c_uint64 * 3)()
+    fault = function(slots, *dims, ctypes.c_void_p(ranges.ctypes.data), ctypes.c_uint32(len(arrays)), work)
     if fault is not None:
         raise AssertionError(f"{kernel}: {fault.decode()}")
+    return Work(*work)
