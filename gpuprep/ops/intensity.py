@@ -121,7 +121,8 @@ def _smallest_type(stored_range: Float, slopes: Float, intercepts: Float, *, who
 def stored_range(words: Any, left: int, right: int, backend: Backend) -> Float:
     """Return the least and greatest stored value of each slice, shape (D, 2)."""
     found = backend.upload(np.tile(np.array([_INT32.max, _INT32.min], np.int32), (len(words), 1)))
-    grid, block = ((1, len(words)), (1,)) if backend.name == "cpu" else ((_RANGE_BLOCKS, len(words)), (BLOCK_THREADS,))
+    shared = backend.row_threads > 1  # else a thread has a slice to itself
+    grid, block = ((_RANGE_BLOCKS, len(words)), (BLOCK_THREADS,)) if shared else ((1, len(words)), (1,))
     arguments = (words, np.int64(words[0].size), np.int32(left), np.int32(right), found)
     backend.launch(f"range_{TYPE_SUFFIX[words.dtype.name]}", grid, block, arguments)
     return np.asarray(backend.download(found), np.float64)
