@@ -402,12 +402,9 @@ def _regularize(dtype: Any) -> Callable[..., Arrays]:
 
 def _resize(dtype: Any, name: str) -> Callable[..., Arrays]:
     def run(backend: Backend, rng: np.random.Generator, shape: Shape) -> Arrays:
-        count, rows, columns = shape[0], shape[1], max(1, shape[2] // 8 * 8)  # rows of whole words
-        planes = backend.upload(_smooth(rng, (count, rows, columns), dtype))
-        height, width = max(1, rows * 3 // 5), columns * 5 // 3
-        box = (columns // 7, 0, columns - columns // 7, rows)
-        done = resize.resize_planes(planes, height, width, filter_name=name, backend=backend, box=box)
-        return [backend.download(done)]
+        planes = backend.upload(_smooth(rng, shape, dtype))
+        height, width = max(1, shape[1] * 3 // 5), shape[2] * 5 // 3
+        return [backend.download(resize.resize_planes(planes, height, width, filter_name=name, backend=backend))]
 
     return run
 

@@ -1,29 +1,7 @@
-// Antialiased resizing of boxes of planes by a separable filter whose taps are consecutive rows and columns: blend_* makes
-// sums along y, which all outputs that need a column share, and filter_* sums those along x. Sums are of float32: along y
-// one chain of fmaf in the order of the rows; along x tap t belongs to chain t % kChains.
+// Antialiased resizing of planes by a separable filter whose taps are consecutive rows and columns.
 #include "gpuprep.cuh"
 
-static constexpr i32 kChains = 8;   // as many as host vectors hold
-static constexpr i32 kColumns = 4;  // columns that a thread blends: 16 bytes of sums
-static constexpr i32 kRows = 2;     // rows that a thread filters by the weights it has loaded
-
-// What becomes of a plane: source rows and columns, the first `margin` of which nothing depends on, become ny rows of nx by
-// tables y_table and x_table. Tables of all boxes are of one shape: the taps of output o begin at row or column first[o]
-// behind the margin, and end in weights of 0 where others have more. Those along y stop at the last row; those along x
-// come in whole kChains, and may go beyond the last column.
-struct Box {
-    i32 rows, columns, margin, ny, nx, y_table, x_table;
-};
-
-// Neighbours that a GPU moves by 16 bytes, or as many as there are.
-template <class T, i32 N>
-struct __align__(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Run {
-    T v[N];
-};
-template <class T>
-DEVICE bool is_run(const T* p) {
-    return (u64)p % alignof(Run<T, kColumns>) == 0;
-}
+static constexpr i32 kChains = 8;  // sums along x run in as many chains, which host vectors hold
 
 DEVICE f32 limited(f32 v, f32 low, f32 high) {
     v = v > low ? v : low;
@@ -36,77 +14,69 @@ DEVICE void put(u16& d, f32 v) { d = (u16)half_away(limited(v, 0.f, 65535.f)); }
 DEVICE void put(i16& d, f32 v) { d = (i16)half_away(limited(v, -32768.f, 32767.f)); }
 DEVICE f32 sum_chains(const f32* s) { return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7])); }
 
-// Sums along y from the first of `rows` rows on, of kColumns columns of which `columns` are there; the others are 0.
-template <bool IsWhole, class T>
-DEVICE Run<f32, kColumns> blend(const T* in, i64 src_row, const f32* weight, i32 rows, i32 columns) {
-    Run<f32, kColumns> sum;
-    for (i32 k = 0; k < kColumns; ++k) sum.v[k] = 0.f;
-    for (i32 r = 0; r < rows; ++r, in += src_row) {
-        Run<T, kColumns> run;
-        if (IsWhole)
-            run = *(const Run<T, kColumns>*)in;
-        else
-            for (i32 k = 0; k < kColumns; ++k) run.v[k] = k < columns ? in[k] : (T)0;
-        for (i32 k = 0; k < kColumns; ++k) sum.v[k] = fmaf(weight[r], (f32)run.v[k], sum.v[k]);
-    }
-    return sum;
+// The sum over columns of x_weight times the sum over rows of y_weight times src, which begins at the first of `rows` rows.
+// Columns from src_nx on count as zero. Sums along y are one chain of fmaf in the order of the rows; along x, tap t belongs
+// to chain t % kChains.
+template <class T>
+DEVICE f32 filtered(const T* src, i64 src_row, i32 src_nx, const f32* y_weight, i32 rows, i32 x_first,
+                    const f32* x_weight, i32 x_taps) {
+    f32 sums[kChains];
+    for (i32 k = 0; k < kChains; ++k) sums[k] = 0.f;
+    for (i32 t = 0; t < x_taps; t += kChains)
+        for (i32 k = 0; k < kChains; ++k) {
+            const i32 column = x_first + t + k;
+            f32 in_column = 0.f;
+            if (column < src_nx)
+                for (i32 r = 0; r < rows; ++r) in_column = fmaf(y_weight[r], (f32)src[r * src_row + column], in_column);
+            sums[k] = fmaf(x_weight[t + k], in_column, sums[k]);
+        }
+    return sum_chains(sums);
 }
 
-// sums[z, y, column], of shape (…, band, columns), for rows y0 to y0 + band of the ny that boxes become at most; right of a box
-// they are 0. start: first element of each box. columns is a multiple of kColumns.
-#define BLEND(NAME, T)                                                                                                \
-    KERNEL NAME(const T* __restrict__ src, f32* __restrict__ sums, const i64* __restrict__ start,                     \
-                const Box* __restrict__ boxes, const i32* __restrict__ y_first, const f32* __restrict__ y_weight,     \
-                i32 y_taps, i32 ny, i32 y0, i32 band, i32 columns, i64 src_row) {                                     \
-        const Box box = boxes[blockIdx.z];                                                                            \
-        const i32 x = (blockIdx.x * blockDim.x + threadIdx.x) * kColumns, y = blockIdx.y * blockDim.y + threadIdx.y;  \
-        if (y >= band || y0 + y >= box.ny || x >= columns) return;                                                    \
-        const i64 at = (i64)box.y_table * ny + y0 + y;                                                                \
-        const i32 first = y_first[at], rows = y_taps < box.rows - first ? y_taps : box.rows - first;                  \
-        const f32* weight = y_weight + at * y_taps;                                                                   \
-        const T* in = src + start[blockIdx.z] + first * src_row + x;                                                  \
-        const i32 left = box.columns - x;                                                                             \
-        *(Run<f32, kColumns>*)(sums + ((i64)blockIdx.z * band + y) * columns + x) =                                   \
-            left >= kColumns && is_run(in) && is_run(in + src_row) ? blend<true>(in, src_row, weight, rows, left)     \
-                                                                   : blend<false>(in, src_row, weight, rows, left);   \
+// dst[z, y, x], of shape (nz, ny, nx), is src filtered. The taps of output x are the source columns x_first[x] …
+// x_first[x] + x_taps - 1, likewise for rows, which end before src_ny; x_taps is a multiple of kChains.
+#define RESIZE(NAME, T)                                                                                              \
+    KERNEL NAME(const T* __restrict__ src, T* __restrict__ dst, const i32* __restrict__ y_first,                     \
+                const f32* __restrict__ y_weight, i32 y_taps, const i32* __restrict__ x_first,                       \
+                const f32* __restrict__ x_weight, i32 x_taps, i32 nz, i32 ny, i32 nx, i32 src_ny, i32 src_nx,        \
+                i64 src_row, i64 src_page) {                                                                         \
+        const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;              \
+        const i32 z = blockIdx.z;                                                                                    \
+        if (x >= nx || y >= ny || z >= nz) return;                                                                   \
+        const i32 rows = y_taps < src_ny - y_first[y] ? y_taps : src_ny - y_first[y];                                \
+        put(dst[((i64)z * ny + y) * nx + x],                                                                         \
+            filtered(src + z * src_page + y_first[y] * src_row, src_row, src_nx, y_weight + (i64)y * y_taps, rows,   \
+                     x_first[x], x_weight + (i64)x * x_taps, x_taps));                                               \
     }
-BLEND(blend_u8, u8)
-BLEND(blend_u16, u16)
-BLEND(blend_i16, i16)
-BLEND(blend_f32, f32)
+RESIZE(resize_u8, u8)
+RESIZE(resize_u16, u16)
+RESIZE(resize_i16, i16)
+RESIZE(resize_f32, f32)
 
-// Rows y0 to y0 + band of dst, of shape (…, ny, nx), by the sums of blend_*: a box becomes the upper left of dst[z], the rest
-// is fill[z].
-#define FILTER(NAME, T)                                                                                               \
-    KERNEL NAME(const f32* __restrict__ sums, T* __restrict__ dst, const Box* __restrict__ boxes,                     \
-                const T* __restrict__ fill, const i32* __restrict__ x_first, const f32* __restrict__ x_weight,        \
-                i32 x_taps, i32 ny, i32 nx, i32 y0, i32 band, i32 columns) {                                          \
-        const Box box = boxes[blockIdx.z];                                                                            \
-        const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = (blockIdx.y * blockDim.y + threadIdx.y) * kRows;     \
-        if (x >= nx || y >= band) return;                                                                             \
-        const i32 end = band < box.ny - y0 ? band : box.ny - y0, rows = x < box.nx ? end - y : 0;                     \
-        f32 chains[kRows][kChains];                                                                                   \
-        for (i32 r = 0; r < kRows; ++r)                                                                               \
-            for (i32 k = 0; k < kChains; ++k) chains[r][k] = 0.f;                                                     \
-        if (rows > 0) {                                                                                               \
-            const i64 at = (i64)box.x_table * nx + x;                                                                 \
-            const f32* in = sums + ((i64)blockIdx.z * band + y) * columns + box.margin + x_first[at];                 \
-            for (i32 t = 0; t < x_taps; t += kChains) {                                                               \
-                const auto w = *(const Run<f32, kChains>*)(x_weight + at * x_taps + t);                               \
-                for (i32 r = 0; r < kRows; ++r) {                                                                     \
-                    const f32* row = in + (i64)(r < rows ? r : 0) * columns + t;                                      \
-                    for (i32 k = 0; k < kChains; ++k) chains[r][k] = fmaf(w.v[k], row[k], chains[r][k]);              \
-                }                                                                                                     \
-            }                                                                                                         \
-        }                                                                                                             \
-        T* out = dst + ((i64)blockIdx.z * ny + y0 + y) * nx + x;                                                      \
-        for (i32 r = 0; r < kRows && y + r < band; ++r, out += nx)                                                    \
-            if (r < rows)                                                                                             \
-                put(*out, sum_chains(chains[r]));                                                                     \
-            else                                                                                                      \
-                *out = fill[blockIdx.z];                                                                              \
+// Each plane in its own way: the box of plane z begins at element start[z] of src. how[z] holds its rows and columns, those
+// that it becomes, and which tables it takes along y and x; tables are as of RESIZE, one after the other, for ny rows
+// and nx columns each. What it becomes is the upper left of dst[z], of shape (nz, ny, nx); the rest is fill[z].
+static constexpr i32 kHow = 6;
+#define FIT(NAME, T)                                                                                                 \
+    KERNEL NAME(const T* __restrict__ src, T* __restrict__ dst, const i64* __restrict__ start,                       \
+                const i32* __restrict__ how, const T* __restrict__ fill, const i32* __restrict__ y_first,            \
+                const f32* __restrict__ y_weight, i32 y_taps, const i32* __restrict__ x_first,                       \
+                const f32* __restrict__ x_weight, i32 x_taps, i32 nz, i32 ny, i32 nx, i64 src_row) {                 \
+        const i32 x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;              \
+        const i32 z = blockIdx.z;                                                                                    \
+        if (x >= nx || y >= ny || z >= nz) return;                                                                   \
+        const i32* own = how + z * kHow;                                                                             \
+        T& out = dst[((i64)z * ny + y) * nx + x];                                                                    \
+        if (y >= own[2] || x >= own[3]) {                                                                            \
+            out = fill[z];                                                                                           \
+            return;                                                                                                  \
+        }                                                                                                            \
+        const i64 at_y = (i64)own[4] * ny + y, at_x = (i64)own[5] * nx + x;                                          \
+        const i32 first = y_first[at_y], rows = y_taps < own[0] - first ? y_taps : own[0] - first;                   \
+        put(out, filtered(src + start[z] + first * src_row, src_row, own[1], y_weight + at_y * y_taps, rows,         \
+                          x_first[at_x], x_weight + at_x * x_taps, x_taps));                                         \
     }
-FILTER(filter_u8, u8)
-FILTER(filter_u16, u16)
-FILTER(filter_i16, i16)
-FILTER(filter_f32, f32)
+FIT(fit_u8, u8)
+FIT(fit_u16, u16)
+FIT(fit_i16, i16)
+FIT(fit_f32, f32)

@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuprep.backends.base import TYPE_SUFFIX, Backend
+from gpuprep.backends.base import TYPE_SUFFIX, Backend, Dims
 from gpuprep.errors import ConfigError
 from gpuprep.ops.axis_tables import LANCZOS_LOBES, cubic, lanczos, linear
 from gpuprep.ops.resample import RUN
@@ -26,10 +25,6 @@ Float = NDArray[np.float64]
 
 #: Taps along x come in groups of this many. Source: kChains in kernels/resize2d.cu.
 TAP_GROUP = 8
-#: Columns that a thread sums along y, and rows that it sums along x. Source: kColumns and kRows in the same file.
-_COLUMNS_A_THREAD, _ROWS_A_THREAD = 4, 2
-#: Bytes of sums along y at a time: what caches hold until they are summed along x.
-SUMS_BYTES = {"cpu": 4 << 20, "cuda": 16 << 20}
 #: Kernel (float32) and reference (float64) differ by at most this share of the largest magnitude of the source, and
 #: integers by one more where that decides which way a value is rounded.
 REFERENCE_TOLERANCE = 2e-6
@@ -40,7 +35,6 @@ GAUSSIAN_SIGMA = 0.5
 _KEPT_TAPS = 64
 
 _BLOCK = (64, 4, 1)
-_BLEND_BLOCK = (32, 8, 1)
 _MAX_PLANES = 65535  # blocks that CUDA takes along z
 
 
@@ -154,14 +148,16 @@ def resize_planes(
     if not backend.has_kernels:
         part = planes[:, top : top + box_height, left : left + box_width]
         return reference_resize(part, height, width, filter_name)
-    region = (left, top, box_width, box_height)
-    if filter_name != "nearest":
-        boxes, sizes, fill = [region] * depth, [(width, height)] * depth, np.zeros(depth, planes.dtype)
-        return _resize(planes, boxes, sizes, [filter_name] * depth, (height, width), fill, backend)
     result = backend.xp.empty((depth, height, width), planes.dtype)
+    block: Dims = _BLOCK
     for start in range(0, depth, _MAX_PLANES):
-        here = slice(start, start + _MAX_PLANES)
-        _launch_gather(planes[here], result[here], region, backend)
+        count = min(_MAX_PLANES, depth - start)
+        grid = (-(-width // block[0]), -(-height // block[1]), count)
+        source, target = planes[start : start + count], result[start : start + count]
+        if filter_name == "nearest":
+            _launch_gather(source, target, (left, top, box_width, box_height), grid, backend)
+        else:
+            _launch_resize(source, target, (left, top, box_width, box_height), filter_name, grid, backend)
     return result
 
 
@@ -175,7 +171,7 @@ def resize_boxes(
     filter_name: str,
     backend: Backend,
 ) -> Any:
-    """Resize a box of each plane, each to its own size; values are those of `resize_planes`.
+    """Resize a box of each plane, each to its own size, by one launch; values are those of `resize_planes`.
 
     Parameters
     ----------
@@ -208,80 +204,39 @@ def resize_boxes(
             )[0]
         return result
     names = ["nearest" if tuple(box[2:]) == tuple(s) else filter_name for box, s in zip(boxes, sizes, strict=True)]
-    return _resize(planes, boxes, sizes, names, shape, fill, backend)
-
-
-def _resize(
-    planes: Any,
-    boxes: Sequence[tuple[int, int, int, int]],
-    sizes: Sequence[tuple[int, int]],
-    names: Sequence[str],
-    shape: tuple[int, int],
-    fill: NDArray[Any],
-    backend: Backend,
-) -> Any:
-    """Resize a box of each plane by the filter of its name; see `resize_boxes`."""
     x_axes, y_axes = (
         [(box[2 + axis], size[axis], name) for box, size, name in zip(boxes, sizes, names, strict=True)]
         for axis in (0, 1)
     )
     x, y = _tables(x_axes, shape[1], TAP_GROUP), _tables(y_axes, shape[0], 1)
-    margins = [box[0] % _COLUMNS_A_THREAD for box in boxes]  # from where a GPU reads whole words on
-    ways = [
-        (box[3], margin + box[2], margin, size[1], size[0], y_table, x_table)
-        for box, margin, size, y_table, x_table in zip(boxes, margins, sizes, y.table_of, x.table_of, strict=True)
+    how = [
+        (box[3], box[2], size[1], size[0], y_table, x_table)
+        for box, size, y_table, x_table in zip(boxes, sizes, y.table_of, x.table_of, strict=True)
     ]
-    count, height, width = planes.shape
-    start = [
-        (z * height + box[1]) * width + box[0] - margin
-        for z, (box, margin) in enumerate(zip(boxes, margins, strict=True))
-    ]
-    starts, how, fill = map(backend.upload, (np.array(start, np.int64), np.array(ways, np.int32), fill))
-    (y_tables, y_taps), (x_tables, x_taps) = (
-        ([backend.upload(table.first), backend.upload(table.weights)], table.weights.shape[2]) for table in (y, x)
+    _, height, width = planes.shape
+    start = np.array([(z * height + box[1]) * width + box[0] for z, box in enumerate(boxes)], np.int64)
+    result = backend.xp.empty((len(planes), *shape), planes.dtype)
+    backend.launch(
+        f"fit_{TYPE_SUFFIX[planes.dtype.name]}",
+        (-(-shape[1] // _BLOCK[0]), -(-shape[0] // _BLOCK[1]), len(planes)),
+        _BLOCK,
+        (
+            planes,
+            result,
+            backend.upload(start),
+            backend.upload(np.array(how, np.int32)),
+            backend.upload(fill),
+            backend.upload(y.first),
+            backend.upload(y.weights),
+            np.int32(y.weights.shape[2]),
+            backend.upload(x.first),
+            backend.upload(x.weights),
+            np.int32(x.weights.shape[2]),
+            *map(np.int32, result.shape),
+            np.int64(width),
+        ),
     )
-    columns = max(way[1] for way in ways) + x_taps
-    columns += -columns % _COLUMNS_A_THREAD
-    suffix = TYPE_SUFFIX[planes.dtype.name]
-    result = backend.xp.empty((count, *shape), planes.dtype)
-    at_once, band = _split(count, shape[0], 4 * columns, SUMS_BYTES[backend.name])
-    sums = backend.xp.empty((at_once, band, columns), np.float32)
-    for z, y0 in product(range(0, count, at_once), range(0, shape[0], band)):
-        here = slice(z, z + at_once)
-        rows, depth = min(band, shape[0] - y0), min(at_once, count - z)
-        backend.launch(
-            f"blend_{suffix}",
-            (-(-columns // (_COLUMNS_A_THREAD * _BLEND_BLOCK[0])), -(-rows // _BLEND_BLOCK[1]), depth),
-            _BLEND_BLOCK,
-            (
-                planes,
-                sums,
-                starts[here],
-                how[here],
-                *y_tables,
-                *map(np.int32, (y_taps, shape[0], y0, rows, columns)),
-                np.int64(width),
-            ),
-        )
-        backend.launch(
-            f"filter_{suffix}",
-            (-(-shape[1] // _BLOCK[0]), -(-rows // (_BLOCK[1] * _ROWS_A_THREAD)), depth),
-            _BLOCK,
-            (sums, result[here], how[here], fill[here], *x_tables, *map(np.int32, (x_taps, *shape, y0, rows, columns))),
-        )
     return result
-
-
-def _split(planes: int, rows: int, row_bytes: int, most_bytes: int) -> tuple[int, int]:
-    """Return how many planes, and how many rows of each, to do at a time: whole planes, or a band of one."""
-    at_once = max(1, most_bytes // (rows * row_bytes))
-    return min(planes, at_once, _MAX_PLANES), min(rows, max(1, most_bytes // row_bytes))
-
-
-def most_sums_bytes(planes: int, rows: int, source_width: int) -> int:
-    """Return how many bytes of a device `resize_boxes` takes at most beside its result of so many rows a plane."""
-    columns = 2 * (source_width + TAP_GROUP + _COLUMNS_A_THREAD)  # as many taps as columns, at worst
-    return min(planes * rows * columns * 4, SUMS_BYTES["cuda"])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -311,7 +266,36 @@ def _tables(axes: Sequence[tuple[int, int, str]], n: int, group: int) -> _Tables
     return _Tables(first, weights, [distinct.index(axis) for axis in axes])
 
 
-def _launch_gather(planes: Any, result: Any, box: tuple[int, int, int, int], backend: Backend) -> None:
+def _launch_resize(
+    planes: Any, result: Any, box: tuple[int, int, int, int], filter_name: str, grid: Dims, backend: Backend
+) -> None:
+    depth, height, width = result.shape
+    left, top, box_width, box_height = box
+    y, x = filter_taps(box_height, height, filter_name), filter_taps(box_width, width, filter_name)
+    x_weights = np.pad(x.weights, ((0, 0), (0, -x.weights.shape[1] % TAP_GROUP)))
+    _, row, page = planes.shape[0], planes.shape[2], planes.shape[1] * planes.shape[2]
+    origin = planes.reshape(-1)[top * row + left :]
+    backend.launch(
+        f"resize_{TYPE_SUFFIX[planes.dtype.name]}",
+        grid,
+        _BLOCK,
+        (
+            origin,
+            result,
+            backend.upload(y.first),
+            backend.upload(y.weights.astype(np.float32)),
+            np.int32(y.weights.shape[1]),
+            backend.upload(x.first),
+            backend.upload(np.ascontiguousarray(x_weights, np.float32)),
+            np.int32(x_weights.shape[1]),
+            *map(np.int32, (depth, height, width, box_height, box_width)),
+            np.int64(row),
+            np.int64(page),
+        ),
+    )
+
+
+def _launch_gather(planes: Any, result: Any, box: tuple[int, int, int, int], grid: Dims, backend: Backend) -> None:
     depth, height, width = result.shape
     left, top, box_width, box_height = box
     word = np.dtype(f"u{planes.dtype.itemsize}")
@@ -323,7 +307,7 @@ def _launch_gather(planes: Any, result: Any, box: tuple[int, int, int, int], bac
     strides = (planes.shape[2], planes.shape[1] * planes.shape[2], 0, width, height * width)
     backend.launch(
         f"gather_{TYPE_SUFFIX[word.name]}",
-        (-(-width // _BLOCK[0]), -(-height // _BLOCK[1]), -(-depth // RUN)),
+        (*grid[:2], -(-depth // RUN)),
         _BLOCK,
         (
             planes.view(word),

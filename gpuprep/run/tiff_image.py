@@ -29,7 +29,6 @@ from gpuprep.ops.grey import (
     to_values,
 )
 from gpuprep.ops.region import greatest_value
-from gpuprep.ops.resize import most_sums_bytes
 from gpuprep.run.memory import check_room, describe_shortage
 from gpuprep.run.stopwatch import Stopwatch
 from gpuprep.run.tiff_fit import Fit, check_length, fit_each, fit_planes
@@ -220,8 +219,7 @@ def estimate_batch_bytes(loaded: Sequence[Loaded], options: TiffOptions) -> int:
     """Return how many bytes of a device `make_images` is likely to take at most."""
     width, height = options.size or (0, 0)
     pixels = _IMAGE_COPIES * sum(each.stored.size for each in loaded) + _OUTPUT_COPIES * len(loaded) * width * height
-    sums = most_sums_bytes(len(loaded), height, loaded[0].stored.shape[2])
-    return sum(each.stored.nbytes for each in loaded) + _VALUE_BYTES * pixels + sums
+    return sum(each.stored.nbytes for each in loaded) + _VALUE_BYTES * pixels
 
 
 def _describe_image(

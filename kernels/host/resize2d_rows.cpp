@@ -1,6 +1,8 @@
-// Row forms of ../resize2d.cu: a few source rows at a time are blended over the whole width, and a vector of chains filters
-// along x. Every sum is the one that the kernel computes.
+// Row form of ../resize2d.cu: the source rows of an output row are blended over the whole width, then filtered along x
+// with a vector of chains. Every sum is the one that the kernel computes.
 #include <algorithm>
+#include <cstring>
+#include <vector>
 
 #include "cuda_host.hpp"
 
@@ -14,7 +16,6 @@ struct Kernels : Thread {
 constexpr int kChains = Kernels::kChains;
 constexpr int kBlendTaps = 8;         // source rows blended at once: they and the sums stay in registers
 constexpr i32 kOutputs = 16;
-constexpr std::size_t kGrain = 8;     // rows
 constexpr std::size_t kStrip = 2048;  // columns blended at once: the sums stay in the level 1 cache
 
 template <int Taps, bool Fresh, class T>
@@ -70,48 +71,24 @@ void filter_columns(const f32* row, const i32* first, const f32* weight, i32 tap
 }
 
 template <class T>
-void blend_boxes(dim3 grid, dim3, unsigned workers, const T* src, f32* sums, const i64* start,
-                 const Kernels::Box* boxes, const i32* y_first, const f32* y_weight, i32 y_taps, i32 ny, i32 y0,
-                 i32 band, i32 columns, i64 src_row) {
-    gpuprep::parallel_for(static_cast<std::size_t>(grid.z) * band, kGrain, workers, [=](std::size_t i, std::size_t end) {
+void resize_rows(dim3, dim3, unsigned workers, const T* src, T* dst, const i32* y_first, const f32* y_weight,
+                 i32 y_taps, const i32* x_first, const f32* x_weight, i32 x_taps, i32 nz, i32 ny, i32 nx, i32 src_ny,
+                 i32 src_nx, i64 src_row, i64 src_page) {
+    gpuprep::parallel_for(static_cast<std::size_t>(nz) * ny, 8, workers, [&](std::size_t i, std::size_t end) {
+        std::vector<f32> row(static_cast<std::size_t>(src_nx) + x_taps);  // columns from src_nx on stay zero
         for (; i < end; ++i) {
-            const i64 z = static_cast<i64>(i) / band, y = y0 + static_cast<i64>(i) % band;
-            const Kernels::Box& box = boxes[z];
-            if (y >= box.ny) continue;
-            const i64 at = i64(box.y_table) * ny + y;
-            f32* const out = sums + static_cast<i64>(i) * columns;
-            blend_rows(src + start[z] + y_first[at] * src_row, src_row, y_weight + at * y_taps,
-                       std::min(y_taps, box.rows - y_first[at]), out, box.columns);
-            std::fill(out + box.columns, out + columns, 0.f);
+            const i64 z = static_cast<i64>(i) / ny, y = static_cast<i64>(i) % ny;
+            blend_rows(src + z * src_page + y_first[y] * src_row, src_row, y_weight + y * y_taps,
+                       std::min(y_taps, src_ny - y_first[y]), row.data(), src_nx);
+            filter_columns(row.data(), x_first, x_weight, x_taps, dst + static_cast<i64>(i) * nx, nx);
         }
     });
 }
 
-template <class T>
-void filter_boxes(dim3 grid, dim3, unsigned workers, const f32* sums, T* dst, const Kernels::Box* boxes, const T* fill,
-                  const i32* x_first, const f32* x_weight, i32 x_taps, i32 ny, i32 nx, i32 y0, i32 band, i32 columns) {
-    gpuprep::parallel_for(static_cast<std::size_t>(grid.z) * band, kGrain, workers, [=](std::size_t i, std::size_t end) {
-        for (; i < end; ++i) {
-            const i64 z = static_cast<i64>(i) / band, y = y0 + static_cast<i64>(i) % band;
-            const Kernels::Box& box = boxes[z];
-            const i64 at = i64(box.x_table) * nx;
-            const i32 n = y < box.ny ? box.nx : 0;
-            T* const out = dst + (z * ny + y) * nx;
-            const f32* const row = sums + static_cast<i64>(i) * columns + box.margin;
-            filter_columns(row, x_first + at, x_weight + at * x_taps, x_taps, out, n);
-            std::fill(out + n, out + nx, fill[z]);
-        }
-    });
-}
-
-ROW_FORM(blend_u8, blend_boxes<u8>);
-ROW_FORM(blend_u16, blend_boxes<u16>);
-ROW_FORM(blend_i16, blend_boxes<i16>);
-ROW_FORM(blend_f32, blend_boxes<f32>);
-ROW_FORM(filter_u8, filter_boxes<u8>);
-ROW_FORM(filter_u16, filter_boxes<u16>);
-ROW_FORM(filter_i16, filter_boxes<i16>);
-ROW_FORM(filter_f32, filter_boxes<f32>);
+ROW_FORM(resize_u8, resize_rows<u8>);
+ROW_FORM(resize_u16, resize_rows<u16>);
+ROW_FORM(resize_i16, resize_rows<i16>);
+ROW_FORM(resize_f32, resize_rows<f32>);
 
 }  // namespace
 }  // namespace cuda_host

@@ -9,15 +9,7 @@ from PIL import Image
 from gpuprep.backends.cpu import CpuBackend
 from gpuprep.backends.reference import ReferenceBackend
 from gpuprep.errors import ConfigError
-from gpuprep.ops.resize import (
-    FILTERS,
-    REFERENCE_TOLERANCE,
-    SUMS_BYTES,
-    filter_taps,
-    nearest_pixels,
-    resize_boxes,
-    resize_planes,
-)
+from gpuprep.ops.resize import FILTERS, REFERENCE_TOLERANCE, filter_taps, nearest_pixels, resize_boxes, resize_planes
 
 CPU, KERNEL_TEXT, REFERENCE = CpuBackend(), CpuBackend(row_forms=False), ReferenceBackend()
 #: Grey levels that rounding in float32 may cost.
@@ -84,17 +76,6 @@ def test_boxes_of_planes_are_resized_each_in_its_own_way(backend, dtype, name):
             one = resize_planes(plane[None], height, width, filter_name=name, backend=backend, box=box)
             expected[:height, :width] = one[0]
         np.testing.assert_array_equal(result, expected)
-
-
-@pytest.mark.parametrize("backend", [CPU, KERNEL_TEXT], ids=["rows", "kernels"])
-@pytest.mark.parametrize("sums_bytes", [1, 1000, 5000, 12000])
-def test_sums_are_made_a_band_at_a_time(monkeypatch, backend, sums_bytes):
-    planes = np.random.default_rng(8).integers(0, 60000, (5, 40, 50)).astype(np.uint16)
-    fill = np.arange(5).astype(np.uint16)
-    whole = resize_boxes(planes, BOXES, TARGETS, (16, 20), fill, filter_name="lanczos3", backend=backend)
-    monkeypatch.setitem(SUMS_BYTES, "cpu", sums_bytes)
-    found = resize_boxes(planes, BOXES, TARGETS, (16, 20), fill, filter_name="lanczos3", backend=backend)
-    np.testing.assert_array_equal(found, whole)
 
 
 @pytest.mark.parametrize("name", PILLOW)
