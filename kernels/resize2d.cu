@@ -17,19 +17,27 @@ DEVICE f32 sum_chains(const f32* s) { return ((s[0] + s[4]) + (s[2] + s[6])) + (
 // The sum over columns of x_weight times the sum over rows of y_weight times src, which begins at the first of `rows` rows.
 // Columns from src_nx on count as zero. Sums along y are one chain of fmaf in the order of the rows; along x, tap t belongs
 // to chain t % kChains.
+//
+// The columns of a tap group are added up together: they share the weights of the rows, and lie side by side.
 template <class T>
 DEVICE f32 filtered(const T* src, i64 src_row, i32 src_nx, const f32* y_weight, i32 rows, i32 x_first,
                     const f32* x_weight, i32 x_taps) {
     f32 sums[kChains];
     for (i32 k = 0; k < kChains; ++k) sums[k] = 0.f;
-    for (i32 t = 0; t < x_taps; t += kChains)
-        for (i32 k = 0; k < kChains; ++k) {
-            const i32 column = x_first + t + k;
-            f32 in_column = 0.f;
-            if (column < src_nx)
-                for (i32 r = 0; r < rows; ++r) in_column = fmaf(y_weight[r], (f32)src[r * src_row + column], in_column);
-            sums[k] = fmaf(x_weight[t + k], in_column, sums[k]);
-        }
+    for (i32 t = 0; t < x_taps; t += kChains) {
+        const T* in = src + x_first + t;
+        const i32 columns = src_nx - x_first - t;
+        f32 in_column[kChains];
+        for (i32 k = 0; k < kChains; ++k) in_column[k] = 0.f;
+        if (columns >= kChains)
+            for (i32 r = 0; r < rows; ++r, in += src_row)
+                for (i32 k = 0; k < kChains; ++k) in_column[k] = fmaf(y_weight[r], (f32)in[k], in_column[k]);
+        else
+            for (i32 r = 0; r < rows; ++r, in += src_row)
+                for (i32 k = 0; k < kChains; ++k)
+                    if (k < columns) in_column[k] = fmaf(y_weight[r], (f32)in[k], in_column[k]);
+        for (i32 k = 0; k < kChains; ++k) sums[k] = fmaf(x_weight[t + k], in_column[k], sums[k]);
+    }
     return sum_chains(sums);
 }
 
