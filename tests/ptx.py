@@ -196,7 +196,8 @@ class Work:
     lines : int
         Of 128 bytes, that the accesses of warps ask for.
     sectors : int
-        Of 32 bytes, that are read, and that are written; each counted once, which is what memory has to move.
+        Of 32 bytes, that are read, and that are written; each counted once, which is what memory has to move. Those of
+        atomics and volatile loads are left out.
     """
 
     instructions: int

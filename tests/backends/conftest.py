@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+
+import ptx
 import pytest
 
 
@@ -14,3 +18,11 @@ def nvrtc():
     except (RuntimeError, OSError) as error:
         pytest.skip(f"no NVRTC: {error}")
     return cupy.cuda.nvrtc
+
+
+@pytest.fixture(scope="session")
+def ptx_backend(nvrtc, tmp_path_factory):
+    """Runs what NVRTC makes of the kernels."""
+    if sys.platform != "linux" or shutil.which("g++") is None:
+        pytest.skip("needs Linux and g++")
+    return ptx.PtxBackend(nvrtc, tmp_path_factory.mktemp("ptx"))

@@ -6,9 +6,6 @@ the memory. It is a bound: how fast a kernel is, only a device tells.
 
 from __future__ import annotations
 
-import shutil
-import sys
-
 import numpy as np
 import ptx
 import pytest
@@ -28,15 +25,7 @@ AIM, LESS = 0.70, {"roi_measure": 0.60, "resize_u16": 0.30}
 FEWEST_SECTORS = 1000
 SHAPE = (34, 48, 512)
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux" or shutil.which("g++") is None, reason="needs Linux and g++"),
-]
-
-
-@pytest.fixture(scope="module")
-def backend(nvrtc, tmp_path_factory):
-    return ptx.PtxBackend(nvrtc, tmp_path_factory.mktemp("ptx"))
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ptx_backend")]  # all need what it needs
 
 
 def possible_share(work):
@@ -47,11 +36,11 @@ def possible_share(work):
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
-def test_memory_is_what_takes_time(backend, workload):
-    _, run = workload.prepare(backend, SHAPE)
-    backend.launches.clear()
-    run(backend)
-    launches = [(kernel, work) for kernel, work in backend.launches if work.sectors >= FEWEST_SECTORS]
+def test_memory_is_what_takes_time(ptx_backend, workload):
+    _, run = workload.prepare(ptx_backend, SHAPE)
+    ptx_backend.launches.clear()
+    run(ptx_backend)
+    launches = [(kernel, work) for kernel, work in ptx_backend.launches if work.sectors >= FEWEST_SECTORS]
     assert launches
     slow = {kernel: work for kernel, work in launches if possible_share(work) < LESS.get(kernel, AIM)}
     assert slow == {}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import runpy
-import shutil
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -20,15 +18,7 @@ TRIALS = Path(__file__).resolve().parents[2] / "benchmarks" / "kernel_trials.py"
 #: Less and more than a block covers, and no multiple of what a thread takes at once; more slices than a thread makes.
 SHAPES = [(2, 9, 70), (2, 5, 2117), (17, 5, 9)]
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux" or shutil.which("g++") is None, reason="needs Linux and g++"),
-]
-
-
-@pytest.fixture(scope="module")
-def backend(nvrtc, tmp_path_factory):
-    return ptx.PtxBackend(nvrtc, tmp_path_factory.mktemp("ptx"))
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ptx_backend")]  # all need what it needs
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +27,10 @@ def trials():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_kernel_gives_the_bits_of_the_host_build(backend, trials, shape):
+def test_every_kernel_gives_the_bits_of_the_host_build(ptx_backend, trials, shape):
     cpu = select("cpu")
     outcomes = [
-        trials["compare"](trial, backend, cpu, shape, (7, number))
+        trials["compare"](trial, ptx_backend, cpu, shape, (7, number))
         for number, trial in enumerate(trials["list_trials"]())
     ]
     assert [outcome for outcome in outcomes if outcome.difference] == []
@@ -51,20 +41,20 @@ def clamp(backend, array, count):
     backend.launch("clamp_i16", (1,), (128,), (array, array, np.int64(count), np.int16(0), np.int16(1)))
 
 
-def test_an_access_beyond_an_array_is_told(backend):
+def test_an_access_beyond_an_array_is_told(ptx_backend):
     array = np.full(1024, 5, np.int16)
-    clamp(backend, array, 1000)
+    clamp(ptx_backend, array, 1000)
     assert (array[:1000] == 1).all()
     assert (array[1000:] == 5).all()
     with pytest.raises(
         AssertionError, match=r"clamp_i16: an access of 2 bytes .* outside of all arrays: thread \(125, "
     ):
-        clamp(backend, array[:1000], 1001)
+        clamp(ptx_backend, array[:1000], 1001)
 
 
-def test_an_access_that_is_not_aligned_is_told(backend):
+def test_an_access_that_is_not_aligned_is_told(ptx_backend):
     with pytest.raises(AssertionError, match=r"an access of 16 bytes at .* is misaligned"):
-        clamp(backend, np.zeros(1025, np.int16)[1:], 1024)
+        clamp(ptx_backend, np.zeros(1025, np.int16)[1:], 1024)
 
 
 RACES = {
