@@ -104,7 +104,7 @@ def run() -> int:
         error.show()
         return ExitStatus.CONFIG
     except (click.Abort, KeyboardInterrupt):
-        click.echo("\ninterrupted; finished cases are kept, run the same command again to go on", err=True)
+        click.echo("\ninterrupted; what is finished is kept, run the same command again to go on", err=True)
         return ExitStatus.INTERRUPTED
     except SystemExit:  # how click ends when nobody reads stdout any more, as in ``| head``
         return _READER_GONE

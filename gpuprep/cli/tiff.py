@@ -157,7 +157,7 @@ def tiff(
     workers: int | None,
     **chosen: Any,
 ) -> int:
-    """Convert SOURCE, a file, a folder or a .txt list of paths, into TIFF files with one page a frame.
+    """Convert SOURCE, a file, a folder, an index or a .txt list of paths, into TIFF files with one page a frame.
 
     OUTPUT is a folder, or a file named .tif or .tiff when SOURCE holds one image. Grey levels take the whole range of 8
     bits, or of 16 when more than 8 are stored. Tags DefaultCropOrigin, DefaultCropSize, DefaultScale and ActiveArea,

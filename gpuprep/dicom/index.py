@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -22,7 +22,7 @@ from gpuprep.dicom.header import (
     divide_copies,
     read_headers,
 )
-from gpuprep.errors import ConfigError, InputNotFoundError, OutputError
+from gpuprep.errors import ConfigError, InputNotFoundError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -266,13 +266,12 @@ def _judge_copies(instances: Sequence[InstanceHeader], copies: Sequence[Instance
 def write_index(index: Index, path: Path) -> None:
     """Write an index as Parquet, a row a file, columns named and ordered as the fields of `InstanceHeader`.
 
-    A path that is not UTF-8 has its bytes in the column ``path_bytes``, which is null for all others. The file appears
-    by rename.
+    A path that is not UTF-8 has its bytes in the column ``path_bytes``, which is null for all others.
 
     Raises
     ------
-    OutputError
-        ``index-not-written``: the system refused.
+    OSError
+        The system refused; an unfinished file may be left.
     """
     import pyarrow as pa
     import pyarrow.parquet
@@ -282,27 +281,8 @@ def write_index(index: Index, path: Path) -> None:
     columns[_PATH_BYTES] = [None if _is_utf8(p) else os.fsencode(p) for p in columns["path"]]
     columns["path"] = [os.fsencode(p).decode("utf-8", "replace") for p in columns["path"]]
     table = pa.table({f.name: pa.array(columns[f.name], f.type) for f in schema}, schema=schema)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            pa.parquet.write_table(table, file, compression="zstd")
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(
-            "the index cannot be written: "
-            + (
-                "a file is where a folder should be"
-                if isinstance(error, FileExistsError | NotADirectoryError)
-                else error.strerror or str(error)
-            ),
-            code="index-not-written",
-            subject=str(path),
-            hint="make room, or name a file elsewhere",
-        ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+    with path.open("wb") as file:
+        pa.parquet.write_table(table, file, compression="zstd")
 
 
 def read_index(path: Path) -> Index:
@@ -311,7 +291,7 @@ def read_index(path: Path) -> Index:
     Raises
     ------
     InputNotFoundError
-        ``path-missing``: there is no such file; ``index-unreadable``: the system does not give it.
+        ``path-missing``: there is no such file; ``index-unreadable``: the system does not give it, or it is no file.
     ConfigError
         ``not-an-index``: it is no Parquet file, or not one of ours; ``index-version``: another version wrote it.
     """
@@ -319,15 +299,13 @@ def read_index(path: Path) -> Index:
     import pyarrow.parquet
 
     try:
-        content = path.read_bytes()
+        is_file = stat.S_ISREG(path.stat().st_mode)  # a pipe or a device may never end
+        content = path.read_bytes() if is_file else b""
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise InputNotFoundError(
-            f"the index cannot be read: {error.strerror}",
-            code="path-missing" if missing else "index-unreadable",
-            subject=str(path),
-            hint="name the index file itself; gpuprep index SRC -o FILE.parquet writes one",
-        ) from error
+        code = "path-missing" if isinstance(error, FileNotFoundError) else "index-unreadable"
+        raise _unreadable_index(path, error.strerror or str(error), code) from error
+    if not is_file:
+        raise _unreadable_index(path, "it is a folder or a device", "index-unreadable")
     try:
         table = pa.parquet.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError) as error:  # an OSError is what pyarrow raises on damaged pages
@@ -367,6 +345,11 @@ def _list_values(array: pa.Array) -> list[Any]:
     encoded = array.dictionary_encode()
     texts = [*encoded.dictionary.to_pylist(), None]
     return [texts[i] for i in encoded.indices.fill_null(-1).to_numpy().tolist()]
+
+
+def _unreadable_index(path: Path, reason: str, code: str) -> InputNotFoundError:
+    hint = "name the index file itself; gpuprep index SRC -o FILE.parquet writes one"
+    return InputNotFoundError(f"the index cannot be read: {reason}", code=code, subject=str(path), hint=hint)
 
 
 def _not_an_index(path: Path, reason: str) -> ConfigError:

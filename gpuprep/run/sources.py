@@ -20,7 +20,7 @@ from gpuprep.dicom.link import LinkResult, link
 from gpuprep.errors import ConfigError, InputNotFoundError
 from gpuprep.run.ledger import FileProblem
 from gpuprep.run.plan import IMAGE_MODALITIES, SEGMENTATION_MODALITIES
-from gpuprep.writers.atomic import of_the_job
+from gpuprep.writers.atomic import of_the_job, replacing
 
 #: End of the name of an index.
 INDEX_SUFFIX = ".parquet"
@@ -144,8 +144,10 @@ def load_index(
 
     Raises
     ------
-    InputNotFoundError, OutputError
-        Those of `build_index`, `read_index` and `write_index`.
+    InputNotFoundError
+        Those of `build_index` and `read_index`.
+    OutputError
+        Those of `replacing`: the index cannot be written.
     ConfigError
         ``two-indices``: `paths` is an index, and `index_path` is given too; and those of `read_index`.
     """
@@ -158,7 +160,8 @@ def load_index(
     previous = read_index(index_path) if index_path is not None and is_seen(index_path) else None
     index = build_index(paths, previous=previous, workers=workers, on_progress=on_progress)
     if index_path is not None:
-        write_index(index, index_path)
+        with of_the_job(), replacing(index_path) as part:
+            write_index(index, part)
     return index
 
 

@@ -15,7 +15,7 @@ from gpuprep.codecs.batch import decode_instance
 from gpuprep.coordinates import CoordinateMap
 from gpuprep.dicom.display import Display, read_display
 from gpuprep.dicom.framespec import FrameSpec
-from gpuprep.dicom.header import InstanceHeader
+from gpuprep.dicom.header import InstanceHeader, check_unchanged
 from gpuprep.errors import DecodeError, DeviceMemoryError, GeometryError
 from gpuprep.ops.frames import combine_frames, interpolate_frames
 from gpuprep.ops.grey import (
@@ -71,9 +71,10 @@ def load_image(header: InstanceHeader, threads: int, clock: Stopwatch) -> Loaded
     Raises
     ------
     CaseError
-        HeaderError, GeometryError, DecodeError of the reading layers.
+        HeaderError ``file-changed``; HeaderError, GeometryError, DecodeError of the reading layers.
     """
     with clock.stage("headers"):
+        check_unchanged([header])
         spec = FrameSpec.from_header(header)
         display = read_display(header)
     with clock.stage("decode"):

@@ -11,11 +11,11 @@ from pathlib import Path
 from gpuprep.config import digest
 from gpuprep.dicom.display import BREAST_TOMOSYNTHESIS_UID
 from gpuprep.dicom.header import InstanceHeader, read_headers
-from gpuprep.dicom.index import Index, build_index
+from gpuprep.dicom.index import Index
 from gpuprep.errors import COPY_AGAIN, ConfigError, HeaderError, InputNotFoundError, LinkError
 from gpuprep.run.ledger import FileProblem
 from gpuprep.run.plan import FailedPlan
-from gpuprep.run.sources import is_seen, leave_out, refuse_as_output
+from gpuprep.run.sources import is_seen, leave_out, load_index, refuse_as_output
 from gpuprep.run.tiff_options import Layout, TiffOptions
 from gpuprep.writers.names import safe_name, text_digest
 
@@ -51,7 +51,7 @@ class ImagePlan:
 def read_sources(
     source: Path, output: Path, *, workers: int, on_progress: Callable[[int], None] | None = None
 ) -> Index:
-    """Read the headers below a folder, of one file, or of files that a text file lists, but not what is in `output`.
+    """Read an index, or the headers below a folder, of one file, or of listed files, but not what is in `output`.
 
     A listed path that is not there is a row with an error. `on_progress` is told the number of files read so far.
 
@@ -60,7 +60,7 @@ def read_sources(
     InputNotFoundError
         ``path-missing``; ``no-dicom-found``: no file is DICOM.
     ConfigError
-        ``bad-list``: the text file is not UTF-8; ``output-is-source``.
+        ``bad-list``: the text file is not UTF-8; ``output-is-source``; those of `load_index`.
     """
     paths = [source]
     if source.suffix.lower() == ".txt" and is_seen(source) and source.is_file():
@@ -69,7 +69,7 @@ def read_sources(
     lost = {path: str(path) for path in paths if not is_seen(path)} if is_list else {}
     there = [path for path in paths if path not in lost]
     refuse_as_output(there, output)
-    index = leave_out(build_index(there, workers=workers, on_progress=on_progress), there, output)
+    index = leave_out(load_index(there, index_path=None, workers=workers, on_progress=on_progress), there, output)
     index = Index((*index.instances, *read_headers(list(lost.values()))))
     if all(row.error_code in _NO_DICOM for row in index.instances):
         raise InputNotFoundError(

@@ -27,7 +27,7 @@ _CODES = {
     errno.ENOTDIR: "not-writable",
 }
 
-_HINT = "make room or choose another output folder, and run again: finished cases are kept"
+_HINT = "make room or choose another output, and run again: what is finished is kept"
 
 
 @contextmanager

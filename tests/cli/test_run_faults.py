@@ -192,7 +192,7 @@ def test_ctrl_c_ends_cleanly_and_a_rerun_completes(gpuprep, studies, undisturbed
         os.killpg(process.pid, signal.SIGINT)
         _, messages = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == ExitStatus.INTERRUPTED
-    assert "interrupted; finished cases are kept" in messages
+    assert "interrupted; what is finished is kept" in messages
     assert "Traceback" not in messages
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)

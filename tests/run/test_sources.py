@@ -1,10 +1,13 @@
 """What sources hold, and what of them no job can ask for."""
 
 import numpy as np
+import pyarrow as pa
 import pydicom
+import pytest
 
 from gpuprep.dicom import synth
-from gpuprep.run.sources import open_sources
+from gpuprep.errors import OutputError
+from gpuprep.run.sources import load_index, open_sources
 
 
 def test_a_series_without_modality_is_told_of(tmp_path):
@@ -48,3 +51,20 @@ def test_what_only_claims_to_be_a_segmentation_is_told_of(tmp_path):
     (problem,) = open_sources([tmp_path], index_path=None, workers=1).problems
     assert (problem.path, problem.code) == (str(tmp_path / "surfaces"), "sop-class-unsupported")
     assert problem.detail == "SEG of SOP class 1.2.840.10008.5.1.4.1.1.66.5"
+
+
+def test_an_index_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    (tmp_path / "src").mkdir()
+    path = tmp_path / "folder" / "index.parquet"
+    load_index([tmp_path / "src"], index_path=path, workers=1)
+    before = path.read_bytes()
+
+    def fail(table, file, **options):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pa.parquet, "write_table", fail)
+    with pytest.raises(OutputError) as caught:
+        load_index([tmp_path / "src"], index_path=path, workers=1)
+    assert caught.value.code == "disk-full"
+    assert [p.read_bytes() for p in path.parent.iterdir()] == [before]

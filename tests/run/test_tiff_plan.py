@@ -11,6 +11,9 @@ from gpuprep.dicom.header import read_headers
 from gpuprep.dicom.index import build_index
 from gpuprep.errors import CaseError, ConfigError, InputNotFoundError
 from gpuprep.run.plan import FailedPlan
+from gpuprep.run.sources import load_index
+from gpuprep.run.stopwatch import Stopwatch
+from gpuprep.run.tiff_image import load_image
 from gpuprep.run.tiff_plan import ImagePlan, name_output, only_image, plan_images, read_sources
 
 IMAGE = np.ones((1, 5, 7), np.uint16)
@@ -51,6 +54,19 @@ def test_a_list_of_paths_is_a_source(tmp_path):
     plans, problems = plan_images(index, "study/sop")
     assert [plan.error.code for plan in plans if isinstance(plan, FailedPlan)] == ["unreadable"]
     assert (len(plans), problems) == (3, ())
+
+
+def test_an_index_is_a_source_and_its_files_must_be_as_they_were(tmp_path):
+    paths = [write_image(tmp_path / f"{n}.dcm", IMAGE) for n in "ab"]
+    index = tmp_path / "index.parquet"
+    load_index(paths, index_path=index, workers=1)
+    headers = read_sources(index, tmp_path / "out", workers=1).instances
+    assert [row.path for row in headers] == [str(path) for path in paths]
+    load_image(headers[0], 1, Stopwatch())
+    write_image(paths[0], IMAGE[:, :, :5])
+    with pytest.raises(CaseError) as caught:
+        load_image(headers[0], 1, Stopwatch())
+    assert caught.value.code == "file-changed"
 
 
 def test_broken_files_are_failures_and_others_are_no_images(tmp_path):
