@@ -151,6 +151,15 @@ def test_every_command_has_an_example_that_it_understands(name, command):
         assert command.make_context(name, arguments)
 
 
+def test_commands_of_the_readme_are_understood():
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(r"^gpuprep .*?(?= +#|$)", text, re.M)
+    assert len(lines) > 10
+    for line in lines:
+        ((name, command),) = [c for c in list_commands(cli) if line.startswith(f"{c[0]} ")]
+        assert command.make_context(name, shlex.split(line.removeprefix(name)))
+
+
 def test_what_may_not_be_read_is_told_with_a_code(monkeypatch, tmp_path):
     monkeypatch.setattr("os.access", lambda *_: False)
     assert options.PATH.convert(tmp_path, None, None) == tmp_path

@@ -83,7 +83,7 @@ def write(
         ``labels-overlap``: a label map was asked for.
     WriteError
         ``no-rois``, ``too-many-rois``; ``not-orthogonal``: a sheared grid; ``images-elsewhere``: the source images lie
-        beyond the grid; ``source-refused``: highdicom refuses them; and what `replacing` raises.
+        outside the grid; ``source-refused``: highdicom refuses them; and what `replacing` raises.
     GeometryError
         What `planes_of` raises: the source images do not say where they lie.
     """
@@ -97,7 +97,7 @@ def write(
         raise WriteError("a sheared grid does not fit into a DICOM SEG", code="not-orthogonal", subject=str(path))
     if not _meets(mask.geometry, sources):
         raise WriteError(
-            "the mask lies beyond its images",
+            "the mask has nothing in common with its images",
             code="images-elsewhere",
             subject=str(path),
             hint="are they the images that it was made on? gpuprep masks info tells where it lies",
