@@ -18,7 +18,7 @@ LATTICE_POINTS = 32
 SAME_GRID_TOLERANCE_MM = 1e-3
 #: Counts of voxels ignore this fraction of a voxel, which is rounding.
 GRID_ROUNDING = 1e-6
-#: Unit vectors whose dot product with their ideal differs by less than this count as exact (about 0.03 degrees).
+#: Parts of unit vectors that differ from their ideal by less than this count as exact (about 0.03 degrees).
 DIRECTION_TOLERANCE = 5e-4
 
 

@@ -5,7 +5,7 @@ import SimpleITK
 from nibabel.orientations import aff2axcodes
 
 from gpuprep.errors import GeometryError
-from gpuprep.geometry import VolumeGeometry
+from gpuprep.geometry import VolumeGeometry, median
 
 #: float64 arithmetic on coordinates of some hundred mm.
 EXACT_MM = 1e-9
@@ -74,14 +74,20 @@ def test_new_spacing_keeps_the_first_voxel_and_the_extent():
     assert np.allclose(geometry.origin_lps_mm, rotated(0).origin_lps_mm)
 
 
-def test_no_voxel_of_a_new_spacing_lies_outside():
-    grid = VolumeGeometry((200, 8, 8), np.diag([2.5, 1.0, 1.0, 1.0]))
-    assert grid.with_spacing((1, 0, 0)).shape == (
-        499,
-        8,
-        8,
-    )  # ITK's 500th centre is 499 mm up, the volume ends at 498.75
-    assert grid.with_spacing((5, 0, 3)).shape == (100, 8, 3)
+@pytest.mark.parametrize(
+    ("count", "old_mm", "new_mm", "expected"),
+    [
+        (200, 2.5, 1, 499),  # ITK's 500th centre is 499 mm up, the volume ends at 498.75
+        (200, 2.5, 5, 100),
+        (8, 1, 3, 3),
+        (7, 1, 3, 2),
+        (4, 2, 1, 7),  # the eighth centre would lie on the face
+        (7, 1, 30, 1),
+    ],
+)
+def test_no_voxel_of_a_new_spacing_lies_outside(count, old_mm, new_mm, expected):
+    grid = VolumeGeometry((count, 8, 8), np.diag([old_mm, 1.0, 1.0, 1.0]))
+    assert grid.with_spacing((new_mm, 0, 0)).shape == (expected, 8, 8)
 
 
 def test_grids_differ_by_shape_or_by_a_corner():
@@ -91,12 +97,32 @@ def test_grids_differ_by_shape_or_by_a_corner():
     assert not geometry.same_grid(geometry.crop((0, 0, 1), geometry.shape))
 
 
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize(("excess_mm", "is_same"), [(0.00049, True), (0.00051, False)])
+def test_grids_differ_where_their_last_voxels_are_more_than_the_tolerance_apart(axis, excess_mm, is_same):
+    wider = np.eye(4)
+    wider[axis, axis] += excess_mm  # twice to the third voxel
+    assert VolumeGeometry((3, 3, 3), np.eye(4)).same_grid(VolumeGeometry((3, 3, 3), wider)) is is_same
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_voxel_volume_whatever_the_handedness(seed):
+    assert rotated(seed).voxel_mm3 == pytest.approx(3 * 0.5 * 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [([7], 7), ([9, 1, 4], 4), ([10, 1, 4, 2], 3), ([6, 5, 4, 3, 2, 1], 3.5)]
+)
+def test_median(values, expected):
+    assert median(np.array(values, np.float64)) == expected
+
+
 @pytest.mark.parametrize(
     ("shape", "affine"),
     [
         ((0, 1, 1), np.eye(4)),
         ((1, 1, 1), np.zeros((4, 4))),
-        ((1, 1, 1), np.full((4, 4), np.nan)),
+        ((1, 1, 1), np.array([[1, 0, 0, np.nan], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])),
         ((1, 1, 1), np.eye(3)),
     ],
 )

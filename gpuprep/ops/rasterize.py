@@ -193,7 +193,7 @@ class _PlaneMap:
     @classmethod
     def between(cls, grid: SliceGrid, out: VolumeGeometry) -> _PlaneMap:
         normal = grid.geometry.normal
-        if abs(out.normal @ normal) < 1 - DIRECTION_TOLERANCE:
+        if np.linalg.norm(np.cross(out.normal, normal)) > DIRECTION_TOLERANCE:
             raise GeometryError("slices of the output and of the series are not parallel", code="target-not-parallel")
         positions = grid.positions_mm()
         gaps = np.diff(positions) if len(positions) > 1 else np.array([grid.geometry.spacing_dhw_mm[0]])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -542,10 +544,13 @@ def test_planes_that_do_not_ascend_are_refused():
     assert caught.value.code == "planes-not-sorted"
 
 
-def test_an_output_with_other_slice_planes_is_refused():
-    geometry = grid_of()
+@pytest.mark.parametrize("degrees", [90, 1])
+def test_an_output_with_other_slice_planes_is_refused(degrees):
+    geometry, angle = grid_of(), math.radians(degrees)
+    turn = np.eye(4)
+    turn[1:3, 1:3] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
     with pytest.raises(GeometryError) as caught:
-        draw([], geometry, target=geometry.reoriented((1, 0, 2), (False, False, False)))
+        draw([], geometry, target=replace(geometry, index_to_lps=turn @ geometry.index_to_lps))
     assert caught.value.code == "target-not-parallel"
 
 
