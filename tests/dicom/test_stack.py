@@ -19,7 +19,7 @@ import pytest
 
 from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader, read_headers
-from gpuprep.dicom.stack import BrokenVolume, Stack, build_stacks, build_volumes
+from gpuprep.dicom.stack import BrokenVolume, Stack, build_stacks, build_volumes, planes_of
 from gpuprep.errors import CaseError, GeometryError, HeaderError
 
 #: Voxel centres equal dcm2niix's within this, mm.
@@ -31,6 +31,11 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+STANDARD_NAMES = {
+    "image_position_lps_mm": "ImagePositionPatient",
+    "image_orientation": "ImageOrientationPatient",
+    "pixel_spacing_mm": "PixelSpacing",
+}
 
 
 def image(number: int, position: Sequence[float], **changes: Any) -> InstanceHeader:
@@ -158,7 +163,7 @@ def test_small_drift_is_accepted_and_recorded():
 def test_single_slice(changes, spacing_mm, found):
     (stack,) = build_stacks(axial([7], **changes))
     assert stack.geometry.shape == (1, 20, 30)
-    assert stack.geometry.spacing_dhw_mm[0] == spacing_mm
+    assert stack.geometry.index_to_lps[2, 0] == spacing_mm
     assert codes(stack) == found
 
 
@@ -466,9 +471,11 @@ def test_a_radial_series_is_refused_in_a_few_words():
     assert len(error.message) < 500
 
 
-@pytest.mark.parametrize("attribute", ["image_position_lps_mm", "image_orientation", "pixel_spacing_mm"])
+@pytest.mark.parametrize("attribute", STANDARD_NAMES)
 def test_geometry_missing(attribute):
-    assert refused(axial([1, 2], **{attribute: ()})).code == "geometry-missing"
+    error = refused(axial([1, 2], **{attribute: ()}))
+    assert error.code == "geometry-missing"
+    assert error.message.startswith(f"frame 1 has no {STANDARD_NAMES[attribute]},")
 
 
 @pytest.mark.parametrize(
@@ -502,6 +509,8 @@ def test_unreadable_instance_keeps_its_code():
         {"image_position_lps_mm": (0.0, 0.0, float("nan"))},
         {"image_orientation": (1.0, 0.0, 0.0, 1.0, 0.0, 0.0)},
         {"image_orientation": (0.0,) * 6},
+        {"image_orientation": (1.011, 0.0, 0.0, 0.0, 1.0, 0.0)},
+        {"image_orientation": (1.0, 0.0, 0.0, 0.011, 1.0, 0.0)},
         {"pixel_spacing_mm": (0.5, 0.0)},
         {"rescale_slope": float("inf")},
         {"rescale_intercept": float("nan")},
@@ -521,6 +530,27 @@ def test_unreadable_instance_keeps_its_code():
 )
 def test_attribute_invalid(changes):
     assert refused(axial([1, 2], **changes)).code == "attribute-invalid"
+
+
+@pytest.mark.parametrize(
+    "orientation", [(1.009, 0, 0, 0, 1, 0), (1, 0, 0, 0.009, 1, 0), (0.577, 0.577, 0.577, -0.707, 0.707, 0)]
+)
+def test_rounded_cosines_make_unit_vectors_at_right_angles(orientation):
+    (stack,) = build_stacks(axial([1], image_orientation=tuple(map(float, orientation))))
+    np.testing.assert_allclose(stack.geometry.spacing_dhw_mm, [1, 0.5, 0.75], rtol=1e-12)
+    assert stack.geometry.directions_dhw @ stack.geometry.directions_dhw.T == pytest.approx(np.eye(3))
+
+
+@pytest.mark.parametrize(("off", "expected"), [(4e-4, set()), (6e-4, {"mixed-orientation"})])
+def test_orientations_differ_by_their_cosines(off, expected):
+    turned = image(9, (-10, -20, 4), image_orientation=(1.0, off, 0.0, -off, 1.0, 0.0))
+    assert codes(build_stacks([*axial([1, 2, 3]), turned])[0]) == expected
+
+
+def test_corners_of_a_plane_by_hand():
+    (plane,) = planes_of(image(1, (-10, -20, 5), image_orientation=SAGITTAL))  # 30 columns along y, 20 rows down
+    far_y, far_z = -20 + 29 * 0.75, 5 - 19 * 0.5
+    assert plane.corners_lps_mm.tolist() == [[-10, -20, 5], [-10, far_y, 5], [-10, -20, far_z], [-10, far_y, far_z]]
 
 
 def test_a_slice_without_the_rescale_that_the_others_have_is_refused():
