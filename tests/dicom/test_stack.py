@@ -126,8 +126,9 @@ def test_rescale_is_kept_for_each_slice():
     assert [(f.slope, f.intercept) for f in stack.frames] == [(0, -1), (1, -1), (2, -1)]
 
 
-def test_jitter_is_accepted_and_recorded():
-    (stack,) = build_stacks(axial([0, 1.03, 2, 3]))
+@pytest.mark.parametrize("second_mm", [0.97, 1.03])
+def test_jitter_is_accepted_and_recorded(second_mm: float):
+    (stack,) = build_stacks(axial([0, second_mm, 2, 3]))
     assert codes(stack) == {"spacing-jitter"}
     assert "0.030 mm" in stack.findings[0].message
     np.testing.assert_allclose(stack.geometry.spacing_dhw_mm, [1, 0.5, 0.75])
@@ -148,7 +149,30 @@ def test_spacing_tolerance_is_a_share_of_the_median_step():
 def test_small_drift_is_accepted_and_recorded():
     (stack,) = build_stacks([image(n, (0, 0.05 * n, n)) for n in range(5)])
     assert codes(stack) == {"slice-drift"}
+    assert "0.200 mm" in stack.findings[0].message
     assert stack.geometry.is_orthogonal()
+
+
+@pytest.mark.parametrize(
+    ("positions", "found"),
+    [
+        ([(0.75 * 0.49, 0, 1)], "slice-drift"),  # pixels are 0.5 × 0.75 mm
+        ([(0.75 * 0.51, 0, 1)], "gantry-tilt"),
+        ([(0, -0.5 * 0.51, 1)], "gantry-tilt"),
+        ([(0, 0, z) for z in (1, 2, 2.009, 3)], "duplicate-position"),
+        ([(0, 0, z) for z in (1, 2, 2.011, 3)], "variable-spacing"),
+        ([(0, 0, z) for z in (2, 4, 6, 13.8)], "missing-slice"),  # 7.8 mm are four steps of 2 mm, within 5 %
+        ([(0, 0, z) for z in (2, 4, 6, 9.2)], "variable-spacing"),  # 3.2 mm are no two steps
+        ([(0, 0, z) for z in np.cumsum([1] * 24 + [1.04] * 24)], "spacing-jitter"),  # 0.48 mm off an even grid
+        ([(0, 0, z) for z in np.cumsum([1] * 26 + [1.04] * 26)], "variable-spacing"),  # 0.52 mm
+    ],
+)
+def test_limits_of_what_makes_a_grid(positions, found):
+    images = [image(n, position) for n, position in enumerate([(0, 0, 0), *positions])]
+    if found in ("slice-drift", "spacing-jitter"):
+        assert codes(build_stacks(images)[0]) == {found}
+    else:
+        assert refused(images).code == found
 
 
 @pytest.mark.parametrize(
