@@ -46,6 +46,12 @@ DECAYED, UNDECAYED = 8e-4, 2e-4
         # 23:00 to 01:00
         ({"injection_time": timedelta(hours=23), "series_at": datetime(2024, 1, 2, 1)}, DECAYED, "activity",
          ["suv-injection-time"]),
+        # 22:00 to 10:00 is six half-lives of two hours, and as long as an evening before may be
+        ({"injection_time": timedelta(hours=22), "half_life_s": 7200.0}, 64 * UNDECAYED, "activity",
+         ["suv-injection-time"]),
+        ({"half_life_s": 720.0}, 1024 * UNDECAYED, "activity", []),
+        ({"weight_kg": 650.0, "decay_correction": "ADMIN"}, 650e3 / 4e8, "activity", []),
+        ({"dose_bq": 1e5, "decay_correction": "ADMIN"}, 0.8, "activity", []),
         # a series made at 15:00 of images acquired from 10:00 on
         ({"series_at": datetime(2024, 1, 2, 15)}, DECAYED, "activity", ["suv-scan-time"]),
         ({"series_at": None}, DECAYED, "activity", ["suv-scan-time"]),
@@ -80,16 +86,17 @@ def test_factor(changes, factor, method, findings):
         ({"decay_correction": "NONE"}, "suv-not-decay-corrected"),
         ({"weight_kg": None}, "suv-weight-missing"),
         ({"weight_kg": 0.0}, "suv-weight-missing"),
-        ({"weight_kg": 80_000.0}, "suv-weight-invalid"),
+        ({"weight_kg": 650.1}, "suv-weight-invalid"),
         ({"injections": 2}, "suv-several-injections"),
         ({"injections": 0, "dose_bq": None}, "suv-dose-missing"),
         ({"dose_bq": 0.0}, "suv-dose-missing"),
-        ({"dose_bq": 400.0}, "suv-dose-invalid"),
+        ({"dose_bq": 99_999.0}, "suv-dose-invalid"),
         ({"half_life_s": None}, "suv-half-life-missing"),
         ({"injection_time": None}, "suv-injection-time-missing"),
         ({"series_at": None, "first_acquired_at": None}, "suv-scan-time-missing"),
         ({"injection_time": timedelta(hours=11)}, "suv-implausible-decay"),
-        ({"half_life_s": 76.0}, "suv-implausible-decay"),
+        ({"injection_time": timedelta(hours=21, minutes=59), "half_life_s": 7200.0}, "suv-implausible-decay"),
+        ({"half_life_s": 719.0}, "suv-implausible-decay"),
     ],
 )
 def test_what_is_missing_is_named(changes, code):
