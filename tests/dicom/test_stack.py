@@ -363,6 +363,8 @@ def test_an_order_that_would_mix_echoes_tells_nothing(trait, values):
     [
         ("acquisition_number", (3, 4), ["acquisition 3", "acquisition 4"]),
         ("echo_time_ms", (2.3, 4.6), ["echo time 2.3", "echo time 4.6"]),
+        ("diffusion_b_value", (None, 800.0), ["b-value None", "b-value 800.0"]),
+        ("temporal_position", (1, 2), ["time 1", "time 2"]),
     ],
 )
 @pytest.mark.parametrize("start", [1.02, 1.7, 3.4], ids=["beside", "between", "in part"])
@@ -378,8 +380,8 @@ def test_volumes_that_reach_into_each_other_are_split(trait, values, labels, sta
     assert not first.is_irregular
 
 
-def test_acquisitions_that_share_some_places_and_not_others_are_split():
-    starts = (1, 3, 4.5)  # the first two share three places, the third lies between, and no place has all
+@pytest.mark.parametrize("starts", [(1, 3, 4.5), (1, 2.5, 40)], ids=["no place has all", "one lies apart"])
+def test_acquisitions_that_share_some_places_and_not_others_are_split(starts):
     images = [
         image(10 * k + n, (0, 0, start + n), acquisition_number=k) for k, start in enumerate(starts) for n in range(5)
     ]
@@ -432,6 +434,7 @@ def test_duplicate_position():
     images = axial([1, 2, 3])
     error = refused([*images, image(9, (-10, -20, 2.001))])
     assert error.code == "duplicate-position"
+    assert error.message.startswith("2 of 4 images share 1 position and nothing")
     assert "instance 2 and instance 9" in error.message
     assert "0.001 mm apart" in error.message
     assert all(i.path in error.message for i in (images[1], image(9, (0, 0, 0))))
@@ -440,6 +443,12 @@ def test_duplicate_position():
 def test_every_position_twice_with_nothing_to_tell_them_apart():
     copies = [replace(i, sop_instance_uid=f"{i.sop_instance_uid}.9") for i in axial([1, 2, 3])]
     assert refused([*axial([1, 2, 3]), *copies]).code == "duplicate-position"
+
+
+@pytest.mark.parametrize("numbers", [(4, 5, 3), (4, 5, None)])
+def test_an_order_that_some_position_lacks_tells_nothing(numbers):
+    second = [replace(i, instance_number=n) for i, n in zip(axial([1, 2, 3], start=11), numbers, strict=True)]
+    assert refused([*axial([1, 2, 3]), *second]).code == "duplicate-position"
 
 
 def test_a_broken_volume_does_not_cost_the_others():
