@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.mosaic import is_mosaic, parse_csa, planes_of_mosaic
-from gpuprep.dicom.stack import planes_of
+from gpuprep.dicom.stack import build_stacks, planes_of
 from gpuprep.errors import CaseError, GeometryError
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -63,6 +63,27 @@ def test_places_of_tiles_by_hand(tmp_path: Path, normal: tuple[str, ...], step_m
 
 
 NORMAL = ["0", "0", "1"]
+CT_PIXELS = {
+    "bits_allocated": 16,
+    "bits_stored": 12,
+    "pixel_representation": 0,
+    "samples_per_pixel": 1,
+    "photometric_interpretation": "MONOCHROME2",
+}
+
+
+def test_mosaics_of_other_widths_make_no_volume_together(tmp_path: Path):
+    """Their tiles have one size, but lie at other places of their images."""
+    instances = []
+    for count, size in ((3, (40, 60)), (9, (60, 90))):
+        (tmp_path / str(count)).mkdir()
+        header = csa({"NumberOfImagesInMosaic": [str(count)], "SliceNormalVector": NORMAL})
+        position = (0.0, 0.0, float(count))
+        changes = dict(CT_PIXELS, rows=size[0], columns=size[1], image_position_lps_mm=position)
+        instances.append(mosaic(tmp_path / str(count), header, sop_instance_uid=f"1.{count}", **changes))
+    stacks = build_stacks(instances)
+    assert [(len(stack.frames), stack.tiles_a_row) for stack in stacks] == [(9, 3), (3, 2)]
+    assert [finding.code for finding in stacks[0].findings] == ["mixed-layout"]
 
 
 def test_the_header_may_lie_in_another_private_block(tmp_path: Path):

@@ -232,7 +232,7 @@ def test_missing_slice():
     error = refused(images)
     assert isinstance(error, GeometryError)
     assert error.code == "missing-slice"
-    assert "1 slice missing" in error.message
+    assert error.message.startswith("1 slice missing in ")
     assert "4.000 mm after slice 3 of 5 (instance 3, at 4.000 mm)" in error.message
     assert "resample" in error.hint
     (stack,) = build_stacks(images, on_irregular="resample")
@@ -289,9 +289,11 @@ def test_gantry_tilt_the_other_way_moves_the_origin():
 
 
 def test_gap_that_is_no_gap_of_a_volume_is_refused():
-    images = axial([0, 1, 2, 1000])
+    images = axial([0, 1, 2, 64])  # a grid of 65 slices for 4
     assert refused(images).code == "missing-slice"
     assert refused(images, on_irregular="resample").code == "missing-slice"
+    (stack,) = build_stacks(axial([0, 1, 2, 63]), on_irregular="resample")
+    assert stack.geometry.shape[0] == 64
 
 
 # Several volumes in one series
@@ -474,6 +476,20 @@ def test_localizer_in_an_axial_series_is_set_aside():
     assert "stray-frames" in codes(stray)
 
 
+def test_stray_frames_that_make_no_volume_cost_nothing():
+    strays = [image(9, (0, 0, 0), image_orientation=SAGITTAL, sop_instance_uid=f"1.9.{n}") for n in range(2)]
+    volume, last = build_stacks([*axial(range(7)), *strays, image(10, (0, 0, 0), image_orientation=CORONAL)])
+    assert heights(volume) == list(range(7))
+    assert [f.code for f in volume.findings] == ["mixed-orientation"] * 2
+    assert (last.label, len(last.frames)) == ("stray 2", 1)
+
+
+@pytest.mark.parametrize(("width_mm", "found"), [(0.750067, set()), (0.750083, {"mixed-size"})])
+def test_pixel_spacings_are_the_same_within_a_ten_thousandth(width_mm, found):
+    images = [*axial([1, 2, 3]), image(9, (-10, -20, 4), pixel_spacing_mm=(0.5, width_mm))]
+    assert codes(build_stacks(images)[0]) == found
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
@@ -516,6 +532,9 @@ def test_geometry_missing(attribute):
     [
         ({"image_position_lps_mm": ()}, "1 image set aside: /ct/0003: frame 1 has no ImagePositionPatient"),
         ({"pixel_spacing_mm": (0.5, 0.8)}, "1 of 5 frames set aside: 20 × 30 pixels of [0.5, 0.75] mm and"),
+        ({"image_orientation": SAGITTAL}, "1 of 5 frames set aside: direction cosines"),
+        ({"bits_allocated": 32}, "1 of 5 frames set aside: 1 × 16 bits, MONOCHROME2 and 1 × 32 bits"),
+        ({"rows": None, "columns": None}, "1 image set aside: /ct/0003: modality CT without rows"),
     ],
 )
 def test_a_gap_names_the_frames_that_were_set_aside(changes, said):
