@@ -224,13 +224,38 @@ def test_an_injection_stated_in_another_zone(tmp_path):
     assert not scale.findings
 
 
-def test_private_factors_of_philips(tmp_path):
+@pytest.mark.parametrize(("element", "factor"), [(0x00, 0.5), (0x09, 0.5 * 2.92127e-4)])
+def test_private_factors_of_philips(tmp_path, element, factor):
     def change(data, index):
         data.Units = "CNTS"
         block = data.private_block(0x7053, "Philips PET Private Group", create=True)
-        block.add_new(0x00, "DS", "0.000551")
+        block.add_new(element, "DS", "0.5")
 
-    assert read_suv_scale(headers_of(tmp_path, change)).factor == pytest.approx(0.000551)
+    assert read_suv_scale(headers_of(tmp_path, change)).factor == pytest.approx(factor, rel=1e-5)
+
+
+def test_a_file_without_radiopharmaceutical_lacks_the_dose(tmp_path):
+    def change(data, index):
+        del data.RadiopharmaceuticalInformationSequence
+
+    with pytest.raises(HeaderError) as caught:
+        read_suv_scale(headers_of(tmp_path, change))
+    assert caught.value.code == "suv-dose-missing"
+
+
+@pytest.mark.parametrize("as_one", [True, False])
+def test_acquisitions_of_the_day_before_their_series(tmp_path, as_one):
+    def change(data, index):
+        data.SeriesDate, data.SeriesTime = "20240103", "003000"
+        data.AcquisitionDate, data.AcquisitionTime = "20240102", "235000"
+        if as_one:
+            del data.AcquisitionDate, data.AcquisitionTime
+            data.AcquisitionDateTime = "20240102235000"
+        data.RadiopharmaceuticalInformationSequence[0].RadiopharmaceuticalStartTime = "225000"
+
+    scale = read_suv_scale(headers_of(tmp_path, change))
+    assert scale.basis["scan_start"] == "2024-01-02T23:50:00"
+    assert scale.basis["decay_s"] == 3600
 
 
 def test_private_scan_time_of_ge(tmp_path):
