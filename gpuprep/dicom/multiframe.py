@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuprep.dicom.datasets import pydicom_errors, quiet_pydicom
+from gpuprep.dicom.groups import PER_FRAME, SHARED, read_groups
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.planes import Plane, place, traits_of, usable_spacing
 from gpuprep.errors import GeometryError, HeaderError
@@ -14,8 +16,6 @@ from gpuprep.errors import GeometryError, HeaderError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-#: Everything before the functional groups that this module needs, and the groups themselves.
-_ELEMENTS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SpacingBetweenSlices")
 #: Functional groups that carry a Frame Type, one a modality (PS3.3 C.8.13, C.8.15, C.8.22, C.8.32).
 _FRAME_TYPE_GROUPS = (
     "MRImageFrameTypeSequence",
@@ -23,6 +23,28 @@ _FRAME_TYPE_GROUPS = (
     "PETFrameTypeSequence",
     "ParametricMapFrameTypeSequence",
     "XRay3DFrameTypeSequence",
+)
+#: Everything that this module needs of the functional groups.
+_PATHS = (
+    "PlanePositionSequence.ImagePositionPatient",
+    "PlaneOrientationSequence.ImageOrientationPatient",
+    *(f"PixelMeasuresSequence.{name}" for name in ("PixelSpacing", "SpacingBetweenSlices", "SliceThickness")),
+    *(f"PixelValueTransformationSequence.{name}" for name in ("RescaleSlope", "RescaleIntercept")),
+    *(f"{name}.FrameType" for name in _FRAME_TYPE_GROUPS),
+    "MREchoSequence.EffectiveEchoTime",
+    "MRDiffusionSequence.DiffusionBValue",
+    "MRDiffusionSequence.DiffusionGradientDirectionSequence.DiffusionGradientOrientation",
+    "CardiacSynchronizationSequence.NominalCardiacTriggerDelayTime",
+    *(
+        f"FrameContentSequence.{name}"
+        for name in (
+            "StackID",
+            "TemporalPositionIndex",
+            "FrameAcquisitionNumber",
+            "FrameAcquisitionDateTime",
+            "DimensionIndexValues",
+        )
+    ),
 )
 
 
@@ -40,8 +62,24 @@ def planes_of_multiframe(instance: InstanceHeader) -> tuple[Plane, ...]:
     HeaderError
         ``unreadable``: pydicom cannot read the file.
     """
-    dataset = read_dataset(instance, _ELEMENTS)
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
+    try:
+        with Path(instance.path).open("rb") as file:
+            groups: Any = read_groups(file, _PATHS)
+    except OSError as error:
+        raise HeaderError(f"cannot be read: {error.strerror}", code="unreadable", subject=instance.path) from error
+    if groups is None:
+        groups = read_dataset(instance, (SHARED, PER_FRAME))
+    try:
+        return _planes(instance, groups.get(PER_FRAME), (groups.get(SHARED) or [None])[0])
+    except GeometryError:
+        raise
+    except pydicom_errors() as error:
+        raise GeometryError(
+            f"functional groups are garbled: {error}", code="attribute-invalid", subject=instance.path
+        ) from error
+
+
+def _planes(instance: InstanceHeader, per_frame: Any, shared: Any) -> tuple[Plane, ...]:
     if not per_frame:
         raise GeometryError(
             f"{instance.number_of_frames or 1} frames without functional groups that place them",
@@ -55,16 +93,7 @@ def planes_of_multiframe(instance: InstanceHeader) -> tuple[Plane, ...]:
             code="frame-count",
             subject=instance.path,
         )
-    shared = dataset.get("SharedFunctionalGroupsSequence") or [None]
-    spacing_mm = _number(dataset.get("SpacingBetweenSlices"))
-    try:
-        return tuple(_plane(instance, n, (group, shared[0]), spacing_mm) for n, group in enumerate(per_frame))
-    except GeometryError:
-        raise
-    except (ValueError, TypeError, OverflowError) as error:
-        raise GeometryError(
-            f"functional groups are garbled: {error}", code="attribute-invalid", subject=instance.path
-        ) from error
+    return tuple(_plane(instance, n, (group, shared)) for n, group in enumerate(per_frame))
 
 
 def read_dataset(instance: InstanceHeader, elements: tuple[str | int, ...]) -> Dataset:
@@ -91,7 +120,7 @@ def _tags_of(elements: tuple[str | int, ...]) -> list[Any]:
     return [Tag(element) for element in elements]
 
 
-def _plane(instance: InstanceHeader, index: int, groups: Sequence[Any], spacing_mm: float | None) -> Plane:
+def _plane(instance: InstanceHeader, index: int, groups: Sequence[Any]) -> Plane:
     measures = group_item(groups, "PixelMeasuresSequence")
     rescale = group_item(groups, "PixelValueTransformationSequence")
     return place(
@@ -101,7 +130,9 @@ def _plane(instance: InstanceHeader, index: int, groups: Sequence[Any], spacing_
         orientation=_numbers(group_item(groups, "PlaneOrientationSequence").get("ImageOrientationPatient")),
         pixel_spacing=_numbers(measures.get("PixelSpacing")),
         slice_spacing_mm=usable_spacing(
-            _number(measures.get("SpacingBetweenSlices")), spacing_mm, _number(measures.get("SliceThickness"))
+            _number(measures.get("SpacingBetweenSlices")),
+            instance.spacing_between_slices_mm,
+            _number(measures.get("SliceThickness")),
         ),
         rescale=(
             _number(rescale.get("RescaleSlope", instance.rescale_slope)),

@@ -1,7 +1,7 @@
 """One image plane: where a frame lies in the patient, and what tells it from its siblings.
 
 Classic instances give one plane each, straight from the index. Enhanced multi-frame instances and Siemens mosaics give
-many, and are opened with pydicom for that (`gpuprep.dicom.multiframe`, `gpuprep.dicom.mosaic`).
+many, and are opened again for that (`gpuprep.dicom.multiframe`, `gpuprep.dicom.mosaic`).
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -22,6 +24,7 @@ from gpuprep.dicom.datasets import (
 )
 from gpuprep.dicom.display import expand_palette
 from gpuprep.dicom.framespec import FrameSpec
+from gpuprep.dicom.groups import PER_FRAME, SHARED, SHARED_TAG, read_groups
 from gpuprep.dicom.header import LABELMAP_SEG_UID, SEG_UID
 from gpuprep.dicom.planes import are_orthonormal, axes_of
 from gpuprep.errors import HeaderError
@@ -33,6 +36,15 @@ Number = TypeVar("Number", int, float)
 
 #: Segment number and stored value of "no segment" in a label map (PS3.3 C.8.20.2).
 BACKGROUND = 0
+
+#: What is read of the functional groups; the slide's position only tells that there is one.
+_GROUPS = (
+    "SegmentIdentificationSequence.ReferencedSegmentNumber",
+    "PlanePositionSequence.ImagePositionPatient",
+    "PlanePositionSlideSequence.XOffsetInSlideCoordinateSystem",
+    "PlaneOrientationSequence.ImageOrientationPatient",
+    *(f"PixelMeasuresSequence.{name}" for name in ("PixelSpacing", "SpacingBetweenSlices", "SliceThickness")),
+)
 
 #: Where gpuprep keeps its own description of a mask in the segmentations that it writes: group, creator, element.
 PRIVATE_GROUP, PRIVATE_CREATOR, PRIVATE_OFFSET = 0x0063, "gpuprep", 0x01
@@ -148,6 +160,7 @@ def read_segmentation(path: str | Path) -> Segmentation:
         ``attribute-missing``; ``attribute-invalid``.
     """
     import pydicom
+    from pydicom.filereader import read_partial
 
     try:
         file = Path(path).open("rb")  # noqa: SIM115 - closed below; an OSError of pydicom's means a broken data set
@@ -157,8 +170,13 @@ def read_segmentation(path: str | Path) -> Segmentation:
         try:
             if not begins_like_dicom(file.read(PREFIX_END), os.fstat(file.fileno()).st_size):
                 raise HeaderError("not a DICOM file", code="not-dicom", subject=str(path))
+            groups: Any = read_groups(file, _GROUPS)
             file.seek(0)
-            return _Reader(Path(path), pydicom.dcmread(file, stop_before_pixels=True, force=True)).read()
+            if groups is None:
+                data = groups = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+            else:
+                data = read_partial(file, lambda tag, *_: tag >= SHARED_TAG, force=True)
+            return _Reader(Path(path), data, groups).read()
         except pydicom_errors() as error:
             raise HeaderError(f"{error}", code="header-unreadable", subject=str(path)) from error
 
@@ -185,12 +203,22 @@ def _code(entry: Any) -> Code:
     return Code(str(entry.get("CodingSchemeDesignator", "")), value, str(entry.get("CodeMeaning", "")))
 
 
-class _Reader:
-    """Takes what is needed out of a data set; every complaint names the file."""
+@lru_cache(maxsize=16)
+def _make_unit(orientation: tuple[float, ...]) -> tuple[float, ...]:
+    """Return direction cosines made orthonormal; nothing when they are too far from that."""
+    if not are_orthonormal(orientation):
+        return ()
+    _, down, right = axes_of(orientation)
+    return (*right.tolist(), *down.tolist())
 
-    def __init__(self, path: Path, data: Any) -> None:
+
+class _Reader:
+    """Takes what is needed out of a data set and its functional groups; every complaint names the file."""
+
+    def __init__(self, path: Path, data: Any, groups: Any) -> None:
         self.path = path
         self.data = data
+        self.groups = groups
 
     def read(self) -> Segmentation:
         data = self.data
@@ -320,9 +348,9 @@ class _Reader:
 
     def frames(self, *, has_segments: bool) -> tuple[SegmentFrame, ...]:
         declared = self.integer(self.data, "NumberOfFrames")
-        items = self.data.get("PerFrameFunctionalGroupsSequence") or ()
+        items = self.groups.get(PER_FRAME) or ()
         if declared and not items:
-            raise self.missing("PerFrameFunctionalGroupsSequence", "whole-slide segmentations are not supported")
+            raise self.missing(PER_FRAME, "whole-slide segmentations are not supported")
         if len(items) != declared:
             raise self.invalid("NumberOfFrames", f"{declared}, with functional groups for {len(items)} frames")
         shared = self.shared_groups()
@@ -333,9 +361,9 @@ class _Reader:
         orientation = self.numbers(
             self.group(item, shared, "PlaneOrientationSequence"), "ImageOrientationPatient", 6, of=float
         )
-        if not are_orthonormal(orientation):
+        axes = _make_unit(orientation)
+        if not axes:
             raise self.invalid("ImageOrientationPatient", orientation)
-        _, down, right = axes_of(orientation)
         spacing = self.numbers(self.group(item, shared, "PixelMeasuresSequence"), "PixelSpacing", 2, of=float)
         if min(spacing) <= 0:
             raise self.invalid("PixelSpacing", spacing)
@@ -344,7 +372,7 @@ class _Reader:
             identification = self.group(item, shared, "SegmentIdentificationSequence")
             number = self.integer(identification, "ReferencedSegmentNumber")
         x, y, z = self.numbers(position, "ImagePositionPatient", 3, of=float)
-        return SegmentFrame(index, number, (x, y, z), (*right.tolist(), *down.tolist()), (spacing[0], spacing[1]))
+        return SegmentFrame(index, number, (x, y, z), axes, (spacing[0], spacing[1]))
 
     def slice_measure(self, keyword: str) -> float | None:
         """Return a distance across slices from the shared groups, which is where a regular grid has it."""
@@ -355,7 +383,7 @@ class _Reader:
         return abs(distance_mm) or None
 
     def shared_groups(self) -> Any:
-        groups = self.data.get("SharedFunctionalGroupsSequence")
+        groups = self.groups.get(SHARED)
         return groups[0] if groups else {}
 
     def group(self, item: Any, shared: Any, keyword: str) -> Any:
@@ -379,10 +407,11 @@ class _Reader:
     def numbers(self, item: Any, keyword: str, count: int, *, of: type[Number]) -> tuple[Number, ...]:
         try:
             value = self.value(item, keyword)
-            numbers = tuple(of(v) for v in (value if np.ndim(value) else (value,)))
+            is_single = isinstance(value, str | bytes) or not hasattr(value, "__iter__")
+            numbers = tuple(of(v) for v in ((value,) if is_single else value))
         except (TypeError, ValueError) as error:
             raise self.invalid(keyword, error) from error
-        if len(numbers) != count or not np.isfinite(numbers).all():
+        if len(numbers) != count or not all(map(math.isfinite, numbers)):
             raise self.invalid(keyword, numbers)
         return numbers
 

@@ -197,8 +197,12 @@ def _place(source: _Source, target: VolumeGeometry, grid: SliceGrid) -> RoiMask:
             reach_mm = planes[nearest].reach_mm
             if -reach_mm <= distance_mm[nearest] < reach_mm:
                 shown.add(nearest)
+                overlaps: dict[object, _Overlap] = {}
                 for frame in planes[nearest].frames:
-                    pixels = _pixels_on_slice(source.foreground(frame), frame, origin, target)
+                    place = frame.position_lps_mm, frame.orientation, frame.pixel_spacing_mm
+                    if place not in overlaps:
+                        overlaps[place] = _find_overlap(segmentation, frame, origin, target)
+                    pixels = overlaps[place].copy_from(source.foreground(frame), target.shape[1:])
                     for roi, where in source.rois(frame, pixels):
                         words[roi // PLANE_BITS].reshape(-1)[where] |= np.uint32(1 << roi % PLANE_BITS)
             yield words
@@ -247,17 +251,36 @@ def _find_planes(segmentation: Segmentation, normal: Float, image_mm: Float, sli
     return own
 
 
-def _pixels_on_slice(
-    pixels: NDArray[np.unsignedinteger], frame: SegmentFrame, origin_lps_mm: Float, target: VolumeGeometry
-) -> NDArray[np.unsignedinteger]:
-    """Return the pixels of a parallel frame on the voxels of the slice that begins at `origin_lps_mm`, shape (H, W)."""
+@dataclass(frozen=True, slots=True)
+class _Overlap:
+    """Which voxels of a slice show which pixels of a parallel frame: their rows and columns."""
+
+    is_transposed: bool
+    where: tuple[_Indices, _Indices]
+    which: tuple[_Indices, _Indices]
+
+    def copy_from(self, pixels: NDArray[np.unsignedinteger], shape: tuple[int, ...]) -> NDArray[np.unsignedinteger]:
+        """Return the pixels of the frame on the voxels of the slice, of shape (H, W)."""
+        placed = np.zeros(shape, pixels.dtype)
+        placed[self.where[0], self.where[1]] = (pixels.T if self.is_transposed else pixels)[self.which[0]][
+            :, self.which[1]
+        ]
+        return placed
+
+
+def _find_overlap(
+    segmentation: Segmentation, frame: SegmentFrame, origin_lps_mm: Float, target: VolumeGeometry
+) -> _Overlap:
+    """Find what of a parallel frame the slice that begins at `origin_lps_mm` shows, to the nearest pixel."""
     axes, spacing_mm = target.directions_dhw, target.spacing_dhw_mm
     frame_axes = [np.array(frame.orientation[3:]), np.array(frame.orientation[:3])]
     frame_spacing_mm = list(frame.pixel_spacing_mm)
-    if abs(frame_axes[0] @ axes[2]) > abs(frame_axes[0] @ axes[1]):  # its columns run along the slice's rows
-        pixels = pixels.T
-        frame_axes.reverse()
-        frame_spacing_mm.reverse()
+    frame_shape = [segmentation.rows, segmentation.columns]
+    # whether its columns run along the slice's rows
+    is_transposed = bool(abs(frame_axes[0] @ axes[2]) > abs(frame_axes[0] @ axes[1]))
+    if is_transposed:
+        for pair in (frame_axes, frame_spacing_mm, frame_shape):
+            pair.reverse()
     shift_mm = origin_lps_mm - np.array(frame.position_lps_mm)
     where: list[_Indices] = []
     which: list[_Indices] = []
@@ -265,12 +288,10 @@ def _pixels_on_slice(
         first = shift_mm @ frame_axes[n] / frame_spacing_mm[n]
         step = spacing_mm[n + 1] * (axes[n + 1] @ frame_axes[n]) / frame_spacing_mm[n]
         index = _round(first + step * np.arange(target.shape[n + 1]))
-        inside = np.flatnonzero((index >= 0) & (index < pixels.shape[n]))
+        inside = np.flatnonzero((index >= 0) & (index < frame_shape[n]))
         where.append(_as_slice(inside))
         which.append(_as_slice(index[inside]))
-    placed = np.zeros(target.shape[1:], pixels.dtype)
-    placed[where[0], where[1]] = pixels[which[0]][:, which[1]]
-    return placed
+    return _Overlap(is_transposed, (where[0], where[1]), (which[0], which[1]))
 
 
 def _as_slice(index: NDArray[np.intp]) -> _Indices:

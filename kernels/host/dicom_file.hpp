@@ -42,7 +42,8 @@ inline const char* read_text(Bytes& bytes, const Element& element, std::uint32_t
 inline bool is_explicit_little(std::string_view uid) {
     if (uid == kExplicitLittle) return true;
     if (uid == "1.2.840.10008.1.2.4.95" || uid == "1.2.840.10008.1.2.4.205") return false;
-    for (const std::string_view family : {"1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.98"})
+    for (const std::string_view family : {"1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.98",
+                                          "1.2.840.10008.1.2.8."})
         if (uid.substr(0, family.size()) == family) return true;
     return false;
 }

@@ -17,7 +17,6 @@ using namespace gpuprep::dicom;
 
 namespace {
 
-constexpr std::uint32_t kFloatPixelData = 0x7FE00008;
 constexpr std::uint32_t kCharacterSet = 0x00080005, kSopClass = 0x00080016;
 constexpr const char* kPresent = "1";  // the text of a wanted sequence, which is not read
 

@@ -21,7 +21,7 @@ constexpr std::uint32_t kUndefinedLength = 0xFFFFFFFF;
 constexpr std::uint32_t kItem = 0xFFFEE000;
 constexpr std::uint32_t kItemEnd = 0xFFFEE00D;
 constexpr std::uint32_t kSequenceEnd = 0xFFFEE0DD;
-constexpr std::uint32_t kPixelData = 0x7FE00010;
+constexpr std::uint32_t kFloatPixelData = 0x7FE00008, kPixelData = 0x7FE00010;
 constexpr int kDeepest = 32;
 
 constexpr std::uint16_t vr_code(char first, char second) {

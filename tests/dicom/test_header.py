@@ -23,7 +23,7 @@ SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 US = struct.Struct("<H").pack
 
 #: Sources of the host library that the fuzzer is linked with.
-FUZZED = ("dicom_header", "dicom_rtstruct", "pool")
+FUZZED = ("dicom_groups", "dicom_header", "dicom_rtstruct", "pool")
 
 #: The repository's own bounds for a hostile file.
 SECONDS_A_FILE, ADDRESS_SPACE_BYTES = 5.0, 1 << 30
@@ -360,6 +360,16 @@ def test_malformed_files_stay_within_bounds(data_dir: Path) -> None:
     assert float(done.stdout) < SECONDS_A_FILE
 
 
+def frame_groups(*, undefined: bool, implicit: bool = False) -> bytes:
+    form = {"undefined": undefined, "implicit": implicit}
+    groups = [
+        sequence(0x00209113, [element(0x00200032, "DS", f"{n}\\0\\0", implicit=implicit)], **form)
+        + sequence(0x0062000A, [element(0x0062000B, "US", bytes((n, 0)), implicit=implicit), b""], **form)
+        for n in range(3)
+    ]
+    return sequence(0x52009229, groups[:1], **form) + sequence(0x52009230, groups, **form)
+
+
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler to build the fuzzer")
 def test_mutated_files_do_not_break_the_native_readers(tmp_path: Path) -> None:
     """Thousands of seeded mutations under AddressSanitizer and UBSan, where the compiler has them."""
@@ -377,6 +387,8 @@ def test_mutated_files_do_not_break_the_native_readers(tmp_path: Path) -> None:
         part10(rtstruct_references(undefined=True)),
         part10(rtstruct_references(undefined=False, implicit=True), IMPLICIT),
         rtstruct_references(undefined=False),
+        part10(frame_groups(undefined=True)),
+        part10(frame_groups(undefined=False, implicit=True), IMPLICIT),
     ]
     paths = [write(tmp_path / f"seed{i}", seed) for i, seed in enumerate(seeds)]
     done = subprocess.run(

@@ -191,6 +191,18 @@ def test_garbled_numbers_are_refused(tmp_path: Path):
     assert caught.value.code == "attribute-invalid"
 
 
+def test_damaged_groups_are_refused(tmp_path: Path):
+    instance = enhanced(tmp_path, [frame(1), frame(2)])
+    data = Path(instance.path).read_bytes()
+    length = len(data) - data.rindex(b"\xfe\xff\x00\xe0", 0, data.rindex(b"\x20\x00\x13\x91"))
+    for damaged in (data.replace(b"DS\x08\x000.5", b"D2\x08\x000.5"), data[: 4 - length]):
+        assert damaged != data
+        Path(instance.path).write_bytes(damaged)
+        with pytest.raises(CaseError) as caught:
+            planes_of_multiframe(instance)
+        assert caught.value.code == "attribute-invalid"
+
+
 def test_a_deflated_file_that_ends_too_early_is_refused(tmp_path: Path):
     instance = enhanced(tmp_path, [frame(1), frame(2)])
     deflated = zlib.compress(Path(instance.path).read_bytes(), wbits=-15)

@@ -1,4 +1,7 @@
-// usage: fuzz MUTANT COUNT SEED...   reads COUNT mutations of each seed file with both DICOM readers. Fixed seed.
+// usage: fuzz MUTANT COUNT SEED...   reads COUNT mutations of each seed file with all DICOM readers. Fixed seed.
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
@@ -11,6 +14,7 @@
 extern "C" {
 int gp_scan_headers(const char*, std::int64_t, const std::uint32_t*, const char*, std::int64_t, std::uint32_t,
                     const char*, std::int64_t, const std::int64_t*, std::int64_t, unsigned, char**, std::int64_t*);
+int gp_read_groups(int, std::int64_t, const std::uint32_t*, const std::uint32_t*, std::int64_t, char**, std::int64_t*);
 int gp_read_rtstruct(const std::uint8_t*, std::int64_t, char**, std::int64_t*);
 int gp_parse_decimals(const char*, std::int64_t, const std::int64_t*, const std::int64_t*, std::int64_t, double*,
                       std::int64_t*);
@@ -47,6 +51,17 @@ void read_header(const std::string& path) {
         gp_release(out);
 }
 
+void read_groups(const std::string& path, const Content& content) {
+    const std::uint32_t sequences[] = {0x52009230, 0x00209113, 0x52009230, 0x0062000A};
+    const std::uint32_t tags[] = {0x00209113, 0x00200032, 0x0062000A, 0x0062000B};
+    const int file = open(path.c_str(), O_RDONLY);
+    char* out = nullptr;
+    std::int64_t size = 0;
+    if (gp_read_groups(file, static_cast<std::int64_t>(content.size()), sequences, tags, 4, &out, &size) >= 0)
+        gp_release(out);
+    close(file);
+}
+
 void read_rtstruct(const Content& content) {
     // An exact block on the heap: the sanitizer sees the first byte read past it.
     const std::unique_ptr<std::uint8_t[]> exact(new std::uint8_t[content.size()]);
@@ -74,6 +89,7 @@ int main(int argc, char** argv) {
             std::ofstream(argv[1], std::ios::binary)
                 .write(reinterpret_cast<const char*>(mutant.data()), static_cast<std::streamsize>(mutant.size()));
             read_header(argv[1]);
+            read_groups(argv[1], mutant);
             read_rtstruct(mutant);
         }
     }
