@@ -92,6 +92,8 @@ class Resources:
         CUDA devices, counted from 0 among those that the process sees; a process each.
     workers : int or None
         Cases at once. On the CPU each has a process, as many as cores by default; on CUDA they share the devices.
+    scheduler : str
+        Address of a Dask scheduler whose workers do the cases, each with what it has; empty for this machine alone.
 
     Raises
     ------
@@ -102,6 +104,7 @@ class Resources:
     backend: str = "auto"
     devices: tuple[int, ...] = (0,)
     workers: int | None = None
+    scheduler: str = ""
 
     def __post_init__(self) -> None:
         if not self.devices or min(self.devices) < 0 or len(set(self.devices)) < len(self.devices):

@@ -45,6 +45,7 @@ def medsegpy(
     backend: str,
     devices: str,
     workers: int | None,
+    scheduler: str,
     **shared: Any,
 ) -> int:
     """Convert CT, MR or PET studies with RTSTRUCT or SEG into HDF5 files that MedSegPy's loaders read.
@@ -82,7 +83,7 @@ def medsegpy(
         collations=tuple(Collation.parse(text, labels) for text in collated),
     )
     options.warn_of_unused(dict.fromkeys(["splits", "random_seed"], (split_file is None, "--split-file says it all")))
-    resources = options.parse_resources(backend, devices, workers)
+    resources = options.parse_resources(backend, devices, workers, scheduler)
     sources = find_sources(source, output, index_path, resources)
     with watched(on_existing, resources) as execution:
         result, overlaps = convert_to_medsegpy(

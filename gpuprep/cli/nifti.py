@@ -54,6 +54,7 @@ def nifti(
     backend: str,
     devices: str,
     workers: int | None,
+    scheduler: str,
     **shared: Any,
 ) -> int:
     """Convert images, masks and doses below SOURCE into NIfTI files in OUTPUT.
@@ -93,7 +94,7 @@ def nifti(
         dict.fromkeys(["masks", "roi_match_yaml"], (has_masks, "it needs RTSTRUCT or SEG among --modalities"))
         | {"dose_grid": (job.wanted.doses, "it needs RTDOSE among --modalities")}
     )
-    resources = options.parse_resources(backend, devices, workers)
+    resources = options.parse_resources(backend, devices, workers, scheduler)
     sources = find_sources(source, output, index_path, resources)
     with watched(on_existing, resources) as execution:
         result = convert_to_nifti(sources, output, case_options=case_options, options=job, execution=execution)

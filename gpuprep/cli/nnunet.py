@@ -51,6 +51,7 @@ def nnunet(
     backend: str,
     devices: str,
     workers: int | None,
+    scheduler: str,
     **shared: Any,
 ) -> int:
     """Convert CT, MR or PET studies with RTSTRUCT or SEG into an nnU-Net v2 data set.
@@ -91,7 +92,7 @@ def nnunet(
     options.warn_of_unused(
         {"region_codes": (job.strategy is MaskStrategy.REGION_MASK, "it needs --mask-saving-strategy region_mask")}
     )
-    resources = options.parse_resources(backend, devices, workers)
+    resources = options.parse_resources(backend, devices, workers, scheduler)
     sources = find_sources(source, output, index_path, resources)
     first = source[0].resolve()
     name = dataset_name or (first.stem if first.is_file() else first.name)

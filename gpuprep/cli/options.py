@@ -124,6 +124,12 @@ device_option = click.option(
     help="CUDA devices, counted from 0 among those that CUDA_VISIBLE_DEVICES shows; each gets a process.",
 )  # fmt: skip
 
+scheduler_option = click.option(
+    "--scheduler", default="", metavar="tcp://HOST:8786",
+    help="Have the workers of this Dask scheduler do the cases, on many machines that share sources and OUTPUT under "
+         "the same paths; needs the extra dask.",
+)  # fmt: skip
+
 
 def run_options(command: Command) -> Command:
     """Add the options of every command that runs cases."""
@@ -139,6 +145,7 @@ def run_options(command: Command) -> Command:
         device_option,
         click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N",
                      help="Cases at once: on the CPU processes, as many as cores by default; on CUDA 3 a device."),
+        scheduler_option,
     )(command)  # fmt: skip
 
 
@@ -242,7 +249,7 @@ def parse_stacking(on_irregular: str, spacing_tolerance: float) -> Stacking:
     return Stacking(on_irregular, spacing_tolerance)  # type: ignore[arg-type]
 
 
-def parse_resources(backend: str, devices: str, workers: int | None) -> Resources:
+def parse_resources(backend: str, devices: str, workers: int | None, scheduler: str = "") -> Resources:
     """Build `Resources` from option values.
 
     Raises
@@ -256,7 +263,9 @@ def parse_resources(backend: str, devices: str, workers: int | None) -> Resource
         raise ConfigError(
             f"{devices!r} is no list of devices", code="bad-devices", hint="write --devices 0, or --devices 0,1"
         ) from None
-    return Resources(backend, numbers, workers)
+    if scheduler:
+        warn_of_unused({"devices": (False, "each worker of --scheduler uses the devices that it sees")})
+    return Resources(backend, numbers, workers, scheduler)
 
 
 def parse_numbers(text: str, counts: Collection[int], code: str, hint: str) -> list[float]:

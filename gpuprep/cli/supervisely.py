@@ -97,6 +97,7 @@ def _convert(
     backend: str,
     devices: str,
     workers: int | None,
+    scheduler: str,
     planes: str = "axl,cor,sag",
     scores: Path | None = None,
     volumes: Path | None = None,
@@ -130,7 +131,7 @@ def _convert(
         | {"overlap": (is_map, "it needs --layout plane and --plane-masks semantic")}
         | {"instances": (not is_map, "label maps have no objects; use --plane-masks instance")}
     )
-    resources = options.parse_resources(backend, devices, workers)
+    resources = options.parse_resources(backend, devices, workers, scheduler)
     sources = find_sources(source, output, index_path, resources)
     with watched(on_existing, resources) as execution:
         result = convert_to_supervisely(sources, output, case_options=case_options, options=job, execution=execution)

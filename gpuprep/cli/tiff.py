@@ -146,6 +146,7 @@ _CHOICES = {
 @options.device_option
 @click.option("-j", "--threads", "--workers", "workers", type=click.IntRange(min=1), metavar="N",
               help="Images at once: on the CPU processes, all cores by default; on CUDA 3 a device.")  # fmt: skip
+@options.scheduler_option
 @click.version_option(__version__, "-V", "--version", prog_name="gpuprep")
 def tiff(
     source: Path,
@@ -155,6 +156,7 @@ def tiff(
     backend: str,
     devices: str,
     workers: int | None,
+    scheduler: str,
     **chosen: Any,
 ) -> int:
     """Convert SOURCE, a file, a folder, an index or a .txt list of paths, into TIFF files with one page a frame.
@@ -183,7 +185,7 @@ def tiff(
         | {"filter_name": (is_sized or tiff_options.spacing_xyz_mm is not None, "it needs --size or --spacing")}
         | {"target_frames": (tiff_options.frames == "interpolate", "it needs --volume-handler interpolate")}
     )
-    resources = options.parse_resources(backend, devices, workers)
+    resources = options.parse_resources(backend, devices, workers, scheduler)
     with count_files() as on_progress:
         index = read_sources(source, output, workers=workers or usable_cores(), on_progress=on_progress)
     if output.suffix.lower() in TIFF_SUFFIXES and not output.is_dir():

@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from gpuprep.config import OnExisting, Resources, digest
 from gpuprep.errors import CaseError, OutputError
 from gpuprep.run.case import CaseOptions, process_case
+from gpuprep.run.cluster import map_on_cluster
 from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.local import Crash, map_isolated
 from gpuprep.run.plan import CasePlan, FailedPlan
@@ -209,7 +210,9 @@ def run_plans(
         remove_replaced(known.get(impossible.case), row, root)
         ledger.put(row)
         execution.on_row(row)
-    if batching is None:
+    if placement.scheduler:
+        outcomes = map_on_cluster(work, todo, scheduler=placement.scheduler, folder=own_folders[0], on_send=begin)
+    elif batching is None:
         outcomes = _map(work, todo, placement, begin)
     else:
         outcomes = _map_batches(batching, work, todo, placement, begin)

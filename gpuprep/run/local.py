@@ -211,7 +211,7 @@ def _serve(
             os._exit(1)
 
     def do(number: int, task: Any) -> None:
-        outcome = _outcome(work, task)
+        outcome = outcome_of(work, task)
         with sending:
             pipe.send((number, outcome))
 
@@ -226,7 +226,8 @@ def _serve(
             threads.submit(do, *inbox.get())
 
 
-def _outcome(work: Callable[[Any], Any], task: Any) -> Any:
+def outcome_of(work: Callable[[Any], Any], task: Any) -> Any:
+    """Return what `work` makes of a task, or the `JobError` or `Crash` that it ends with, in a worker."""
     try:
         return work(task)
     except JobError as error:

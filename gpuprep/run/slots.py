@@ -18,6 +18,7 @@ from gpuprep.backends.base import ASKED_FOR, Backend
 from gpuprep.config import Resources
 from gpuprep.errors import BackendUnavailableError, ConfigError
 from gpuprep.hostlib import usable_cores
+from gpuprep.run.cluster import measure_workers
 from gpuprep.run.local import START_METHOD, Crash, StartMethod, map_isolated
 
 #: Cases at once on a device, where nothing else is asked for: one goes up, one computes, one comes down.
@@ -33,7 +34,7 @@ class BackendChoice:
     Parameters
     ----------
     name : str
-        As for `backends.select`, and never ``auto``.
+        As for `backends.select`; ``auto`` on a cluster alone, whose workers find out for themselves.
     threads : int
         For the host's part of a case.
     slots : int
@@ -50,12 +51,13 @@ class BackendChoice:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How a job is spread; see `map_isolated`."""
+    """How a job is spread; see `map_isolated`, and `map_on_cluster` where there is a `scheduler`."""
 
     choice: BackendChoice
     processes: int
     environments: tuple[Mapping[str, str], ...] = ({},)
     start_by: StartMethod = START_METHOD
+    scheduler: str = ""
 
     @property
     def threads(self) -> int:
@@ -109,8 +111,13 @@ def place(resources: Resources, tasks: int) -> Placement:
     Raises
     ------
     ConfigError
-        ``no-such-device``: a device was asked for that ``CUDA_VISIBLE_DEVICES`` does not show.
+        ``no-such-device``: a device was asked for that ``CUDA_VISIBLE_DEVICES`` does not show; ``extra-missing``.
+    BackendUnavailableError
+        Those of `measure_workers`.
     """
+    if resources.scheduler:
+        threads, slots = measure_workers(resources.scheduler)
+        return Placement(BackendChoice(resources.backend, threads, slots), processes=1, scheduler=resources.scheduler)
     environments = [{VISIBLE_DEVICES: device} for device in _name_devices(resources.devices)]
     name, reason = resources.backend, ASKED_FOR
     if name == "auto":

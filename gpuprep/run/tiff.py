@@ -137,7 +137,7 @@ def convert_one(
     """
     if on_existing is OnExisting.FAIL and path.exists():
         raise OutputError("there is such a file already", code="exists", subject=str(path), hint="choose another name")
-    placement = place(resources, 1)
+    placement = place(replace(resources, scheduler=""), 1)
     choice = replace(placement.choice, threads=resources.workers or placement.threads)
     os.environ.update(placement.environments[0])
     clock = Stopwatch()
