@@ -126,12 +126,12 @@ def map_on_cluster(
         finished = as_completed(loop=client.loop)
         try:
             while waiting or held:
-                # as many as are done at once: all that wait on a worker when it dies would be blamed for it
-                room = max(1, sum(client.nthreads().values()))
-                while waiting and len(held) < room:
+                # no more than are done at once: all that wait on a worker when it dies would be blamed for it
+                for _ in range(min(len(waiting), _count_slots(client, scheduler) - len(held))):
                     task = waiting.popleft()
                     on_send(task)
-                    future = client.submit(do_task, str(description), __version__, task, pure=False)
+                    with _of_the_cluster(scheduler):
+                        future = client.submit(do_task, str(description), __version__, task, pure=False)
                     held[future] = task
                     finished.add(future)
                 future = next(finished)
@@ -141,19 +141,36 @@ def map_on_cluster(
                 yield held.pop(future), outcome
         finally:
             description.unlink(missing_ok=True)  # what has not begun finds nothing to do
-            client.cancel(list(held))
-            with suppress(OSError):
+            with suppress(OSError):  # the scheduler is gone, and its workers go with it
+                client.cancel(list(held))
                 _await_idle(client, folder)
+
+
+def _count_slots(client: Any, scheduler: str) -> int:
+    """Return how many tasks all workers do at once; one where none is left, for others may join."""
+    with _of_the_cluster(scheduler):
+        slots: dict[str, int] = client.nthreads()
+    return max(1, sum(slots.values()))
 
 
 def _result(future: Any, scheduler: str) -> Any:
     from distributed import KilledWorker
 
+    with _of_the_cluster(scheduler):
+        try:
+            return future.result()
+        except KilledWorker as error:
+            return Crash(
+                f"the workers that had it ended, the last at {error.last_worker.address}", code="worker-killed"
+            )
+
+
+@contextmanager
+def _of_the_cluster(scheduler: str) -> Iterator[None]:
+    """Make an error of what Dask raises: that the scheduler is gone, or whatever kept a worker from `do_task`."""
     try:
-        return future.result()
-    except KilledWorker as error:
-        return Crash(f"the workers that had it ended, the last at {error.last_worker.address}", code="worker-killed")
-    except Exception as error:  # the boundary: Dask passes on whatever kept a worker from calling `do_task`
+        yield
+    except Exception as error:
         raise BackendUnavailableError(
             f"the cluster failed: {type(error).__name__}: {' '.join(str(error).split())}",
             code="cluster-failed",
@@ -166,7 +183,9 @@ def _result(future: Any, scheduler: str) -> Any:
 def _connected(scheduler: str) -> Iterator[Any]:
     """Give a client of a scheduler."""
     distributed = load_extra("distributed", "dask")
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it tells, with tracebacks, becomes an error here
+    logging.getLogger("distributed.client").setLevel(
+        logging.CRITICAL
+    )  # what it tells, with tracebacks, becomes an error here
     try:
         client = distributed.Client(scheduler, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:
