@@ -24,7 +24,7 @@ from gpuprep.dicom.datasets import (
 )
 from gpuprep.dicom.display import expand_palette
 from gpuprep.dicom.framespec import FrameSpec
-from gpuprep.dicom.groups import PER_FRAME, SHARED, SHARED_TAG, read_groups
+from gpuprep.dicom.groups import PER_FRAME, PER_FRAME_TAG, SHARED, SHARED_TAG, read_groups
 from gpuprep.dicom.header import LABELMAP_SEG_UID, SEG_UID
 from gpuprep.dicom.planes import are_orthonormal, axes_of
 from gpuprep.errors import HeaderError
@@ -179,6 +179,37 @@ def read_segmentation(path: str | Path) -> Segmentation:
             return _Reader(Path(path), data, groups).read()
         except pydicom_errors() as error:
             raise HeaderError(f"{error}", code="header-unreadable", subject=str(path)) from error
+
+
+@quiet_pydicom()
+def read_source_frames(path: str | Path) -> frozenset[tuple[str, int | None]]:
+    """Read which images the frames of a segmentation were derived from (PS3.3 C.7.6.16.2.6).
+
+    Returns
+    -------
+    frozenset of (str, int or None)
+        SOP Instance UIDs, each with the number of a frame, from 1; with None where no number is given.
+
+    Raises
+    ------
+    HeaderError
+        ``header-unreadable``.
+    """
+    import pydicom
+
+    found: set[tuple[str, int | None]] = set()
+    try:
+        data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[SHARED_TAG, PER_FRAME_TAG], force=True)
+        for groups in (*(data.get(SHARED) or ()), *(data.get(PER_FRAME) or ())):
+            for derivation in groups.get("DerivationImageSequence") or ():
+                for source in derivation.get("SourceImageSequence") or ():
+                    numbers = source.get("ReferencedFrameNumber")
+                    of_source = numbers if isinstance(numbers, Sequence) else (numbers,)
+                    uid = str(source.get("ReferencedSOPInstanceUID", ""))
+                    found |= {(uid, None if n in (None, "") else int(n)) for n in of_source}
+    except pydicom_errors() as error:
+        raise HeaderError(f"{error}", code="header-unreadable", subject=str(path)) from error
+    return frozenset(found)
 
 
 def cielab_to_rgb(stored: Sequence[int]) -> tuple[int, int, int]:

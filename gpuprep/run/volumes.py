@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.index import list_some
 from gpuprep.dicom.pet import read_suv_scale
+from gpuprep.dicom.seg import read_source_frames
 from gpuprep.dicom.stack import BrokenVolume, Stack, build_volumes
 from gpuprep.errors import CaseError, GeometryError
 from gpuprep.geometry import VolumeGeometry
@@ -33,36 +34,64 @@ LOW_COVERAGE = 0.9
 def choose_stack(channel: Channel, plan: CasePlan, stacking: Stacking, *, needs_image: bool = True) -> Stack:
     """Return the one volume of a series that the case is about.
 
-    A series may hold several (echoes, time points, a localizer); the segmentation's references decide, else the
-    only one that is neither stray frames nor a single slice. Where only a grid is needed, no image, the first of
-    several that share theirs will do.
+    A series may hold several (echoes, time points, a localizer); the segmentation's references decide, to instances or
+    to frames of them, else the only one that is neither stray frames nor a single slice. Where only a grid is needed,
+    no image, the first of several that share theirs will do.
 
     Raises
     ------
     GeometryError
         ``several-volumes``: that does not settle it; and what `build_volumes` raises, or says of the volume.
+    HeaderError
+        As `gpuprep.dicom.seg.read_source_frames`.
     """
     if channel.stack is not None:
         return channel.stack
     volumes = build_volumes(
         channel.instances, spacing_tolerance=stacking.spacing_tolerance, on_irregular=stacking.on_irregular
     )
-    referenced = {uid for s in plan.segmentations for uid in s.referenced_sop_instance_uids}
-    by_reference = [v for v in volumes if any(i.sop_instance_uid in referenced for i in v.instances)]
-    proper = [v for v in volumes if len(v.instances) > 1 and not (isinstance(v, Stack) and v.is_stray)]
-    for candidates in (volumes, by_reference, proper):
+    for candidates in _narrow_down(volumes, plan):
         if len(candidates) == 1 or (not needs_image and _share_a_grid(candidates)):
             chosen = candidates[0]
             if isinstance(chosen, BrokenVolume):
                 raise chosen.error
             return chosen
+    hint = "give the volume that is meant as the only source, or let the segmentation refer to its instances"
+    if len({i.path for v in volumes for i in v.instances}) < len(volumes):
+        hint = "let the frames of the segmentation refer to frames of one volume alone, in Source Image Sequence"
+        if _share_a_grid(volumes):
+            hint += "; gpuprep nifti needs no choice: it writes every volume, and the mask on their grid"
     raise GeometryError(
         f"the series holds {len(volumes)} volumes ({list_some([v.label or 'unnamed' for v in volumes])}) "
         "and nothing says which one is meant",
         code="several-volumes",
         subject=channel.series_instance_uid,
-        hint="give the volume that is meant as the only source, or let the segmentation refer to its instances",
+        hint=hint,
     )
+
+
+def _narrow_down(volumes: Sequence[Stack | BrokenVolume], plan: CasePlan) -> Iterator[list[Stack | BrokenVolume]]:
+    """Yield the volumes that may be meant: all, then by one thing after the other that may tell."""
+    yield [*volumes]
+    referenced = {uid for s in plan.segmentations for uid in s.referenced_sop_instance_uids}
+    yield [v for v in volumes if any(i.sop_instance_uid in referenced for i in v.instances)]
+    yield [*_derived_from(volumes, plan.segmentations)]
+    yield [v for v in volumes if len(v.instances) > 1 and not (isinstance(v, Stack) and v.is_stray)]
+
+
+def _derived_from(volumes: Sequence[Stack | BrokenVolume], segmentations: Sequence[InstanceHeader]) -> list[Stack]:
+    """Return the volumes that hold every frame of their series which a frame of a segmentation was derived from."""
+    instances = {i.sop_instance_uid: i for v in volumes for i in v.instances}
+    sources = {
+        (uid, frame)
+        for segmentation in segmentations
+        if segmentation.modality == "SEG"
+        for uid, number in read_source_frames(segmentation.path)
+        if uid in instances
+        for frame in (range(instances[uid].number_of_frames or 1) if number is None else (number - 1,))
+    }
+    stacks = [volume for volume in volumes if isinstance(volume, Stack)] if sources else []
+    return [s for s in stacks if sources <= {(f.instance.sop_instance_uid, f.index) for f in s.frames}]
 
 
 def _share_a_grid(volumes: Sequence[Stack | BrokenVolume]) -> bool:

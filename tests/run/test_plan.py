@@ -147,3 +147,104 @@ def test_pet_that_corrections_do_not_tell_apart_is_ambiguous(tmp_path, correctio
 def test_one_pet_is_taken_as_it_is(tmp_path):
     found = plan_pet_ct(tmp_path, [NAC])
     assert (len(found.channels), found.findings) == (2, ())
+
+
+def write_enhanced(folder):
+    """Write `TIMES` volumes as the frames of one CT image; frame f, from 0, is slice f // TIMES at time f % TIMES."""
+    grid = synth.axial_geometry((SLICES, 8, 8), spacing_xyz_mm=(1, 1, 2))
+    series = synth.write_ct_series(folder, grid, np.zeros(grid.shape))
+    images = [pydicom.dcmread(path) for path in series.paths]
+    data = images[0]
+    frames = []
+    for number in range(TIMES * SLICES):
+        frame, position, content = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+        position.ImagePositionPatient = images[number // TIMES].ImagePositionPatient
+        content.TemporalPositionIndex = number % TIMES + 1
+        frame.PlanePositionSequence, frame.FrameContentSequence = [position], [content]
+        frames.append(frame)
+    shared, measures, orientation = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+    measures.PixelSpacing, measures.SpacingBetweenSlices = data.PixelSpacing, 2
+    orientation.ImageOrientationPatient = data.ImageOrientationPatient
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    data.SharedFunctionalGroupsSequence, data.PerFrameFunctionalGroupsSequence = [shared], frames
+    data.NumberOfFrames = len(frames)
+    data.PixelData = len(frames) * data.PixelData
+    for element in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        del data[element]
+    for path in series.paths:
+        path.unlink()
+    data.save_as(series.paths[0])
+    return series, data.SOPInstanceUID
+
+
+def write_derived_seg(folder, series, sources, *listed):
+    """Write a SEG of a series whose frames were derived from `sources` of their slice: UIDs and frame numbers.
+
+    As a whole it refers to the instances of the series, or those that are `listed`.
+    """
+    mask = np.ones((SLICES, 8, 8), bool)
+    data = synth.build_segmentation(series, [synth.SegmentSpec(1, "all", mask)])
+    for number, frame in enumerate(data.PerFrameFunctionalGroupsSequence):
+        derivation = pydicom.Dataset()
+        derivation.SourceImageSequence = []
+        for uid, frames in sources(number):
+            item = pydicom.Dataset()
+            item.ReferencedSOPInstanceUID = uid
+            if frames:
+                item.ReferencedFrameNumber = frames
+            derivation.SourceImageSequence.append(item)
+        frame.DerivationImageSequence = [derivation]
+    if listed:
+        (referenced,) = data.ReferencedSeriesSequence
+        referenced.ReferencedInstanceSequence = [pydicom.Dataset() for _ in listed]
+        for item, uid in zip(referenced.ReferencedInstanceSequence, listed, strict=True):
+            item.ReferencedSOPInstanceUID = uid
+    synth.write_dataset(data, folder / "seg.dcm")
+
+
+def choose_volume_of_seg(folder):
+    sources = open_sources([folder], index_path=None, workers=1)
+    (one,) = plan_segmented_cases(
+        sources.series,
+        sources.links,
+        images=("CT",),
+        segmentations=("SEG",),
+        multiple=MultipleSegmentations.ERROR,
+    )
+    return volumes.choose_stack(one.channels[0], one, Stacking())
+
+
+def test_a_segmentation_tells_the_volume_among_the_frames_of_one_image(tmp_path):
+    series, uid = write_enhanced(tmp_path)
+    write_derived_seg(tmp_path, series, lambda d: [(uid, TIMES * d + 3)])
+    chosen = choose_volume_of_seg(tmp_path)
+    assert chosen.label == "time 3"
+    assert [frame.index for frame in chosen.frames] == [2, 6, 10]
+
+
+@pytest.mark.parametrize(
+    "frames_of",
+    [
+        lambda d: [[TIMES * d + 1], [TIMES * d + 2]],  # as highdicom refers to all frames at one place
+        lambda d: [[TIMES * d + 1, TIMES * d + 2]],
+        lambda d: [[TIMES * d + 1 + d % 2]],
+        lambda d: [None],
+        lambda d: [],
+    ],
+)
+def test_a_segmentation_of_several_volumes_of_one_image_does_not_choose(tmp_path, frames_of):
+    series, uid = write_enhanced(tmp_path)
+    write_derived_seg(tmp_path, series, lambda d: [(uid, frames) for frames in frames_of(d)])
+    with pytest.raises(GeometryError) as caught:
+        choose_volume_of_seg(tmp_path)
+    assert caught.value.code == "several-volumes"
+    assert "Source Image Sequence" in caught.value.hint
+    assert "gpuprep nifti" in caught.value.hint
+
+
+def test_what_frames_were_derived_from_tells_more_than_a_list_of_the_whole_series(tmp_path):
+    plans = plan(tmp_path, "CT")
+    uids = [[i.sop_instance_uid for i in one.channels[0].stack.instances] for one in plans]
+    series = synth.plan_series(synth.axial_geometry((SLICES, 8, 8), spacing_xyz_mm=(1, 1, 2)))
+    write_derived_seg(tmp_path, series, lambda d: [(uids[2][d], None)], *(uid for time in uids for uid in time))
+    assert choose_volume_of_seg(tmp_path).label == "time 3"
