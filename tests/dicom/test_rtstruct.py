@@ -217,6 +217,14 @@ def test_rois_in_another_frame_of_reference_than_the_image_lose_their_contours(t
         assert result.in_frame(judged_by_linking) is result
 
 
+@pytest.mark.parametrize(("stated", "expected"), [(b"1.8\0", "1.8"), (b"\0\0\0\0", "1.5")])
+def test_frame_of_reference_of_a_roi_else_of_the_whole(tmp_path: Path, stated: bytes, expected: str) -> None:
+    frames = sequence(0x30060010, [b"", element(0x00200052, "UI", "1.5")])
+    whole = structure_set([roi("1", "a").replace(b"1.8\0", stated)], [])
+    before, rois = whole.split(b"\x06\x30\x20\0", 1)  # where the Structure Set ROI Sequence begins
+    assert read(tmp_path, before + frames + b"\x06\x30\x20\0" + rois).frame_of_reference_uid == expected
+
+
 def test_two_items_of_one_roi_are_joined(tmp_path: Path) -> None:
     items = [contours("1", contour(SQUARE)), contours("1", contour("1\\2\\3"))]
     [one] = read(tmp_path, structure_set([roi("1", "a")], items)).rois
@@ -235,11 +243,13 @@ def test_observations_give_category_type_and_region(tmp_path: Path, implicit: bo
         observation("2", region=[lung], category=[abnormal], type=[tumour], implicit=implicit),
         observation("2", type=[left], implicit=implicit),
         observation("9", type=[left], implicit=implicit),
+        observation("3", type=[abnormal], implicit=implicit),
     ]
-    rois = [roi("1", "cord", implicit=implicit), roi("2", "GTV", implicit=implicit)]
+    rois = [roi(number, name, implicit=implicit) for number, name in (("1", "cord"), ("2", "GTV"), ("3", "node"))]
     data_set = structure_set(rois, [], observations, implicit=implicit)
-    cord, gtv = (one.roi for one in read(tmp_path, data_set, IMPLICIT if implicit else EXPLICIT).rois)
+    cord, gtv, node = (one.roi for one in read(tmp_path, data_set, IMPLICIT if implicit else EXPLICIT).rois)
     assert cord == Roi(1, "cord")
+    assert node == Roi(3, "node", type=Code("SCT", "49755003", "Morphologically Abnormal Structure"))
     assert gtv == Roi(
         2,
         "GTV",
