@@ -93,6 +93,25 @@ def test_a_rescale_of_the_whole_file_serves_frames_without_one(tmp_path: Path):
     assert [(f.slope, f.intercept) for f in stack.frames] == [(5, 1), (3, -9)]
 
 
+@pytest.mark.parametrize(
+    ("measures", "of_file", "spacing_mm"),
+    [
+        ({"SpacingBetweenSlices": 4, "SliceThickness": 3}, 5, 4),
+        ({"SliceThickness": 3}, 5, 5),
+        ({"SliceThickness": 3}, None, 3),
+    ],
+)
+def test_spacing_of_a_single_frame(
+    tmp_path: Path, measures: dict[str, float], of_file: float | None, spacing_mm: float
+):
+    instance = enhanced(tmp_path, [frame(1)], PixelMeasuresSequence=item(PixelSpacing=[0.5, 0.75], **measures))
+    dataset = pydicom.dcmread(instance.path, force=True)
+    dataset.SpacingBetweenSlices = of_file
+    dataset.save_as(instance.path, implicit_vr=False, little_endian=True)
+    (stack,) = build_stacks([instance])
+    assert stack.geometry.spacing_dhw_mm.tolist() == [spacing_mm, 0.5, 0.75]
+
+
 ORIGINAL = ["ORIGINAL", "PRIMARY", "VOLUME"]
 
 
@@ -100,10 +119,14 @@ ORIGINAL = ["ORIGINAL", "PRIMARY", "VOLUME"]
     ("group", "attribute", "values", "labels"),
     [
         ("FrameContentSequence", "TemporalPositionIndex", (1, 2), ["time 1", "time 2"]),
+        ("FrameContentSequence", "FrameAcquisitionNumber", (3, 4), ["acquisition 3", "acquisition 4"]),
         ("FrameContentSequence", "StackID", ("A", "B"), ["stack A", "stack B"]),
         ("MREchoSequence", "EffectiveEchoTime", (2.5, 5.0), ["echo time 2.5", "echo time 5.0"]),
         ("MRDiffusionSequence", "DiffusionBValue", (0.0, 9.5), ["b-value 0.0", "b-value 9.5"]),
-        ("CTImageFrameTypeSequence", "FrameType", ([*ORIGINAL, "A"], [*ORIGINAL, "B"]), ["type A", "type B"]),
+        *(
+            (f"{modality}FrameTypeSequence", "FrameType", ([*ORIGINAL, "A"], [*ORIGINAL, "B"]), ["type A", "type B"])
+            for modality in ("MRImage", "CTImage", "PET", "ParametricMap", "XRay3D")
+        ),
         (
             "CardiacSynchronizationSequence",
             "NominalCardiacTriggerDelayTime",
