@@ -106,6 +106,65 @@ def test_a_voi_lut_after_a_rescale_to_negative_values_begins_below_zero(tmp_path
     assert voi_lut_of(path).first == -1000
     path = write_image(tmp_path / "b", ALL_12_BITS[0].reshape(1, 64, 64), VOILUTSequence=[lut])
     assert voi_lut_of(path).first == 0xFC18
+    path = write_image(
+        tmp_path / "c", ALL_12_BITS[0].reshape(1, 64, 64), VOILUTSequence=[table(5, [0, 1])], RescaleIntercept=-1024
+    )
+    assert voi_lut_of(path).first == 5
+    lut = table(-1000, [0, 1, 2], vr="SS")  # 64 536 of unsigned values
+    assert (
+        voi_lut_of(write_image(tmp_path / "d", ALL_12_BITS[0].reshape(1, 64, 64), VOILUTSequence=[lut])).first == 64536
+    )
+
+
+@pytest.mark.parametrize(("width", "expected"), [(0, (None, None)), (-2, (None, None)), (0.5, (7, 0.5))])
+def test_a_window_has_a_width(tmp_path, width, expected):
+    path = write_image(tmp_path / "a", np.zeros((1, 3, 3), np.uint16), WindowCenter=7, WindowWidth=width)
+    (frame,) = display_of(path).frames
+    assert (frame.window_centre, frame.window_width) == expected
+
+
+def test_a_rescale_of_a_frame_comes_before_that_of_the_file(tmp_path):
+    own = item(PixelValueTransformationSequence=[item(RescaleSlope=2, RescaleIntercept=-5)])
+    path = write_image(
+        tmp_path / "a", np.zeros((2, 3, 3), np.uint16), PerFrameFunctionalGroupsSequence=[own, Dataset()],
+        RescaleSlope=3, RescaleIntercept=7,
+    )  # fmt: skip
+    assert [(frame.slope, frame.intercept) for frame in display_of(path).frames] == [(2, -5), (3, 7)]
+
+
+@pytest.mark.parametrize(("value", "limit"), [(-2000, -1500), (-1500, -2000)])
+def test_padding_is_a_range_in_either_order(tmp_path, value, limit):
+    path = write_image(tmp_path / "a", ALL_12_BITS[1].reshape(1, 64, 64), PixelPaddingValue=value)
+    assert display_of(path).padding == (value, value)
+    path = write_image(
+        tmp_path / "b", ALL_12_BITS[1].reshape(1, 64, 64), PixelPaddingValue=value, PixelPaddingRangeLimit=limit
+    )
+    assert display_of(path).padding == (-2000, -1500)
+
+
+@pytest.mark.parametrize(
+    ("places", "order"), [((30, 4, 12), ((1, 2, 0), "stack-position")), ((1, None, 2), ((0, 1, 2), "stored"))]
+)
+def test_frames_follow_their_places_in_the_stack(tmp_path, places, order):
+    groups = [item(FrameContentSequence=[item(**({"InStackPositionNumber": n} if n else {}))]) for n in places]
+    path = write_image(tmp_path / "a", np.zeros((3, 3, 3), np.uint16), PerFrameFunctionalGroupsSequence=groups)
+    found = display_of(path)
+    assert (found.order, found.ordered_by) == order
+
+
+@pytest.mark.parametrize(
+    ("code", "orientation", "turned"),
+    [("R-10242", ["P", "L"], True), ("399162004", ["P", "L"], True), ("R-10226", ["P", "HL"], True),
+     ("399368009", ["P", "HL"], True), ("399368009", ["P", "L"], False), ("R-10224", ["P", "L"], False)],
+)  # fmt: skip
+def test_view_and_side_of_tomosynthesis_may_be_coded(tmp_path, code, orientation, turned):
+    shared = item(FrameAnatomySequence=[item(FrameLaterality="L")])
+    path = write_image(
+        tmp_path / "a", np.zeros((2, 3, 3), np.uint16), sop_class=display.BREAST_TOMOSYNTHESIS_UID, ViewPosition="CC",
+        ViewCodeSequence=[item(CodeValue=code)], ImageLaterality="R", PatientOrientation=orientation,
+        SharedFunctionalGroupsSequence=[shared],
+    )  # fmt: skip
+    assert display_of(path).is_turned is turned
 
 
 @pytest.mark.parametrize("data", [bytes([0, 10, 20, 30]), bytes([0, 0, 10, 0, 20, 0, 30, 0])], ids=["bytes", "words"])
@@ -179,6 +238,9 @@ def test_spacing_of_functional_groups(tmp_path):
     path = write_image(tmp_path / "a", np.zeros((2, 4, 4), np.uint16), SharedFunctionalGroupsSequence=[measures])
     found = display_of(path)
     assert (found.pixel_spacing_yx_mm, found.slice_spacing_mm, found.ordered_by) == ((0.5, 0.6), 3, "stored")
+    measures.PixelMeasuresSequence[0].SpacingBetweenSlices = -4
+    path = write_image(tmp_path / "b", np.zeros((2, 4, 4), np.uint16), SharedFunctionalGroupsSequence=[measures])
+    assert display_of(path).slice_spacing_mm == 4
 
 
 @pytest.mark.parametrize(
@@ -194,7 +256,7 @@ def test_both_readers_tell_which_sequences_are_there(tmp_path, name):
         (header,) = read([str(path)])
         assert [pydicom.datadict.keyword_for_tag(f.metadata["tag"]) for f in fields(header)
                 if f.name in columns and getattr(header, f.name)] == [name]  # fmt: skip
-        assert header.voi_lut_function == "SIGMOID"
+        assert header.voi_lut_function == read_display(header).frames[0].voi_function == "SIGMOID"
 
 
 def test_a_row_that_says_all_gives_what_the_file_gives(data_dir, monkeypatch):
