@@ -5,7 +5,7 @@ import pydicom
 import pytest
 
 from gpuprep.codecs.batch import decode_instance
-from gpuprep.dicom.dose import read_dose_grid, scale_to_gray
+from gpuprep.dicom.dose import describe_dose, read_dose_grid, scale_to_gray
 from gpuprep.dicom.header import read_headers
 from gpuprep.dicom.synth import axial_geometry, build_dose, plan_series, write_dataset
 from gpuprep.errors import GeometryError, HeaderError
@@ -32,7 +32,13 @@ def test_values_are_pydicoms_times_scaling(tmp_path):
     data = pydicom.dcmread(path)
     np.testing.assert_array_equal(gray, (data.pixel_array * float(data.DoseGridScaling)).astype(np.float32))
     np.testing.assert_allclose(gray, DOSE_GY, atol=1e-6)
-    assert (dose.dose_type, dose.summation_type) == ("PHYSICAL", "PLAN")
+    assert describe_dose(dose) == {
+        "sop_instance_uid": data.SOPInstanceUID,
+        "units": "GY",
+        "dose_type": "PHYSICAL",
+        "summation_type": "PLAN",
+        "dose_grid_scaling": float(data.DoseGridScaling),
+    }
     assert dose.geometry.same_grid(GRID, PLACE_TOLERANCE_MM)
     assert dose.geometry.frame_of_reference_uid == SERIES.geometry.frame_of_reference_uid
 
@@ -46,9 +52,11 @@ def test_direction_cosines_of_three_decimals_keep_spacing_and_right_angles(tmp_p
     np.testing.assert_allclose(geometry.directions_dhw @ geometry.directions_dhw.T, np.eye(3), atol=1e-12)
 
 
-def test_offsets_may_be_coordinates(tmp_path):
+@pytest.mark.parametrize("first_mm", [0.0, 30.0, 29.991, 30.009])
+def test_offsets_may_be_coordinates(tmp_path, first_mm):
     def change(data):
-        data.GridFrameOffsetVector = [30.0 + 4.0 * n for n in range(5)]
+        data.GridFrameOffsetVector = [first_mm + 4.0 * n for n in range(5)]
+        data.SliceThickness = 9  # has no say where there are offsets
 
     assert read(tmp_path, change)[0].geometry.same_grid(GRID, PLACE_TOLERANCE_MM)
 
@@ -79,15 +87,17 @@ def test_descending_offsets_are_sorted(tmp_path):
     np.testing.assert_allclose(gray, DOSE_GY[::-1], atol=1e-6)
 
 
-def test_a_single_plane(tmp_path):
+@pytest.mark.parametrize("offsets", [None, [0], [30]])
+def test_a_single_plane(tmp_path, offsets):
     def change(data):
-        del data.GridFrameOffsetVector
+        data.GridFrameOffsetVector = offsets
         data.NumberOfFrames = 1
         data.PixelData = data.PixelData[: 4 * 6 * 7]
 
     dose, _ = read(tmp_path, change)
     assert dose.geometry.shape == (1, 6, 7)
     assert dose.geometry.spacing_dhw_mm[0] == 4.0
+    assert dose.geometry.origin_lps_mm.tolist() == [-10, -20, 30]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +109,7 @@ def test_a_single_plane(tmp_path):
         ("DoseGridScaling", None, HeaderError, "dose-scaling-missing"),
         ("GridFrameOffsetVector", None, GeometryError, "geometry-missing"),
         ("GridFrameOffsetVector", [7, 11, 15, 19, 23], GeometryError, "geometry-missing"),
+        ("GridFrameOffsetVector", [30.011, 34.011, 38.011, 42.011, 46.011], GeometryError, "geometry-missing"),
         ("GridFrameOffsetVector", [0, 4, 8, 12], GeometryError, "frame-count"),
         ("GridFrameOffsetVector", [0, 4, 8, 13, 17], GeometryError, "variable-spacing"),
         ("GridFrameOffsetVector", [0, 4, 4, 8, 12], GeometryError, "duplicate-position"),
