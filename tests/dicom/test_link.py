@@ -175,12 +175,25 @@ def test_a_structure_set_that_shares_the_series_uid_of_its_image_is_linked(tmp_p
 
 
 @BUILDERS
-def test_another_frame_of_reference_is_accepted_where_the_instances_agree(tmp_path, build):
-    data = build(_write_ct(tmp_path))
+@pytest.mark.parametrize(("absent", "more"), [(0, []), (3, ["referenced-instances-missing"])])
+def test_another_frame_of_reference_is_accepted_where_half_of_the_instances_agree(tmp_path, build, absent, more):
+    series = _write_ct(tmp_path)
+    data = build(series)
+    for path in series.paths[:absent]:
+        path.unlink()
     _set_frame(data, "1.2.3")
     found = _the_link(_link(tmp_path, data))
     assert found.evidence == "series-uid"
-    assert _codes(found) == ["frame-of-reference-mismatch"]
+    assert _codes(found) == ["frame-of-reference-mismatch", *more]
+
+
+def test_another_frame_of_reference_is_refused_where_fewer_instances_agree(tmp_path):
+    series = _write_ct(tmp_path)
+    data = _build_rtstruct(series)
+    for path in series.paths[:4]:
+        path.unlink()
+    _set_frame(data, "1.2.3")
+    assert _the_problem(_link(tmp_path, data)).code == "frame-of-reference-mismatch"
 
 
 def test_another_frame_of_reference_and_no_known_instance_is_refused(tmp_path):
@@ -290,10 +303,19 @@ def test_the_series_of_the_same_study_goes_first(tmp_path):
     assert _the_link(_link(tmp_path, data)).image_series_uid == series.series_instance_uid
 
 
-@pytest.mark.parametrize(("shift_mm", "is_linked"), [(1.2, True), (-1.2, True), (1.3, False), (-1.3, False)])
-def test_contours_lie_within_half_a_slice_of_the_planes(tmp_path, shift_mm, is_linked):
+def test_a_series_of_another_study_is_found_where_its_own_has_none(tmp_path):
     series = _write_ct(tmp_path)
-    end = 0 if shift_mm < 0 else GRID.shape[0] - 1
+    data = _build_rtstruct(series)
+    _drop_instance_uids(data)
+    data.StudyInstanceUID = "1.2.3"
+    assert _the_link(_link(tmp_path, data)).image_series_uid == series.series_instance_uid
+
+
+@pytest.mark.parametrize(("shift_mm", "is_linked"), [(1.2, True), (-1.2, True), (1.3, False), (-1.3, False)])
+@pytest.mark.parametrize("depth", [1, GRID.shape[0]])
+def test_contours_lie_within_half_a_slice_of_the_planes(tmp_path, shift_mm, is_linked, depth):
+    series = _write_ct(tmp_path, geometry=GRID.crop((0, 0, 0), (depth, *GRID.shape[1:])))
+    end = 0 if shift_mm < 0 else depth - 1
     data = _build_rtstruct(series, slices=(end,), shift_mm=shift_mm)
     _drop_instance_uids(data)
     result = _link(tmp_path, data)
@@ -301,14 +323,17 @@ def test_contours_lie_within_half_a_slice_of_the_planes(tmp_path, shift_mm, is_l
     assert [p.code for p in result.problems] == ([] if is_linked else ["dangling-reference"])
 
 
-def test_contours_across_the_planes_do_not_fit(tmp_path):
+@pytest.mark.parametrize(("rise_mm", "is_linked"), [(2.4, True), (2.6, False), (2 * SPACING_MM, False)])
+def test_contours_across_the_planes_do_not_fit(tmp_path, rise_mm, is_linked):
     series = _write_ct(tmp_path)
     data = _build_rtstruct(series)
     _drop_instance_uids(data)
-    points = [[0, 0, 0], [0, 4, 0], [0, 4, 2 * SPACING_MM], [0, 0, 2 * SPACING_MM]]
+    points = [[0, 0, 0], [0, 4, 0], [0, 4, rise_mm], [0, 0, rise_mm]]
     data.ROIContourSequence[0].ContourSequence[0].ContourData = [float(v) for point in points for v in point]
     data.ROIContourSequence[0].ContourSequence[0].NumberOfContourPoints = 4
-    assert _the_problem(_link(tmp_path, data)).code == "dangling-reference"
+    result = _link(tmp_path, data)
+    assert len(result.links) == is_linked
+    assert [p.code for p in result.problems] == ([] if is_linked else ["dangling-reference"])
 
 
 @pytest.mark.parametrize(
