@@ -9,6 +9,7 @@ from gpuprep.codecs.segframes import decode_segmentation_frames
 from gpuprep.dicom import synth
 from gpuprep.dicom.seg import cielab_to_rgb, read_segmentation
 from gpuprep.errors import DecodeError, HeaderError
+from gpuprep.masks import Code, Roi
 
 GRID = synth.axial_geometry((4, 5, 7), spacing_xyz_mm=(1.5, 2.0, 3.0))
 
@@ -51,6 +52,38 @@ def test_header_says_what_was_written(tmp_path, masks, kind):
         assert frame.position_lps_mm == pytest.approx(GRID.to_lps(((3, 1)[n % 2], 0, 0)))
         assert frame.orientation == (1, 0, 0, 0, 1, 0)
         assert frame.pixel_spacing_mm == (2.0, 1.5)
+
+
+def test_what_a_segment_is_stands_in_its_codes(tmp_path, masks):
+    def coded(value, **modifiers):
+        item = pydicom.Dataset()
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", f"meaning of {value}"
+        for keyword, values in modifiers.items():
+            setattr(item, keyword, [coded(v) for v in values])
+        return item
+
+    data = build(masks)
+    segment = data.SegmentSequence[0]
+    segment.SegmentAlgorithmType, segment.TrackingUID = "SEMIAUTOMATIC", "1.2.3.4"
+    segment.SegmentedPropertyCategoryCodeSequence = [coded("1")]
+    segment.SegmentedPropertyTypeCodeSequence = [coded("2", SegmentedPropertyTypeModifierCodeSequence=["3", "4"])]
+    segment.AnatomicRegionSequence = [coded("5", AnatomicRegionModifierSequence=["6"])]
+    data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness = 2.75
+    found = read_segmentation(save(data, tmp_path))
+    category, type_, *type_modifiers, region, region_modifier = (Code("SCT", n, f"meaning of {n}") for n in "123456")
+    assert found.segments[0] == Roi(
+        3,
+        "s3",
+        found.segments[0].rgb,
+        category=category,
+        type=type_,
+        type_modifiers=tuple(type_modifiers),
+        region=region,
+        region_modifiers=(region_modifier,),
+        algorithm="SEMIAUTOMATIC",
+        tracking_uid="1.2.3.4",
+    )
+    assert found.slice_thickness_mm == 2.75
 
 
 def test_direction_cosines_of_three_decimals_are_made_unit_vectors(tmp_path, masks):
