@@ -11,7 +11,7 @@ from cases import make_options
 
 from gpuprep.config import MultipleSegmentations, Stacking
 from gpuprep.dicom import synth
-from gpuprep.errors import GeometryError
+from gpuprep.errors import ConfigError, GeometryError
 from gpuprep.run import plan as plan_module
 from gpuprep.run import volumes
 from gpuprep.run.case import estimate_case
@@ -20,6 +20,19 @@ from gpuprep.run.sources import open_sources
 from gpuprep.writers.names import text_digest
 
 TIMES, SLICES = 4, 3
+
+
+def plan_study(folders, modalities):
+    """Return the plans of all images and doses, each by itself."""
+    sources = open_sources(folders, index_path=None, workers=1)
+    return plan_study_cases(
+        sources.series,
+        sources.links,
+        modalities,
+        stacking=Stacking(),
+        images_with_masks=False,
+        doses_on_images=False,
+    )
 
 
 def plan(folder, modality):
@@ -34,16 +47,7 @@ def plan(folder, modality):
             data.SOPInstanceUID = synth.derive_uid(path.name, time)
             data.save_as(path.with_name(f"{time}-{path.name}"))
         path.unlink()
-    sources = open_sources([folder], index_path=None, workers=1)
-    plans = plan_study_cases(
-        sources.series,
-        sources.links,
-        StudyModalities((modality,)),
-        stacking=Stacking(),
-        images_with_masks=False,
-        doses_on_images=False,
-    )
-    return pickle.loads(pickle.dumps(plans))
+    return pickle.loads(pickle.dumps(plan_study([folder], StudyModalities((modality,)))))
 
 
 def test_each_case_has_its_own_volume_and_sorts_out_no_series(tmp_path, monkeypatch):
@@ -69,18 +73,36 @@ def test_names_that_are_the_same_by_chance_are_told_apart(tmp_path, monkeypatch)
     uids = [synth.write_ct_series(f, grid, np.zeros(grid.shape), series=f.name).series_instance_uid for f in folders]
     uids.pop()
     monkeypatch.setattr(plan_module, "text_digest", digest_badly)
-    sources = open_sources(folders, index_path=None, workers=1)
-    plans = plan_study_cases(
-        sources.series,
-        sources.links,
-        StudyModalities(("CT",)),
-        stacking=Stacking(),
-        images_with_masks=False,
-        doses_on_images=False,
-    )
-    names = [one.case for one in plans]
+    names = [one.case for one in plan_study(folders, StudyModalities(("CT",)))]
     assert len(set(names)) == 3
     assert sum("_00000000_" in name for name in names) == 2
+
+
+def test_without_a_patient_id_splits_keep_studies_together(tmp_path):
+    grid = synth.axial_geometry((SLICES, 8, 8), spacing_xyz_mm=(1, 1, 2))
+    series = synth.write_ct_series(tmp_path, grid, np.zeros(grid.shape), patient_id="")
+    synth.write_rtdose(tmp_path / "dose.dcm", series, grid, np.zeros(grid.shape))
+    plans = plan_study([tmp_path], StudyModalities(("CT",), doses=True))
+    assert [one.patient for one in plans] == [series.study_instance_uid] * 2
+    assert all(one.case.startswith("anonymous_") for one in plans)
+
+
+@pytest.mark.parametrize(
+    ("edit", "code"),
+    [
+        (lambda data, number: setattr(data, "PatientID", f"SYNTH-00{number + 1}"), "conflicting-patient-ids"),
+        (lambda data, _: delattr(data, "ImagePositionPatient"), "geometry-missing"),
+    ],
+)
+def test_a_series_that_is_no_volume_is_a_failed_case_of_its_patient(tmp_path, edit, code):
+    grid = synth.axial_geometry((SLICES, 8, 8), spacing_xyz_mm=(1, 1, 2))
+    for number, path in enumerate(synth.write_ct_series(tmp_path, grid, np.zeros(grid.shape)).paths):
+        data = pydicom.dcmread(path)
+        edit(data, number)
+        data.save_as(path)
+    (failed,) = plan_study([tmp_path], StudyModalities(("CT",)))
+    assert (failed.error.code, failed.patient) == (code, "SYNTH-001")
+    assert failed.case.startswith("SYNTH-001_")
 
 
 def test_memory_is_estimated_for_the_volume_not_for_its_series(tmp_path):
@@ -142,6 +164,13 @@ def test_pet_that_is_not_corrected_for_attenuation_stands_back(tmp_path):
 @pytest.mark.parametrize("corrections", [[AC, AC, NAC], [NAC, NAC]])
 def test_pet_that_corrections_do_not_tell_apart_is_ambiguous(tmp_path, corrections):
     assert plan_pet_ct(tmp_path, corrections).error.code == "channel-ambiguous"
+
+
+@pytest.mark.parametrize("text", ["CT,PET,PT", "CT,XYZ,RTSTRUCT"])
+def test_repeated_and_unknown_modalities_are_refused(text):
+    with pytest.raises(ConfigError) as caught:
+        StudyModalities.parse(text)
+    assert caught.value.code == "bad-modalities"
 
 
 def test_one_pet_is_taken_as_it_is(tmp_path):

@@ -1,4 +1,6 @@
 import json
+import os
+import subprocess
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from gpuprep.writers.nnunet import (
     make_folds,
     make_region_table,
     write_dataset_json,
+    write_scripts,
 )
 
 
@@ -78,6 +81,7 @@ def test_too_many_labels_for_bitmask_codes_are_refused_before_work_starts():
         check_strategy(MaskStrategy.REGION_MASK, labels, "bitmask")
     assert caught.value.code == "too-many-regions"
     check_strategy(MaskStrategy.REGION_MASK, labels, "compact")
+    check_strategy(MaskStrategy.REGION_MASK, labels[:15], "bitmask")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +112,15 @@ def test_a_rerun_finds_its_data_set_and_others_get_a_free_id(tmp_path):
     assert caught.value.code == "bad-dataset-id"
 
 
+def test_ids_have_three_digits(tmp_path):
+    for number in range(1, 1000):
+        (tmp_path / "nnUNet_raw" / f"Dataset{number:03d}_A{number}").mkdir(parents=True)
+    for number in (None, 0, 1000):
+        with pytest.raises(ConfigError) as caught:
+            find_dataset(tmp_path, name="B", number=number)
+        assert caught.value.code == "bad-dataset-id"
+
+
 def test_splits_keep_patients_together_and_do_not_depend_on_order():
     patients = [f"p{i}" for i in range(10)]
     splits = assign_splits(patients * 3, test_ratio=0.25, seed=1)
@@ -119,7 +132,7 @@ def test_splits_keep_patients_together_and_do_not_depend_on_order():
 def test_folds_cover_every_case_once_and_share_no_patient():
     cases = {f"c{i}": f"p{i // 2}" for i in range(24)}
     folds = make_folds(cases, seed=0)
-    assert len(folds) == 5
+    assert sorted(len(f["val"]) for f in folds) == [4, 4, 4, 6, 6]  # of 12 patients with two cases each
     assert sorted(c for f in folds for c in f["val"]) == sorted(cases)
     for fold in folds:
         assert not {cases[c] for c in fold["train"]} & {cases[c] for c in fold["val"]}
@@ -128,3 +141,22 @@ def test_folds_cover_every_case_once_and_share_no_patient():
 
 def test_a_single_patient_cannot_be_split():
     assert make_folds({"a": "p", "b": "p"}, seed=0) == []
+
+
+@pytest.mark.parametrize(("folds", "trained"), [(3, ["0", "1", "2"]), (0, ["all"])])
+def test_the_scripts_run_each_fold_from_wherever_they_are_moved_to(tmp_path, folds, trained):
+    write_scripts(DatasetFolder(tmp_path / "made", 7, "X"), folds)
+    root = (tmp_path / "made").rename(tmp_path / "mo ved")
+    for command in ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train"):
+        (tmp_path / command).write_text(f"#!/bin/sh\necho {command} $nnUNet_raw $nnUNet_preprocessed $nnUNet_results $*\n")
+        (tmp_path / command).chmod(0o755)
+    folders = f"{root}/nnUNet_raw {root}/nnUNet_preprocessed {root}/nnUNet_results"
+    lines = {
+        "nnunet_preprocess.sh": [
+            f"nnUNetv2_plan_and_preprocess {folders} -d 7 --verify_dataset_integrity -c 3d_fullres"
+        ],
+        "nnunet_train.sh": [f"nnUNetv2_train {folders} 7 3d_fullres {fold}" for fold in trained],
+    }
+    for script, expected in lines.items():
+        path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        assert subprocess.check_output([root / script], text=True, env=path).splitlines() == expected
