@@ -1,5 +1,7 @@
 """Names, axes, types and values of MedSegPy's files, against values written down by hand, read with h5py."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from gpuprep.errors import ConfigError, GpuprepError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Roi, RoiMask
 from gpuprep.volume import Volume
+from gpuprep.writers.atomic import PART_SUFFIX
 from gpuprep.writers.colours import choose_colours
 from gpuprep.writers.hdf5 import write_slices
 from gpuprep.writers.medsegpy import (
@@ -20,6 +23,7 @@ from gpuprep.writers.medsegpy import (
     parse_shares,
     read_numbering,
     read_split_file,
+    write_dataset_json,
     write_numbering,
 )
 
@@ -155,7 +159,7 @@ def test_numbers_stay_whatever_comes_later(tmp_path):
 
 
 def test_numbers_that_do_not_fit_or_cannot_be_read_are_refused(tmp_path):
-    many = [(f"c{n:03d}", "one", "") for n in range(101)]
+    many = [(f"c{n:03d}", "one", "") for n in range(101)] + [("d", "two", "")]
     assert code_of(extend_numbering, Numbering({}, {}), many) == "too-many-scans"
     assert extend_numbering(Numbering({}, {}), many[1:]).scan_ids()["c100"] == "0000001_V99"
     assert code_of(extend_numbering, Numbering({"x": 9_999_999}, {}), many[:1]) == "too-many-scans"
@@ -204,8 +208,37 @@ def test_splits_from_a_file(tmp_path):
 def test_collations_are_unions_of_known_labels():
     labels = ["dog", "human", "cat"]
     assert Collation.parse("pet = dog, cat", labels) == Collation("pet", ("dog", "cat"))
+    assert Collation.parse("any=dog,human,cat", labels).members == tuple(labels)
     for bad in ("pet", "pet=dog", "pet=dog,dog", "pet=dog,bird", "dog=human,cat", "=dog,cat"):
         assert code_of(Collation.parse, bad, labels) == "bad-collation"
+
+
+def test_overlaps_of_a_collated_class_are_those_among_its_members(tmp_path):
+    details = {
+        "colours": {"dog": [1, 2, 3]},
+        "overlaps": [["dog", "cat", 5], ["dog", "tree", 6], ["tree", "cat", 7]],
+        "combinations": [[["dog", "cat"], 5]],
+        "grid": {"shape_dhw": [2, 3, 4], "index_dhw_to_lps_mm": GRID.index_to_lps, "frame_of_reference_uid": "2.25.1"},
+        "study_instance_uid": "2.25.2",
+        "series": ["2.25.3"],
+        "segmentations": [],
+        "voxels": {},
+        "labels": [],
+    }
+    warnings = write_dataset_json(
+        tmp_path,
+        name="zoo",
+        layout="3d",
+        labels=["tree", "cat", "dog"],
+        collations=[Collation("pet", ("dog", "cat"))],
+        scans={"0000001_V00": ("val", details)},
+    )
+    assert warnings == ["0000001_V00: members of 'pet' overlap, and MedSegPy sums them: 'dog' and 'cat' (5 voxels)"]
+    content = json.loads((tmp_path / "dataset.json").read_text())
+    assert content["collated"] == [{"id": [2, 1], "name": "pet", "color": [1, 2, 3]}]
+    overlap = {"scan": "0000001_V00", "class": "pet", "members": ["dog", "cat"], "voxels": 5}
+    assert content["collation_overlaps"] == [overlap]
+    assert content["scans"]["0000001_V00"]["shape_hwd"] == [3, 4, 2]
 
 
 @pytest.mark.parametrize(("layout", "folder"), [("2d", "0000001_V00-Aug00_001"), ("3d", "site_12_V3")])
@@ -222,6 +255,7 @@ def test_paths_that_break_medsegpys_parser_are_refused(tmp_path, layout, folder)
 def test_files_of_others_in_a_split_are_refused(tmp_path, name):
     write_case(tmp_path, "2d")
     write_case(tmp_path, "3d", "b")
+    (tmp_path / "val" / f".a.h5.1{PART_SUFFIX}").touch()  # of a run that was killed
     check_output(tmp_path, "3d")
     (tmp_path / "val" / name).touch()
     assert code_of(check_output, tmp_path, "3d") == "foreign-files"

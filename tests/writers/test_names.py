@@ -23,6 +23,14 @@ def test_hostile_names_stay_inside(tmp_path, hostile):
     assert safe_name(hostile).lower() != "con"
 
 
+def test_names_stay_what_they_were():
+    assert safe_name("a" * 80) == "a" * 80
+    # `printf con | b2sum -l 32` and so on: cases keep their files as long as this does
+    assert [safe_name(text) for text in ("Con", "con", "a" * 81)] == [
+        "Con_97ae4a59", "con_d1d8ab24", "a" * 71 + "_50b06609",
+    ]  # fmt: skip
+
+
 def test_long_names_that_begin_alike_stay_apart():
     assert safe_name("a" * 200 + "1") != safe_name("a" * 200 + "2")
 

@@ -1,4 +1,5 @@
 import gzip
+import struct
 import zlib
 
 import nibabel
@@ -167,6 +168,18 @@ def test_slope_and_intercept_count(tmp_path, read):
     stored = gzip.decompress((tmp_path / "a.nii.gz").read_bytes())
     assert np.frombuffer(stored[112:120], "<f4").tolist() != [1, 0]
     assert np.allclose(read(tmp_path / "a.nii.gz"), values, atol=1e-3)
+
+
+@pytest.mark.parametrize("scaling", [(0.0, 5.0), (np.nan, np.nan)])
+def test_a_slope_that_scales_nothing_leaves_values_as_they_are(tmp_path, scaling):
+    values = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    nibabel.save(nibabel.Nifti1Image(values.T, np.eye(4)), tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    struct.pack_into("<2f", content, 112, *scaling)
+    (tmp_path / "a.nii").write_bytes(content)
+    assert np.array_equal(np.asanyarray(nibabel.load(tmp_path / "a.nii").dataobj).T, values)
+    found = read_nifti(tmp_path / "a.nii").array
+    assert found.dtype == np.int16 and np.array_equal(found, values)
 
 
 def test_extensions_are_read_by_nibabel_and_by_us(tmp_path):

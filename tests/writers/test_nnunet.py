@@ -148,7 +148,9 @@ def test_the_scripts_run_each_fold_from_wherever_they_are_moved_to(tmp_path, fol
     write_scripts(DatasetFolder(tmp_path / "made", 7, "X"), folds)
     root = (tmp_path / "made").rename(tmp_path / "mo ved")
     for command in ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train"):
-        (tmp_path / command).write_text(f"#!/bin/sh\necho {command} $nnUNet_raw $nnUNet_preprocessed $nnUNet_results $*\n")
+        (tmp_path / command).write_text(
+            f"#!/bin/sh\necho {command} $nnUNet_raw $nnUNet_preprocessed $nnUNet_results $*\n"
+        )
         (tmp_path / command).chmod(0o755)
     folders = f"{root}/nnUNet_raw {root}/nnUNet_preprocessed {root}/nnUNet_results"
     lines = {

@@ -51,3 +51,9 @@ def test_zeros_outside_are_not_looked_at(tmp_path) -> None:
     write_nifti(tmp_path / "a.nii.gz", array, geometry, filled=range(1, 2), level=1, threads=1, root=tmp_path)
     read = np.asarray(nibabel.load(tmp_path / "a.nii.gz").dataobj).transpose()
     assert read.any(axis=(1, 2)).tolist() == [False, True, False]
+
+
+def test_the_trailer_of_more_than_32_bits_of_bytes_counts_from_0_again() -> None:
+    file = io.BytesIO()
+    write_sparse_gzip(file, b"head", range((1 << 32) + 1), range(0), level=1)  # type: ignore[arg-type]  # only its length
+    assert int.from_bytes(file.getvalue()[-4:], "little") == len(b"head") + 1  # RFC 1952: length modulo 2^32

@@ -7,10 +7,12 @@ import nibabel
 import numpy as np
 import pytest
 
-from gpuprep.errors import GpuprepError
+from gpuprep.codes import pack_bits
+from gpuprep.errors import ConfigError, GpuprepError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Roi, RoiMask
 from gpuprep.volume import Volume
+from gpuprep.writers.masks.label import read as read_mask
 from gpuprep.writers.supervisely import (
     AnnotationWriter,
     PlaneWriter,
@@ -150,14 +152,28 @@ def test_as_many_objects_as_the_type_holds(tmp_path, count, outcome):
         assert values.dtype == outcome and values.max() == count == len(np.unique(values)) - 1
 
 
+@pytest.mark.parametrize("count", [255, 256])
+def test_as_many_rois_as_the_type_holds(tmp_path, count):
+    codes = np.zeros((1, 2, 256), np.uint16)
+    codes.reshape(-1)[:count] = np.arange(1, count + 1)
+    rois = [Roi(1, "dog"), *(Roi(1, str(n)) for n in range(count))]
+    sets = np.eye(count + 1, dtype=np.bool_)
+    sets[:, 0] = np.arange(count + 1) > 0
+    mask = RoiMask(codes, pack_bits(sets), rois, VolumeGeometry(codes.shape, GRID.index_to_lps))
+    VolumeWriter(tmp_path, "roi").write_mask("a", mask, {})
+    assert np.array_equal(read(tmp_path / "import/a/dog.nii.gz"), codes)
+
+
 def test_by_plane(tmp_path):
     paths, record = write_case(PlaneWriter(tmp_path, ("axl", "sag"), "semantic", "last"))
     names = [f"import/A_cor_1/{plane}_{kind}.nii.gz" for plane in ("axl", "sag") for kind in ("anatomic", "inference")]
     assert paths == files(tmp_path) == names
     for plane in ("axl", "sag"):
         assert np.array_equal(read(tmp_path / f"import/A_cor_1/{plane}_anatomic.nii.gz"), IMAGE)
-        labels = read(tmp_path / f"import/A_cor_1/{plane}_inference.nii.gz")
+        path = tmp_path / f"import/A_cor_1/{plane}_inference.nii.gz"
+        labels = read(path)
         assert labels.dtype == np.uint8
+        assert read_mask(path).rois == ROIS
         assert {tuple(p): labels[tuple(p)] for p in np.argwhere(labels)} == {(0, 1, 2): 1, (1, 2, 3): 2}
     assert record["lost_voxels"] == {"dog": 1, "spinal cord": 0, "tree": 0}
 
@@ -309,7 +325,11 @@ def test_scores(tmp_path):
 def test_bad_scores(tmp_path, lines):
     table = tmp_path / "scores.csv"
     table.write_text(f"case,plane,layer,label,score\n{lines}\n")
-    assert code_of(read_scores, table, ["dog", "cat"]) == "bad-scores"
+    with pytest.raises(ConfigError) as caught:
+        read_scores(table, ["dog", "cat"])
+    last = 1 + len(lines.splitlines())
+    assert caught.value.message.startswith((f"line {last} does not say a score", "layer 1 of axl of A lacks"))
+    assert caught.value.code == "bad-scores"
     table.write_text(lines)
     assert code_of(read_scores, table, ["dog", "cat"]) == "bad-scores"
     assert code_of(read_scores, tmp_path / "missing.csv", ["dog"]) == "bad-scores"
