@@ -93,6 +93,27 @@ def test_an_absurd_resolution_is_no_crash(tmp_path, compat):
         assert file.pages[0].tags["XResolution"].value == (0xFFFFFFFF, 1)
 
 
+@pytest.mark.parametrize("compat", [False, True])
+def test_an_image_of_unknown_spacing_has_square_pixels_of_no_unit(tmp_path, compat):
+    origin = replace(ORIGIN, pixels_per_mm=None)
+    write_tiff(tmp_path / "a.tiff", frames_of(np.uint8), origin, TiffStyle(is_compat=compat), root=tmp_path)
+    with tifffile.TiffFile(tmp_path / "a.tiff") as file:
+        tags = file.pages[0].tags
+        found = [tags[name].value for name in ("ResolutionUnit", "XResolution", "YResolution")]
+    assert found == [1, (1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize(("style", "rows"), [
+    (TiffStyle("packbits", is_compat=True), 1),
+    (TiffStyle("lzw", is_compat=True), 5),  # a million bytes
+    (TiffStyle("packbits"), 9),
+])  # fmt: skip
+def test_compat_has_strips_as_its_reader_does(tmp_path, style, rows):
+    write_tiff(tmp_path / "a.tiff", np.ones((1, 9, 100_000), np.uint16), ORIGIN, style, root=tmp_path)
+    with tifffile.TiffFile(tmp_path / "a.tiff") as file:
+        assert file.pages[0].rowsperstrip == rows
+
+
 def test_what_may_pass_four_gib_is_a_bigtiff(tmp_path, monkeypatch):
     frames = frames_of(np.uint16)
     monkeypatch.setattr(tiff, "_CLASSIC_LIMIT", int(frames.nbytes * 1.2))
