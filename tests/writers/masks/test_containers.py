@@ -177,6 +177,12 @@ def test_overlap_is_refused_where_a_voxel_has_one_label(container, tmp_path):
     assert caught.value.code == "labels-overlap" and not list(tmp_path.iterdir())
 
 
+def test_other_names_of_containers(tmp_path):
+    (tmp_path / "case.1").mkdir()
+    found = {name: container_of(tmp_path / name) for name in ("a.nrrd", "a.nii", "a.hdf5", "case", "case.1")}
+    assert found == {"a.nrrd": "seg.nrrd", "a.nii": "label", "a.hdf5": "hdf5", "case": "separate", "case.1": "separate"}
+
+
 def test_an_unknown_suffix_is_refused():
     with pytest.raises(ConfigError) as caught:
         container_of(Path("mask.msk"))
