@@ -75,11 +75,20 @@ def test_kernel_equals_reference(shape, dtype, layout, factors):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("backend", [CPU, REFERENCE])
+def test_slices_have_slopes_of_their_own(backend):
+    stored = np.array([[[7]], [[7]], [[-7]]], np.int16)
+    found = to_modality(stored, spec(16, signed=True), np.array([1.0, 2, 1]), np.zeros(3), backend=backend)
+    assert found.ravel().tolist() == [7, 14, -7]
+
+
 @pytest.mark.parametrize(
     ("values", "factors", "dtype"),
     [
         ([0, 4095], (1, -1024), np.int16),
         ([0, 65535], (1, -32768), np.int16),
+        ([0, 65535], (1, -32767), np.int32),
+        ([0, 65535], (1, -32769), np.int32),
         ([0, 65535], (1, 0), np.int32),
         ([0, 32767], (1, 0), np.int16),
         ([0, 40000], (60000, 0), np.float32),

@@ -33,6 +33,7 @@ KNOWN = [
     (image((8, 8), (7, (0, 1), (0, 1)), (9, (4, 6), (3, 6)), dtype=np.uint8), COMPONENTS, (4, 3, 3, 4)),
     (image((1024, 1024), (1, (101, 900), (83, 910))), BOX, (101, 83, 800, 828)),
     (image((6, 6), (1, (2, 3), (1, 4))), CropOptions(border_fraction=0.2), (1, 0, 4, 5)),
+    (image((1, 3), (1, (1, 1), (0, 0))), CropOptions(max_is_background=True, border_fraction=0.4), (0, 0, 3, 1)),
 ]
 
 

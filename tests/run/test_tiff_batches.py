@@ -141,6 +141,7 @@ def test_only_like_images_go_together(folder, tmp_path, monkeypatch):
         replace(header, sop_class_uid="1.2.840.10008.5.1.4.1.1.13.1.3"),
     ):
         assert batch_key(other) is None
+    assert batch_key(replace(header, number_of_frames=None)) == batch_key(header)
     monkeypatch.setattr(tiff_plan, "BATCH_PIXELS", 61 * 47 * 4)
     assert [len(batch) for batch in group_images(plans, options)] == [4, 2]
     monkeypatch.setattr(tiff_plan, "SMALL_IMAGE_PIXELS", 61 * 47 - 1)

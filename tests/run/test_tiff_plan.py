@@ -82,6 +82,16 @@ def test_broken_files_are_failures_and_others_are_no_images(tmp_path):
     assert sorted(problem.code for problem in problems) == ["empty-file", "not-dicom"]
 
 
+def test_files_that_cannot_be_named_are_failures(tmp_path):
+    bad = write_image(tmp_path / "b.dcm", IMAGE, StudyInstanceUID="")
+    write_image(tmp_path / "a.dcm", IMAGE)
+    plans, problems = plan_images(build_index([tmp_path]), "study/sop")
+    (failed,) = (plan for plan in plans if isinstance(plan, FailedPlan))
+    assert (failed.error.code, failed.error.subject, failed.patient) == ("attribute-missing", str(bad), "P1")
+    assert failed.case.startswith("unnamed/b_dcm_")
+    assert (len(plans), problems) == (2, ())
+
+
 def test_a_source_of_broken_files_alone_says_what_is_wrong(tmp_path):
     path = tmp_path / "cut.dcm"
     path.write_bytes(write_image(tmp_path / "a.dcm", IMAGE).read_bytes()[:400])

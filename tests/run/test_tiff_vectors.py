@@ -224,3 +224,11 @@ def test_frames_share_one_window(data_dir):
     assert result.frames.max() == 65535
     order = np.argsort(values.ravel(), kind="stable")
     assert (np.diff(result.frames.ravel()[order].astype(int)) >= 0).all()
+
+
+@pytest.mark.parametrize(("edge", "pad"), [(128, (0, 0, 2, 0)), (129, (2, 0, 0, 0))])
+def test_an_edge_is_black_where_8_bits_would_make_it_0(edge, pad):
+    planes = lit(6, 4)
+    planes[:, :, -1] = edge  # 128 / 257 rounds to 0, 129 / 257 to 1
+    _, fit = fit_planes(planes, 0, None, options_of(size="8,4"), backend=CPU)
+    assert (fit.size, fit.pad) == ((6, 4), pad)
