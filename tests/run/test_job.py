@@ -8,7 +8,7 @@ import pytest
 
 from gpuprep.config import OnExisting, Resources
 from gpuprep.errors import ConfigError, OutputError, RoiError
-from gpuprep.run.job import Execution, run_plans
+from gpuprep.run.job import Execution, is_complete, run_plans
 from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.plan import FailedPlan
 from gpuprep.run.slots import BackendChoice, Placement
@@ -131,3 +131,16 @@ def test_a_case_that_cannot_be_planned_any_more_leaves_no_file(tmp_path, ledger)
     run(ledger, first, FailedPlan("a", "p", RoiError("none", code="no-roi-matched")))
     assert [path.name for path in tmp_path.iterdir()] == ["gpuprep"]
     assert ledger.rows()["a"].outputs == ()
+
+
+def test_a_case_is_complete_while_its_input_its_options_and_its_files_are_what_they_were(tmp_path):
+    row = CaseRow("a", "k", "c", "p", "done", outputs=(Output("one", 3, 0), Output("two", 0, 0)))
+    (tmp_path / "one").write_text("one")
+    assert not is_complete(row, "k", "c", tmp_path)
+    (tmp_path / "two").touch()
+    assert is_complete(row, "k", "c", tmp_path)
+    assert not is_complete(row, "k", "d", tmp_path)
+    assert not is_complete(row, "l", "c", tmp_path)
+    assert not is_complete(replace(row, status="failed"), "k", "c", tmp_path)
+    (tmp_path / "one").write_text("on")
+    assert not is_complete(row, "k", "c", tmp_path)

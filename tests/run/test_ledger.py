@@ -103,3 +103,16 @@ def test_a_full_disk_has_its_code_whatever_is_written(tmp_path):
         assert caught.value.hint
     assert ledger.rows() == {"a": DONE}
     ledger.close()
+
+
+def test_a_place_that_takes_no_ledger_has_its_code(tmp_path):
+    (tmp_path / "folder.sqlite").mkdir()
+    with pytest.raises(OutputError) as caught:
+        Ledger(tmp_path / "folder.sqlite", "job")
+    assert caught.value.code == "not-writable"
+    ledger = Ledger(tmp_path / "l.sqlite", "job")
+    ledger._db.execute("PRAGMA query_only = ON")  # SQLite then says what it says of a read-only file
+    with pytest.raises(OutputError) as caught:
+        ledger.put(DONE)
+    assert caught.value.code == "not-writable"
+    ledger.close()
