@@ -14,6 +14,7 @@ import pydicom
 import pytest
 import tifffile
 from pyarrow import parquet
+from pydicom.uid import MediaStorageDirectoryStorage
 from tiff_images import write_image
 
 from gpuprep.errors import ConfigError, ExitStatus, InputNotFoundError, OutputError
@@ -153,9 +154,15 @@ def test_what_cannot_be_read_is_a_row_with_a_code(gpuprep, tmp_path):
     dual = bytearray(write_image(tmp_path / "dual.dcm", PLANES).read_bytes())
     dual[:4] = b"II*\0"  # DICOM may have any preamble
     (tmp_path / "dual.dcm").write_bytes(dual)
+    no_image = pydicom.dcmread(write_image(tmp_path / "plan", PLANES))
+    del no_image.Rows, no_image.Columns
+    no_image.save_as(tmp_path / "plan")
+    no_image.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    del no_image.SOPClassUID
+    no_image.save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
     result = gpuprep("manifest", tmp_path)
     assert result.status == ExitStatus.CASES_FAILED
-    assert result.stderr.strip() == "8 images, 6 of them with an error, 1 other files left out"
+    assert result.stderr.strip() == "9 images, 7 of them with an error, 2 other files left out"
     errors = {row["path"]: row["error"] for row in csv.DictReader(io.StringIO(result.stdout))}
     assert errors == {
         "good.tiff": "",
@@ -165,6 +172,7 @@ def test_what_cannot_be_read_is_a_row_with_a_code(gpuprep, tmp_path):
         "cut.tiff": "pixel-data-truncated",
         "lost.tiff": "tiff-damaged",
         "text.dcm": "not-dicom",
+        "plan": "not-an-image",
         "link.tiff": "broken-symlink",
     }
 
