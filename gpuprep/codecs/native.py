@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from gpuprep import hostlib
 from gpuprep.codecs.base import Image, clean_bits, container_dtype, empty_images, image_shape, unstored_bits
 from gpuprep.codecs.colour import check_photometric, convert_to_rgb, expand_422, is_ybr
-from gpuprep.dicom.datasets import EXPLICIT_BIG_UID, quiet_pydicom
+from gpuprep.dicom.datasets import EXPLICIT_BIG_UID, Inflating, parse_file, pydicom_errors, quiet_pydicom
 from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.errors import COPY_AGAIN, DecodeError
@@ -27,6 +28,10 @@ PYDICOM_NAME = "pydicom"
 #: Statuses of gp_read_frames other than 0 and errno values. Source: kernels/host/read_frames.cpp.
 _SHORT_READ = -1
 _OUT_OF_BUFFER = -2
+
+
+#: How the element of Pixel Data begins in explicit VR little endian, and how long it is before its value.
+_PIXEL_TAG, _PIXEL_HEAD_BYTES = b"\xe0\x7f\x10\x00", 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +222,38 @@ def unpack_frame(raw: Image, spec: FrameSpec, out: Image, *, skip_bits: int = 0)
     clean_bits(out, spec)
     if is_ybr(spec.photometric_interpretation):
         convert_to_rgb(out)
+
+
+def read_deflated(header: InstanceHeader, most: int) -> bytes:
+    """Read the pixel data of a deflated data set, as a whole.
+
+    Parameters
+    ----------
+    header : InstanceHeader
+    most : int
+        Bytes that it may have; of more, one more than that is read.
+
+    Raises
+    ------
+    DecodeError
+        ``unreadable``: the file cannot be read. ``pixel-data-missing``; ``pixel-data-truncated``: it is damaged.
+    """
+    try:
+        with Path(header.path).open("rb") as file, quiet_pydicom():
+            source = parse_file(file, header.size).source
+            head = source.read(_PIXEL_HEAD_BYTES)
+            if head[:4] != _PIXEL_TAG:
+                raise DecodeError("there is no pixel data", code="pixel-data-missing", subject=header.path)
+            length = min(int.from_bytes(head[8:], "little"), most + 1)
+            if isinstance(source, Inflating):
+                source.limit += length
+            return source.read(length)
+    except OSError as error:
+        raise DecodeError(f"cannot be read: {error}", code="unreadable", subject=header.path) from error
+    except pydicom_errors() as error:
+        raise DecodeError(
+            f"cannot be inflated: {error}", code="pixel-data-truncated", subject=header.path, hint=COPY_AGAIN
+        ) from error
 
 
 def read_by_pydicom(header: InstanceHeader, spec: FrameSpec) -> Image:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -31,8 +32,10 @@ LONGEST_DELIVERED = LONGEST_VALUE + 1
 #: Bytes of a preamble and DICM, by which a file is known.
 PREFIX_END = 132
 _META_LENGTH_END = 144  # and (0002,0000), of 12 bytes
-#: A deflated data set may become this large. The largest headers seen are tens of MiB.
+#: What comes before the pixel data of a deflated data set may become this large; the largest seen are tens of MiB.
 _INFLATED_LIMIT = 256 << 20
+#: Bytes that are inflated at a time, and that they are inflated from, at most.
+_INFLATED_STEP = 1 << 16
 #: Larger values are left in the file until they are asked for.
 _DEFERRED_VALUE = 1 << 20
 UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -84,7 +87,7 @@ class ParsedFile:
     source : binary stream
         What the data set was read from, positioned at the element of its pixel data or at the end.
     size : int
-        Bytes in `source`.
+        Bytes in `source`, as far as it is known: of one that is still deflated the largest number.
     has_preamble : bool
         Whether the file begins as PS3.10 says.
     """
@@ -110,6 +113,40 @@ def begins_like_dicom(start: bytes, size: int) -> bool:
     return little and int.from_bytes(start[4:8], "little") <= size
 
 
+class Inflating(io.BytesIO):
+    """A deflated data set, inflated as far as it is read.
+
+    Attributes
+    ----------
+    limit : int
+        What is read must end before so many bytes.
+    is_whole : bool
+        Whether all of it is inflated.
+    """
+
+    def __init__(self, deflated: bytes) -> None:
+        super().__init__()
+        self.limit = _INFLATED_LIMIT
+        self.is_whole = False
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._deflated = io.BytesIO(deflated)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next bytes; raises ValueError for more than the limit, or zlib.error."""
+        place = self.tell()
+        end = sys.maxsize if size is None or size < 0 else place + size
+        while (inflated := self.getbuffer().nbytes) < end and not self.is_whole:
+            if inflated > self.limit:
+                raise ValueError(f"inflates to more than {self.limit} bytes")
+            deflated = self._inflater.unconsumed_tail or self._deflated.read(_INFLATED_STEP)
+            piece = self._inflater.decompress(deflated, _INFLATED_STEP)
+            self.is_whole = self._inflater.eof or not (deflated or piece)
+            self.seek(0, io.SEEK_END)
+            self.write(piece)
+        self.seek(place)
+        return super().read(size)
+
+
 def parse_file(stream: BinaryIO, size: int) -> ParsedFile:
     """Parse an open file of `size` bytes; raises any of `pydicom_errors`."""
     from pydicom.filereader import dcmread, read_dataset, read_file_meta_info
@@ -120,10 +157,10 @@ def parse_file(stream: BinaryIO, size: int) -> ParsedFile:
         meta = read_file_meta_info(stream.name)
         if str(meta.get("TransferSyntaxUID", "")) == DEFLATED_UID:
             stream.seek(_META_LENGTH_END + int(meta.FileMetaInformationGroupLength))
-            inflated = _inflate(stream.read())
-            source = io.BytesIO(inflated)
+            source = Inflating(stream.read())
             dataset = read_dataset(source, False, True, stop_when=lambda tag, vr, length: tag in _PIXEL_DATA_TAGS)
-            return ParsedFile(meta, dataset, source, len(inflated), has_preamble)
+            inflated = source.getbuffer().nbytes if source.is_whole else sys.maxsize
+            return ParsedFile(meta, dataset, source, inflated, has_preamble)
     stream.seek(0)
     dataset = dcmread(stream, stop_before_pixels=True, force=True, defer_size=_DEFERRED_VALUE)
     return ParsedFile(dataset.file_meta, dataset, stream, size, has_preamble)
@@ -146,14 +183,6 @@ def describe_failure(error: Exception, stream: BinaryIO) -> tuple[str, str]:
     if isinstance(error, OSError | EOFError) and stream.read(1) == b"":
         return "header-truncated", "the file ends within a sequence"
     return "header-unreadable", f"pydicom raised {type(error).__name__}"
-
-
-def _inflate(deflated: bytes) -> bytes:
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = inflater.decompress(deflated, _INFLATED_LIMIT)
-    if inflater.unconsumed_tail:
-        raise ValueError(f"inflates to more than {_INFLATED_LIMIT} bytes")
-    return inflated
 
 
 def raw_text(element: Any, implicit_vr: str) -> str:

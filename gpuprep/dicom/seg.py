@@ -19,6 +19,7 @@ from gpuprep.dicom.datasets import (
     IMPLICIT_LITTLE_UID,
     PREFIX_END,
     begins_like_dicom,
+    parse_file,
     pydicom_errors,
     quiet_pydicom,
 )
@@ -159,7 +160,6 @@ def read_segmentation(path: str | Path) -> Segmentation:
         ``unreadable``, ``not-dicom``, ``header-unreadable``; ``not-seg``: of another SOP class;
         ``attribute-missing``; ``attribute-invalid``.
     """
-    import pydicom
     from pydicom.filereader import read_partial
 
     try:
@@ -168,15 +168,16 @@ def read_segmentation(path: str | Path) -> Segmentation:
         raise HeaderError(error.strerror or "cannot be read", code="unreadable", subject=str(path)) from error
     with file, quiet_pydicom():
         try:
-            if not begins_like_dicom(file.read(PREFIX_END), os.fstat(file.fileno()).st_size):
+            size = os.fstat(file.fileno()).st_size
+            if not begins_like_dicom(file.read(PREFIX_END), size):
                 raise HeaderError("not a DICOM file", code="not-dicom", subject=str(path))
             groups: Any = read_groups(file, _GROUPS)
             file.seek(0)
             if groups is None:
-                data = groups = pydicom.dcmread(file, stop_before_pixels=True, force=True)
-            else:
-                data = read_partial(file, lambda tag, *_: tag >= SHARED_TAG, force=True)
-            return _Reader(Path(path), data, groups).read()
+                parsed = parse_file(file, size)
+                return _Reader(Path(path), parsed.meta, parsed.dataset, parsed.dataset).read()
+            data = read_partial(file, lambda tag, *_: tag >= SHARED_TAG, force=True)
+            return _Reader(Path(path), data.file_meta, data, groups).read()
         except pydicom_errors() as error:
             raise HeaderError(f"{error}", code="header-unreadable", subject=str(path)) from error
 
@@ -244,10 +245,11 @@ def _make_unit(orientation: tuple[float, ...]) -> tuple[float, ...]:
 
 
 class _Reader:
-    """Takes what is needed out of a data set and its functional groups; every complaint names the file."""
+    """Takes what is needed out of file meta, data set and functional groups; every complaint names the file."""
 
-    def __init__(self, path: Path, data: Any, groups: Any) -> None:
+    def __init__(self, path: Path, meta: Any, data: Any, groups: Any) -> None:
         self.path = path
+        self.meta = meta
         self.data = data
         self.groups = groups
 
@@ -375,7 +377,7 @@ class _Reader:
         """Return the transfer syntax; of a data set without file meta, the one it was read with."""
         is_implicit, is_little = self.data.original_encoding
         read_with = IMPLICIT_LITTLE_UID if is_implicit else EXPLICIT_LITTLE_UID if is_little else EXPLICIT_BIG_UID
-        return str(self.data.file_meta.get("TransferSyntaxUID") or read_with)
+        return str(self.meta.get("TransferSyntaxUID") or read_with)
 
     def frames(self, *, has_segments: bool) -> tuple[SegmentFrame, ...]:
         declared = self.integer(self.data, "NumberOfFrames")

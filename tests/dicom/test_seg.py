@@ -6,7 +6,8 @@ import pydicom
 import pytest
 
 from gpuprep.codecs.segframes import decode_segmentation_frames
-from gpuprep.dicom import synth
+from gpuprep.dicom import datasets, synth
+from gpuprep.dicom.datasets import DEFLATED_UID
 from gpuprep.dicom.seg import cielab_to_rgb, read_segmentation
 from gpuprep.errors import DecodeError, HeaderError
 from gpuprep.masks import Code, Roi
@@ -269,6 +270,36 @@ def test_native_syntaxes_give_the_same_frames(tmp_path, masks, syntax, kind):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert np.array_equal(np.stack(list(found)), pydicom.dcmread(tmp_path / "seg.dcm").pixel_array)
+
+
+def test_deflated_frames_may_be_larger_than_any_header(tmp_path, monkeypatch):
+    grid = synth.axial_geometry((4, 200, 500), spacing_xyz_mm=(1, 1, 1))
+    masks = np.random.default_rng(3).random((2, *grid.shape)) > 0.6
+    segments = [synth.SegmentSpec(n, f"s{n}", mask) for n, mask in enumerate(masks, 1)]
+    data = synth.build_segmentation(synth.plan_series(grid), segments)
+    data.file_meta.TransferSyntaxUID = DEFLATED_UID
+    monkeypatch.setattr(datasets, "_INFLATED_LIMIT", 40_000)
+    found = decode_segmentation_frames(read_segmentation(save(data, tmp_path)))
+    assert np.array_equal(np.stack(list(found)).reshape(masks.shape), masks)
+    data.add_new(0x00420011, "OB", bytes(600_000))
+    refuse(save(data, tmp_path), "header-unreadable")
+
+
+def test_damaged_deflated_frames_are_refused(tmp_path, masks):
+    data = build(masks)
+    data.file_meta.TransferSyntaxUID = DEFLATED_UID
+    stored = data.PixelData
+    for pixels, code in (
+        (stored[:-4], "pixel-data-truncated"),
+        (stored + bytes(4), "frame-size-mismatch"),
+        (None, "pixel-data-missing"),
+    ):
+        data.PixelData = pixels
+        if pixels is None:
+            del data.PixelData
+        with pytest.raises(DecodeError) as caught:
+            decode_segmentation_frames(read_segmentation(save(data, tmp_path)))
+        assert caught.value.code == code
 
 
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
