@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,6 +36,7 @@ def embed_segmentation(
     backend: Backend,
     target: VolumeGeometry | None = None,
     fractional_threshold: float = 0.5,
+    wanted: Collection[int] | None = None,
 ) -> tuple[RoiMask, tuple[RoiError, ...]]:
     """Place the segments on a grid: by position and orientation of each frame, never by its number.
 
@@ -61,11 +62,13 @@ def embed_segmentation(
         Grid of the result, its slices parallel to those of `grid`; ``grid.geometry`` by default.
     fractional_threshold : float
         A voxel of a FRACTIONAL segment is inside when its value is greater than this fraction of the maximum, 0 to 1.
+    wanted : collection of int, optional
+        Numbers of the segments that are placed; frames of others are not decoded, and their planes count as before.
 
     Returns
     -------
     mask : RoiMask
-        All segments in file order, the empty ones included, with all their overlaps.
+        All segments in file order, the empty and the unwanted ones included, with all their overlaps.
     problems : tuple of RoiError
         Not raised. ``unknown-segment``: pixels of a segment that the file does not describe; ``frame-off-slices``: a
         segment's frames that are farther than half a slice from every slice, and are left out.
@@ -85,7 +88,9 @@ def embed_segmentation(
             subject=segmentation.sop_instance_uid,
             hint="register the segmentation to the image first",
         )
-    source = _Source(segmentation, frames, fractional_threshold)
+    known = {roi.number for roi in segmentation.segments}
+    unwanted = frozenset() if wanted is None else frozenset(known.difference(wanted))
+    source = _Source(segmentation, frames, fractional_threshold, unwanted)
     if _is_parallel(segmentation, target):
         mask = _place(source, target, grid)
     else:
@@ -106,11 +111,16 @@ class _Source:
     segmentation: Segmentation
     frames: Sequence[NDArray[np.unsignedinteger]]
     fractional_threshold: float
+    unwanted: frozenset[int]
     unknown: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     off_slices: dict[int | None, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
         self.roi_of_number = {roi.number: n for n, roi in enumerate(self.segmentation.segments)}
+
+    def wanted_of(self, frames: Iterable[SegmentFrame]) -> Iterator[SegmentFrame]:
+        """Yield the frames that may show a segment that is wanted."""
+        return (frame for frame in frames if frame.segment_number not in self.unwanted)
 
     def foreground(self, frame: SegmentFrame) -> NDArray[np.unsignedinteger]:
         """Return the pixels of a frame; 0 where there is no segment."""
@@ -134,6 +144,8 @@ class _Source:
             values = flat[where]
             found = [(v, where[values == v]) for v in np.flatnonzero(np.bincount(values)).tolist()]
         for number, pixels_of_it in found:
+            if number in self.unwanted:
+                continue
             if number in self.roi_of_number:
                 yield self.roi_of_number[number], pixels_of_it
             else:
@@ -198,7 +210,7 @@ def _place(source: _Source, target: VolumeGeometry, grid: SliceGrid) -> RoiMask:
             if -reach_mm <= distance_mm[nearest] < reach_mm:
                 shown.add(nearest)
                 overlaps: dict[object, _Overlap] = {}
-                for frame in planes[nearest].frames:
+                for frame in source.wanted_of(planes[nearest].frames):
                     place = frame.position_lps_mm, frame.orientation, frame.pixel_spacing_mm
                     if place not in overlaps:
                         overlaps[place] = _find_overlap(segmentation, frame, origin, target)
@@ -211,7 +223,7 @@ def _place(source: _Source, target: VolumeGeometry, grid: SliceGrid) -> RoiMask:
     for n, plane in enumerate(planes):
         nearest_mm = float(np.abs(image_mm - plane.offset_mm).min())
         if n not in shown and nearest_mm > slice_mm * (0.5 + SAME_PLANE_TOLERANCE_SLICES):
-            for frame in plane.frames:
+            for frame in source.wanted_of(plane.frames):
                 source.note_off_slices(frame, nearest_mm)
     return mask
 

@@ -213,6 +213,7 @@ def draw(
                 backend=backend.host,
                 target=target,
                 fractional_threshold=options.fractional_threshold,
+                wanted=numbers,
             )
             problems += [str(p) for p in found]
             masks.append(merge_to_labels(mask, [(n,) for n in _positions(mask, numbers)]))

@@ -482,6 +482,31 @@ def test_pixels_of_an_undescribed_segment_are_a_problem(tmp_path, kind):
     assert np.array_equal(mask.binary(0), masks[0])
 
 
+@pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
+def test_segments_that_are_not_wanted_stay_empty_and_their_frames_are_not_decoded(tmp_path, kind):
+    class Decoded(list):
+        def __getitem__(self, index):
+            decoded.append(segmentation.frames[index].segment_number)
+            return super().__getitem__(index)
+
+    decoded = []
+    image = make_grid(axes=np.eye(3)[::-1])
+    taller = image.crop((-2, 0, 0), (10, 9, 7))  # frames off all slices, too, are of interest where they are wanted
+    masks = make_masks(taller.shape)
+    masks[1] &= ~masks[0]
+    masks[2] &= ~(masks[0] | masks[1])
+    path, target = write(tmp_path, image, masks, taller, kind=kind, change=lambda data: data.SegmentSequence.pop())
+    segmentation = read_segmentation(path)
+    frames = Decoded(decode_segmentation_frames(segmentation))
+    mask, problems = embed_segmentation(segmentation, frames, SliceGrid(target), backend=select("cpu"), wanted=[2])
+    assert [roi.number for roi in mask.rois] == [1, 2]
+    assert not mask.binary(0).any()
+    assert np.array_equal(mask.binary(1), masks[1, 2:8])
+    assert "unknown-segment" in {problem.code for problem in problems}
+    assert set(decoded) == ({None} if kind == "LABELMAP" else {2, 3})
+    assert not any("of segment 1" in problem.message for problem in problems)
+
+
 def test_another_frame_of_reference_is_refused(tmp_path):
     image = make_grid()
     path, _ = write(tmp_path, image, make_masks(image.shape))
