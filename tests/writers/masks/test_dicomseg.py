@@ -265,18 +265,21 @@ def test_awkward_words_come_back(images, grid, tmp_path):
 @pytest.mark.parametrize(
     ("case", "kind", "code"),
     [("no sources", ConfigError, "no-sources"), ("no rois", WriteError, "no-rois"),
-     ("sheared", WriteError, "not-orthogonal"), ("beside", WriteError, "images-elsewhere"),
+     ("too many", WriteError, "too-many-rois"), ("sheared", WriteError, "not-orthogonal"),
+     ("beside", WriteError, "images-elsewhere"), ("before", WriteError, "images-elsewhere"),
      ("other frame of reference", WriteError, "source-refused")],
 )  # fmt: skip
-def test_what_cannot_be_a_seg_is_refused(case, kind, code, images, grid, tmp_path):
+def test_what_cannot_be_a_seg_is_refused(case, kind, code, images, grid, tmp_path, monkeypatch):
     sources = () if case == "no sources" else images
     geometry = grid
     if case == "sheared":
         affine = grid.index_to_lps.copy()
         affine[0, 0] += 1
         geometry = dataclasses.replace(grid, index_to_lps=affine)
-    if case == "beside":
-        geometry = grid.crop((0, SHAPE[1], 0), SHAPE)
+    if case in ("beside", "before"):
+        geometry = grid.crop((0, SHAPE[1] if case == "beside" else -SHAPE[1], 0), SHAPE)
+    if case == "too many":
+        monkeypatch.setattr(dicomseg, "_LABELMAP_LIMIT", 1)
     if case == "other frame of reference":
         geometry = dataclasses.replace(grid, frame_of_reference_uid="1.2.3")
     mask = random_mask(0 if case == "no rois" else 2, geometry=geometry)

@@ -40,7 +40,17 @@ def test_the_table_is_where_its_readers_look(written):
     assert first.get_code() == 30 and root.tag == "CaretExtension"
     labels = root.findall("VolumeInformation/LabelTable/Label")
     assert {int(e.get("Key")): e.text for e in labels} == {n: r.name for n, r in enumerate(mask.rois, 1)}
-    assert [float(labels[0].get(c)) for c in ("Red", "Green", "Blue")] == [1, 0, 0.2]
+    colours = [[float(entry.get(c)) for c in ("Red", "Green", "Blue", "Alpha")] for entry in labels]
+    assert colours == [[1, 0, 0.2, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
+
+
+def test_names_that_xml_cannot_hold_are_plain_in_the_table_and_whole_in_our_description(tmp_path):
+    rois = [Roi(1, "a\x01b\nc")]
+    mask, _ = let_last_win(random_mask(1, 2, density=0.3, rois=rois))
+    label.write(mask, tmp_path / "a.nii.gz")
+    table = nibabel.load(tmp_path / "a.nii.gz").header.extensions[0].content.rstrip(b"\0")
+    assert [entry.text for entry in ElementTree.fromstring(table).iter("Label")] == ["a b c"]
+    assert label.read(tmp_path / "a.nii.gz").rois == mask.rois
 
 
 def test_a_table_of_another_writer(tmp_path):
