@@ -78,6 +78,8 @@ def test_by_plane_instance_files_are_classes_by_number(tmp_path):
     save(tmp_path / "cor_inference_3.nii.gz", {(0, 0, 0): 1, (1, 1, 1): 2})
     save(tmp_path / "cor_inference_1.nii.gz", {(0, 0, 0): 1})
     save(tmp_path / "cor_mask_other.nii.gz", {(3, 2, 1): 1})
+    for name in ("cor_anatomic", "cor_anatomic_mask", "cor_other", "mask"):  # volumes, neither, of no plane
+        save(tmp_path / f"{name}.nii.gz", {(2, 2, 0): 1})
     (tmp_path / "colours.txt").write_text("1 Femur 255 0 0\n3 Tibia 0 0 255\n")
     for name in ("._colours.txt", "._cor_inference_3.nii.gz"):
         (tmp_path / name).write_bytes(b"what macOS leaves beside a file")

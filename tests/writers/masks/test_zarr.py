@@ -10,6 +10,7 @@ import zarr as zarr_library
 from mask_sets import coded_roi, oblique_geometry, random_mask
 
 from gpuprep.errors import HeaderError
+from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Roi, assign_layers, from_planes
 from gpuprep.writers.masks import zarr
 
@@ -123,3 +124,30 @@ def test_ome_labels_hold_every_roi_of_their_layer(tmp_path):
         assert {"label-value": value, "rgba": [1, 128, 254, 255]} in ome["image-label"]["colors"]
         scale, _ = ome["multiscales"][0]["datasets"][0]["coordinateTransformations"]
         assert np.allclose(scale["scale"], mask.geometry.spacing_dhw_mm)
+
+
+def test_ome_labels_lie_where_the_mask_does(tmp_path):
+    grid = VolumeGeometry.from_axes(
+        (3, 4, 5),
+        origin_lps_mm=(10, 20, 30),
+        directions_dhw=[[0, 0, 1], [0, 1, 0], [1, 0, 0]],
+        spacing_dhw_mm=(2, 0.5, 0.25),
+    )
+    zarr.write(random_mask(1, geometry=grid, rois=[Roi(1, "a")]), tmp_path / "m.zarr", ome_labels=True)
+    ome = zarr_library.open_group(tmp_path / "m.zarr", mode="r")["labels/layer_0"].attrs["ome"]
+    assert ome["version"] == "0.5"
+    assert ome["multiscales"] == [  # https://ngff.openmicroscopy.org/0.5/#multiscale-md
+        {
+            "name": "layer_0",
+            "axes": [{"name": axis, "type": "space", "unit": "millimeter"} for axis in "zyx"],
+            "datasets": [
+                {
+                    "path": "0",
+                    "coordinateTransformations": [
+                        {"type": "scale", "scale": [2, 0.5, 0.25]},
+                        {"type": "translation", "translation": [30, 20, 10]},
+                    ],
+                }
+            ],
+        }
+    ]
