@@ -30,6 +30,19 @@ def test_the_summary_counts_by_code_and_gives_an_example_and_a_hint():
     ]
 
 
+def test_each_code_has_an_example_of_its_own():
+    other = replace(FAILED, case="z", code="gantry-tilt", message="it leans", hint="")
+    text = format_summary([FAILED, other, other], [*PROBLEMS, FileProblem("z.txt", "unreadable", "")], 0)
+    assert text.splitlines() == [
+        "0 of 3 cases done",
+        "  failed     2  gantry-tilt              e.g. z: it leans",
+        "  failed     1  missing-slice            e.g. b: 1 slice missing",
+        "               hint: find it",
+        "  unusable files     2  not-dicom          e.g. x.txt",
+        "  unusable files     1  unreadable         e.g. z.txt",
+    ]
+
+
 def test_a_failure_names_its_file_in_one_line():
     row = replace(FAILED, subject="/in/a\nb/\x1b[2J", message="it ends before byte 9")
     assert describe_failure(row) == "/in/a\ufffdb/\ufffd[2J: it ends before byte 9"
