@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -205,4 +206,6 @@ def _resolution(origin: TiffOrigin, style: TiffStyle) -> tuple[str, Any]:
     per_cm = [min(value * 10, float(_LARGEST_LONG)) for value in origin.pixels_per_mm]
     if style.is_compat:
         return "centimeter", tuple((int(value), 1) for value in per_cm)
-    return "centimeter", tuple(per_cm)
+    # As fractions of 32 bits, since tifffile before 2026.3 fails to make them of the largest and the least numbers.
+    ratios = [Fraction(value).limit_denominator(int(_LARGEST_LONG / max(value, 1))) for value in per_cm]
+    return "centimeter", tuple(ratio.as_integer_ratio() for ratio in ratios)

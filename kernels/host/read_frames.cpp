@@ -23,6 +23,7 @@ struct Request {
 constexpr std::int32_t kShortRead = -1;
 constexpr std::int32_t kOutOfBuffer = -2;
 constexpr std::int64_t kCleanedBytes = 1 << 18;
+constexpr std::int64_t kMostAtOnce = 1 << 30;  // macOS refuses to read 2 GiB and more
 constexpr std::size_t kRangesPerWorker = 8;  // so that a slow file does not hold up the others
 
 // The file that a range of requests reads from; consecutive requests often share it.
@@ -53,7 +54,7 @@ private:
 
 std::int32_t read_fully(int file, std::uint8_t* to, std::int64_t length, std::int64_t offset) {
     while (length > 0) {
-        const ssize_t n = pread(file, to, static_cast<std::size_t>(length), static_cast<off_t>(offset));
+        const ssize_t n = pread(file, to, static_cast<std::size_t>(std::min(length, kMostAtOnce)), static_cast<off_t>(offset));
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return errno;
         if (n == 0) return kShortRead;

@@ -37,7 +37,8 @@ def write(path: Path, content: bytes) -> str:
 def read_both(path: str) -> InstanceHeader:
     """The native row, after making sure that pydicom gives the same."""
     [row], [oracle] = read_headers([path]), read_headers_pydicom([path])
-    assert dataclasses.replace(row, reader="") == dataclasses.replace(oracle, reader="")
+    # As dictionaries: since Python 3.13 dataclasses that hold one and the same NaN are not equal.
+    assert dataclasses.asdict(row) | {"reader": ""} == dataclasses.asdict(oracle) | {"reader": ""}
     return row
 
 
