@@ -161,8 +161,8 @@ def test_files_are_the_same_and_a_broken_one_costs_itself(folder, tmp_path):
     source.mkdir()
     for path in folder.iterdir():
         (source / path.name).write_bytes(path.read_bytes())
-    plans = plans_of(source)
     (source / "c").write_bytes((source / "c").read_bytes()[:-500])
+    plans = plans_of(source)
     rows = work_on(tmp_path / "together").convert_together(plans)
     alone = [work_on(tmp_path / "alone")(plan) for plan in plans]
     assert [(row.case, row.status, row.code) for row in rows] == [(row.case, row.status, row.code) for row in alone]
