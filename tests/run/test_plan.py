@@ -166,8 +166,8 @@ def test_pet_that_corrections_do_not_tell_apart_is_ambiguous(tmp_path, correctio
     assert plan_pet_ct(tmp_path, corrections).error.code == "channel-ambiguous"
 
 
-@pytest.mark.parametrize("text", ["CT,PET,PT", "CT,XYZ,RTSTRUCT"])
-def test_repeated_and_unknown_modalities_are_refused(text):
+@pytest.mark.parametrize("text", ["CT,PET,PT", "CT,XYZ,RTSTRUCT", "SEG,RTDOSE", ""])
+def test_modalities_that_are_repeated_unknown_or_without_image_are_refused(text):
     with pytest.raises(ConfigError) as caught:
         StudyModalities.parse(text)
     assert caught.value.code == "bad-modalities"

@@ -48,6 +48,50 @@ def test_a_mask_needs_a_choice_among_volumes_that_share_no_grid(stack, monkeypat
     assert (caught.value.code, caught.value.subject) == ("several-volumes", "2.25.1")
 
 
+def test_the_volume_is_meant_of_which_a_segmentation_names_an_image(stack, monkeypatch):
+    header = stack.instances[0]
+    others = tuple(
+        replace(frame, instance=replace(frame.instance, sop_instance_uid=f"2.25.{n}"))
+        for n, frame in enumerate(stack.frames)
+    )
+    channel = Channel("CT", "2.25.1", stack.instances)
+    segmentation = replace(header, referenced_sop_instance_uids=("2.25.3",))
+    plan = CasePlan("a", "a", (channel,), (segmentation,), (), (), "")
+    found = [stack, replace(stack, frames=others)]
+    monkeypatch.setattr(volumes, "build_volumes", lambda *_, **__: found)
+    assert volumes.choose_stack(channel, plan, Stacking()) is found[1]
+
+
+def test_steps_between_slices_are_judged_as_asked_for(stack):
+    *first, last = stack.instances
+    last = replace(last, image_position_lps_mm=(-1.5, -1.5, last.image_position_lps_mm[2] + 0.3))  # 2.3 instead of 2
+    channel = Channel("CT", "2.25.1", (*first, last))
+    plan = CasePlan("a", "a", (channel,), (), (), (), "")
+    with pytest.raises(GeometryError) as caught:
+        volumes.choose_stack(channel, plan, Stacking())
+    assert caught.value.code == "variable-spacing"
+    assert not volumes.choose_stack(channel, plan, Stacking(spacing_tolerance=0.2)).is_irregular
+    assert volumes.choose_stack(channel, plan, Stacking("resample")).is_irregular
+
+
+@pytest.mark.parametrize(
+    ("modality", "slope", "intercept", "lacks"),
+    [
+        ("CT", None, None, "Rescale Slope and Rescale Intercept"),
+        ("CT", 1.0, None, "Rescale Intercept"),
+        ("MR", None, 0.0, "Rescale Slope"),
+        ("MR", None, None, ""),
+        ("CT", 1.0, 0.0, ""),
+    ],
+)
+def test_units_are_in_doubt_without_rescaling_where_it_is_usual_or_half_there(stack, modality, slope, intercept, lacks):
+    frames = tuple(
+        replace(f, instance=replace(f.instance, rescale_slope=slope, rescale_intercept=intercept)) for f in stack.frames
+    )
+    doubts = volumes._doubt_values(Channel(modality, "2.25.1", stack.instances), replace(stack, frames=frames))
+    assert doubts == [f"rescale: without {lacks} values need not be in the units of their modality"] * bool(lacks)
+
+
 @pytest.mark.parametrize(("slices", "warned"), [(0, False), (1, False), (2, True), (9, True)])
 def test_a_channel_that_ends_before_the_grid_is_warned_of(stack, slices, warned):
     record = {"warnings": []}
