@@ -53,6 +53,8 @@ def _lines(benchmark: ConversionBenchmark) -> Iterator[str]:
         yield ""
         yield f"{one.backend}: kernels; memory copies {one.copies.memory / 1e9:.1f} GB/s, read and written"
         yield format_table(_HEAD_KERNELS, map(_kernel_row, one.kernels))
+        if any(rate.share > 1 for rate in one.kernels):
+            yield "  over 100%: a copy also loads what it overwrites, as work in place or in caches does not"
 
 
 def _per_minute(job: JobRate) -> float:

@@ -226,6 +226,12 @@ def test_tables_by_hand():
     assert "… and 1 more cases failed" in text
 
 
+def test_a_share_over_all_is_explained():
+    fast = replace(GPU, backend="cpu", kernels=(replace(GPU.kernels[0], share=1.16),))
+    assert "over 100%" in format_conversions(replace(BENCHMARK, backends=(fast,)))
+    assert "over 100%" not in format_conversions(BENCHMARK)
+
+
 def test_json_has_all_figures_and_the_machine(tmp_path):
     write_json(BENCHMARK, tmp_path / "b.json")
     content = json.loads((tmp_path / "b.json").read_text())
