@@ -3,7 +3,13 @@ import sys
 
 import pytest
 
+from gpuprep.errors import GeometryError
 from gpuprep.report import progress
+from gpuprep.run.ledger import CaseRow
+
+DONE = CaseRow("a", "k", "c", "p", "done", seconds=0.5)
+WARNED = [CaseRow("b", "k", "c", "p", "done", seconds=2, details={"warnings": ["x"] * n}) for n in (1, 2)]
+FAILED = CaseRow("c", "k", "c", "p", "failed").failed(GeometryError("a gap", code="missing-slice"))
 
 
 class Terminal(io.StringIO):
@@ -38,3 +44,32 @@ def test_a_log_gets_a_line_now_and_then(shown, monkeypatch):
         for files in (1000, 2000, 3000):
             show(files)
     assert stream.getvalue() == "2000 files\n"
+
+
+@pytest.mark.parametrize(
+    ("skipped", "first"), [(0, []), (1, ["1 case is done already"]), (2, ["2 cases are done already"])]
+)
+def test_in_a_log_each_case_is_a_line(shown, skipped, first):
+    stream = shown(io.StringIO())
+    with progress.Progress() as shows:
+        shows.start(4, skipped)
+        for row in (DONE, *WARNED, FAILED):
+            shows.add(row)
+    assert stream.getvalue().splitlines() == [
+        *first,
+        "[1/4] a done in 0.50 s",
+        "[2/4] b done in 2.00 s, 1 warning: see the report",
+        "[3/4] b done in 2.00 s, 2 warnings: see the report",
+        "[4/4] c failed: a gap [missing-slice]",
+    ]
+
+
+def test_on_a_terminal_a_bar_counts_and_failures_are_lines(shown):
+    stream = shown(Terminal())
+    with progress.Progress() as shows:
+        shows.start(2, 0)
+        shows.add(FAILED)
+        shows.add(DONE)
+    text = stream.getvalue()
+    assert "c failed: a gap [missing-slice]\n" in text and "a done" not in text
+    assert "2/2 [" in text and "MB/s, 1 failed]" in text.split("\r")[-1]

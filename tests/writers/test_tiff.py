@@ -114,6 +114,17 @@ def test_compat_has_strips_as_its_reader_does(tmp_path, style, rows):
         assert file.pages[0].rowsperstrip == rows
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "is_page"),
+    [
+        ((4, 5), "uint8", True), ((4, 5, 3), "uint16", True), ((4, 5), "int16", True), ((4, 5, 3), "float32", True),
+        ((4, 5, 4), "uint8", False), ((2, 4, 5, 3), "uint8", False), ((5,), "uint8", False), ((4, 5), "int32", False),
+    ],
+)  # fmt: skip
+def test_what_a_page_can_be(shape, dtype, is_page):
+    assert tiff.is_writable(np.zeros(shape, dtype)) == is_page
+
+
 def test_what_may_pass_four_gib_is_a_bigtiff(tmp_path, monkeypatch):
     frames = frames_of(np.uint16)
     monkeypatch.setattr(tiff, "_CLASSIC_LIMIT", int(frames.nbytes * 1.2))
