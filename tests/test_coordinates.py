@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -113,6 +114,43 @@ def test_files_of_dicom_preprocessing_are_read(tmp_path):
     turned = CoordinateMap.from_tiff(tmp_path / "b.tiff")
     assert turned.source_size == (1914, 2294)
     np.testing.assert_allclose(turned.to_output([[1914, 2094], [714, 194]]), [[61, 0], [384, 512]], atol=0.5)
+
+
+COMPAT_SOFTWARE = (305, 2, 0, "dicom-preprocessing==0.1.2", False)
+
+
+@pytest.mark.parametrize(
+    ("tags", "crop"),
+    [
+        ([], (0, 0, 6, 4)),
+        ([(50718, 11, 2, (0.5, 0.25), False)], (0, 0, 12, 16)),
+        ([(50720, 4, 2, (7, 4), False)], (0, 0, 7, 4)),
+        ([(50719, 4, 2, (5, 9), False)], (2, 7, 6, 4)),  # around its centre
+    ],
+)
+def test_tags_that_a_file_of_dicom_preprocessing_lacks(tmp_path, tags, crop):
+    """That tool writes none for a step that it did not take."""
+    pixels = np.zeros((4, 6), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tiff", pixels, software=False, metadata=None, extratags=[COMPAT_SOFTWARE, *tags])
+    read = CoordinateMap.from_tiff(tmp_path / "a.tiff")
+    left, top, width, height = crop
+    assert (read.crop, read.pad, read.flip) == (crop, (0, 0, 0, 0), (False, False))
+    assert read.source_size == (left + width, top + height)
+
+
+@pytest.mark.parametrize("scale", [(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0), (np.inf, 1.0), (1.0, np.nan)])
+def test_scales_that_are_none_are_refused(tmp_path, scale):
+    tags = [COMPAT_SOFTWARE, (50718, 12, 2, scale, False)]
+    tifffile.imwrite(tmp_path / "a.tiff", np.zeros((4, 6)), software=False, metadata=None, extratags=tags)
+    with pytest.raises(ConfigError) as caught:
+        CoordinateMap.from_tiff(tmp_path / "a.tiff")
+    assert (caught.value.code, "transform is garbled" in caught.value.message) == ("no-coordinate-map", True)
+
+
+def test_active_area_is_rounded_to_pixels():
+    coordinates = CoordinateMap((20, 20), (False, False), (0, 0, 9, 3), (0.5, 0.4), (5, 7, 1, 1))
+    assert coordinates.active_area == (5, 7, 5 + 5, 7 + 1)  # 4.5 and 1.2 pixels
+    assert replace(coordinates, scale=(0.01, 0.01)).active_area == (5, 7, 6, 8)
 
 
 WHOLE = {"source_size": [9, 9], "flip": [0, 0], "crop": [0, 0, 9, 9], "scale": [1, 1], "pad": [0, 0, 0, 0]}

@@ -20,6 +20,7 @@ from pydicom.encaps import encapsulate, encapsulate_extended
 
 from gpuprep.codecs.base import Image, clean_bits
 from gpuprep.codecs.batch import Decoded, decode_instance, decode_stack
+from gpuprep.codecs.encapsulated import read_frames
 from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader, read_headers
 from gpuprep.dicom.stack import Frame, Stack, build_stacks
@@ -406,6 +407,20 @@ def write_frames(path: Path, *, offset_table: str, fragments: int, syntax: str =
 def test_frames_are_found_in_their_fragments(offset_table: str, fragments: int, syntax: str, tmp_path: Path) -> None:
     pixels = write_frames(tmp_path / "file", offset_table=offset_table, fragments=fragments, syntax=syntax)
     np.testing.assert_array_equal(decode_file(tmp_path / "file"), pixels)
+
+
+@pytest.mark.parametrize(("is_there", "code"), [(True, "pixel-data-missing"), (False, "unreadable")])
+def test_refuses_a_file_without_frames(is_there: bool, code: str, tmp_path: Path) -> None:
+    write_frames(tmp_path / "file", offset_table="basic", fragments=1)
+    header = read_header(tmp_path / "file")
+    dataset = pydicom.dcmread(tmp_path / "file")
+    del dataset.PixelData
+    (tmp_path / "file").unlink()
+    if is_there:
+        dataset.save_as(tmp_path / "file")
+    with pytest.raises(DecodeError) as caught:
+        read_frames(header, FrameSpec.from_header(header))
+    assert (caught.value.code, caught.value.subject) == (code, str(tmp_path / "file"))
 
 
 @pytest.mark.parametrize("frames", [5, 1_000_000])

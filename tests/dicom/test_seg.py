@@ -270,6 +270,9 @@ def test_native_syntaxes_give_the_same_frames(tmp_path, masks, syntax, kind):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert np.array_equal(np.stack(list(found)), pydicom.dcmread(tmp_path / "seg.dcm").pixel_array)
+    for absent in (-1, len(found)):
+        with pytest.raises(IndexError):
+            found[absent]
 
 
 def test_deflated_frames_may_be_larger_than_any_header(tmp_path, monkeypatch):
