@@ -19,7 +19,7 @@ from manifest import read_manifest, sha256
 from pydicom.encaps import encapsulate, encapsulate_extended
 
 from gpuprep.codecs.base import Image, clean_bits
-from gpuprep.codecs.batch import Decoded, decode_instance, decode_stack
+from gpuprep.codecs.batch import Decoded, decode_instance, decode_stack, fold_offset, narrow_words
 from gpuprep.codecs.encapsulated import read_frames
 from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader, read_headers
@@ -373,6 +373,59 @@ def test_refuses_a_stack_of_video(tmp_path: Path) -> None:
         decode_stack(stack, workers=2)
     assert (caught.value.code, caught.value.subject) == ("no-decoder", str(paths[0]))
     assert "MPEG2" in caught.value.message
+
+
+# --- Words ---------------------------------------------------------------------------------------------------------
+
+
+def words_of(values: Sequence[int], dtype: str, *, offset: int = 0, clean: bool = True) -> Decoded:
+    array = (np.array(values, np.int64) + offset).astype(dtype).reshape(2, 1, -1)
+    bits = 8 * array.itemsize
+    spec = FrameSpec("", 1, array.shape[2], bits, bits, bits - 1, is_signed=array.dtype.kind == "i")
+    return Decoded(array, spec, "test", clean, offset)
+
+
+@pytest.mark.parametrize(
+    ("slopes", "intercepts", "folded"),
+    [
+        ((2, 3), (-1000, 5), (-66536, -98299)),  # intercept - slope × 32768
+        ((2, 0.5), (-1000, 5), None),
+        ((2, 3), (-1000, 0.5), None),
+    ],
+)
+def test_an_offset_goes_into_whole_intercepts_else_out_of_the_words(
+    slopes: tuple[float, ...], intercepts: tuple[float, ...], folded: tuple[float, ...] | None
+) -> None:
+    values = [-32768, -1, 0, 32767]
+    decoded = words_of(values, "u2", offset=32768)
+    stored = decoded.array.copy()
+    found, found_intercepts = fold_offset(decoded, np.array(slopes, float), np.array(intercepts, float))
+    assert (found.offset, found.spec.is_signed) == (0, folded is None)
+    assert found_intercepts.tolist() == list(folded or intercepts)
+    np.testing.assert_array_equal(found.array, stored if folded else np.reshape(values, stored.shape))
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ((-32768, 32767), "i4", "i2"),
+        ((0, 65535), "i4", "u2"),
+        ((0, 65535), "u4", "u2"),
+        ((-1, 32768), "i4", "i4"),
+        ((-32769, 0), "i4", "i4"),
+        ((0, 65536), "u4", "u4"),
+        ((0, 1), "u1", "u1"),
+        ((0, 1), "f4", "f4"),
+    ],
+)
+def test_words_are_as_narrow_as_their_values(values: tuple[int, ...], dtype: str, expected: str) -> None:
+    found = narrow_words(words_of(values, dtype))
+    assert found.array.dtype == expected
+    assert found.array.ravel().tolist() == list(values)
+    bits = 8 * np.dtype(expected).itemsize
+    layout = (found.spec.bits_allocated, found.spec.bits_stored, found.spec.high_bit, found.spec.is_signed)
+    assert layout == (bits, bits, bits - 1, expected[0] == "i")
+    assert narrow_words(words_of(values, dtype, clean=False)).array.dtype == dtype
 
 
 # --- Encapsulation -------------------------------------------------------------------------------------------------

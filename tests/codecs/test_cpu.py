@@ -133,6 +133,15 @@ def test_the_header_decides_on_the_sign_of_a_jpeg_2000_frame(low: int, high: int
     np.testing.assert_array_equal(decoded, expected)
 
 
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_samples_of_8_bits_may_fill_words_of_16(is_signed: bool) -> None:
+    pixels = make_pixels(-128, 127, "i1") if is_signed else make_pixels(0, 255, "u1")
+    spec = make_spec(JPEG_2000_LOSSLESS, bits_stored=8, high_bit=7, is_signed=is_signed)
+    decoded = decode_one(cpu.JPEG2K, imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True), spec)
+    assert decoded.dtype == (np.int16 if is_signed else np.uint16)
+    np.testing.assert_array_equal(decoded, pixels)
+
+
 def test_packbits_runs_and_no_operations() -> None:
     segment = (
         b"\x80"

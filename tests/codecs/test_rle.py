@@ -21,3 +21,9 @@ def test_pydicom_decodes_what_went_in(dtype, seed, columns, change):
     frame = rng.integers(0, np.iinfo(dtype).max, columns + 1, dtype, endpoint=True)[starts]
     decoded = _rle_decode_frame(encode_rle(frame), *frame.shape, 1, 8 * frame.itemsize)
     assert np.array_equal(np.frombuffer(decoded, dtype).reshape(frame.shape), frame)
+
+
+def test_runs_are_as_long_as_two_bytes_can_say():
+    frame = np.zeros((3, 512), np.uint8)
+    frame[1, 100:] = 7
+    assert len(encode_rle(frame)) == 64 + 2 * (4 + (1 + 4) + 4)  # header; 512 = 4 × 128, 412 = 3 × 128 + 28
