@@ -292,9 +292,10 @@ def test_native_words_keep_their_dirty_bits_and_say_so(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decoded.array, stored)
 
 
-def test_slices_of_unlike_signs_share_a_type_that_holds_both(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unlike", [(1, 4), (0, 2)])
+def test_slices_of_unlike_signs_share_a_type_that_holds_both(unlike: tuple[int, int], tmp_path: Path) -> None:
     paths, stored = write_slices(tmp_path)
-    for number in (1, 4):
+    for number in unlike:
         dataset = pydicom.dcmread(paths[number])
         dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, 0
         dataset.PixelData = (stored[number].astype(np.uint16) | 0xF000).tobytes()

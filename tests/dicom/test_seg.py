@@ -119,7 +119,14 @@ def test_background_and_padding_of_a_label_map_are_no_segments(data_dir):
 
 @pytest.mark.parametrize(
     "stored",
-    [(41661, 41167, 40792), (43803, 26565, 37722), (0, 32768, 32768), (65535, 32896, 32896), (30000, 50000, 9000)],
+    [
+        (41661, 41167, 40792),
+        (43803, 26565, 37722),
+        (0, 32768, 32768),
+        (65535, 32896, 32896),
+        (30000, 50000, 9000),
+        (2621, 32896, 32896),
+    ],
 )
 def test_colour_equals_highdicom(stored):
     lab = np.array(stored) / 65535 * (100, 255, 255) - (0, 128, 128)
