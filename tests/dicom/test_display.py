@@ -8,7 +8,7 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from tiff_images import write_image
+from tiff_images import SECONDARY_CAPTURE, write_image
 
 from gpuprep.dicom import display
 from gpuprep.dicom.display import read_display
@@ -73,7 +73,7 @@ def test_frames_have_voi_luts_of_their_own(tmp_path, syntax):
     words = np.array([9, 8, 7, 6], "<u2").tobytes()
     groups = [
         frame_voi(VOILUTSequence=[table(3, [1, 2])]),
-        frame_voi(WindowCenter=5, WindowWidth=10),
+        frame_voi(WindowCenter=5, WindowWidth=10, VOILUTFunction="SIGMOID"),
         frame_voi(VOILUTSequence=[table(4, range(4), data=words)]),
         Dataset(),
     ]
@@ -88,6 +88,7 @@ def test_frames_have_voi_luts_of_their_own(tmp_path, syntax):
     luts = [frame.voi_lut and (frame.voi_lut.first, frame.voi_lut.data) for frame in frames]
     assert luts == [(3, (1, 2)), None, (4, (9, 8, 7, 6)), (1, (7,))]
     assert (frames[1].window_centre, frames[1].window_width) == (5, 10)
+    assert [frame.voi_function for frame in frames] == ["LINEAR", "SIGMOID", "LINEAR", "LINEAR"]
 
 
 def test_modality_luts_are_those_of_pydicom(tmp_path, pixels):
@@ -107,9 +108,14 @@ def test_a_voi_lut_after_a_rescale_to_negative_values_begins_below_zero(tmp_path
     path = write_image(tmp_path / "b", ALL_12_BITS[0].reshape(1, 64, 64), VOILUTSequence=[lut])
     assert voi_lut_of(path).first == 0xFC18
     path = write_image(
-        tmp_path / "c", ALL_12_BITS[0].reshape(1, 64, 64), VOILUTSequence=[table(5, [0, 1])], RescaleIntercept=-1024
+        tmp_path / "c", ALL_12_BITS[0].reshape(1, 64, 64), VOILUTSequence=[table(20000, [0, 1])], RescaleIntercept=-1024
     )
-    assert voi_lut_of(path).first == 5
+    assert voi_lut_of(path).first == 20000
+    shared = item(PixelValueTransformationSequence=[item(RescaleSlope=1, RescaleIntercept=-1024)])
+    path = write_image(
+        tmp_path / "e", np.zeros((1, 3, 3), np.uint16), VOILUTSequence=[lut], SharedFunctionalGroupsSequence=[shared]
+    )
+    assert voi_lut_of(path).first == -1000
     lut = table(-1000, [0, 1, 2], vr="SS")  # 64 536 of unsigned values
     assert (
         voi_lut_of(write_image(tmp_path / "d", ALL_12_BITS[0].reshape(1, 64, 64), VOILUTSequence=[lut])).first == 64536
@@ -159,12 +165,13 @@ def test_frames_follow_their_places_in_the_stack(tmp_path, places, order):
 )  # fmt: skip
 def test_view_and_side_of_tomosynthesis_may_be_coded(tmp_path, code, orientation, turned):
     shared = item(FrameAnatomySequence=[item(FrameLaterality="L")])
-    path = write_image(
-        tmp_path / "a", np.zeros((2, 3, 3), np.uint16), sop_class=display.BREAST_TOMOSYNTHESIS_UID, ViewPosition="CC",
-        ViewCodeSequence=[item(CodeValue=code)], ImageLaterality="R", PatientOrientation=orientation,
-        SharedFunctionalGroupsSequence=[shared],
-    )  # fmt: skip
-    assert display_of(path).is_turned is turned
+    for sop_class, is_turned in ((display.BREAST_TOMOSYNTHESIS_UID, turned), (SECONDARY_CAPTURE, False)):
+        path = write_image(
+            tmp_path / "a", np.zeros((2, 3, 3), np.uint16), sop_class=sop_class, ViewPosition="CC",
+            ViewCodeSequence=[item(CodeValue=code)], ImageLaterality="R", PatientOrientation=orientation,
+            SharedFunctionalGroupsSequence=[shared],
+        )  # fmt: skip
+        assert display_of(path).is_turned is is_turned
 
 
 @pytest.mark.parametrize("data", [bytes([0, 10, 20, 30]), bytes([0, 0, 10, 0, 20, 0, 30, 0])], ids=["bytes", "words"])
@@ -207,6 +214,7 @@ def test_templates_of_tables_say_nothing(tmp_path):
     [
         part(LUTDescriptor=[4, 0, 16]),
         part(LUTData=bytes(8)),
+        table(0, range(4), bits=0),
         table(0, range(4), bits=17),
         table(0, range(9), data=bytes(4)),
     ],
@@ -241,6 +249,9 @@ def test_spacing_of_functional_groups(tmp_path):
     measures.PixelMeasuresSequence[0].SpacingBetweenSlices = -4
     path = write_image(tmp_path / "b", np.zeros((2, 4, 4), np.uint16), SharedFunctionalGroupsSequence=[measures])
     assert display_of(path).slice_spacing_mm == 4
+    measures.PixelMeasuresSequence[0].SpacingBetweenSlices = measures.PixelMeasuresSequence[0].SliceThickness = 0
+    path = write_image(tmp_path / "c", np.zeros((2, 4, 4), np.uint16), SharedFunctionalGroupsSequence=[measures])
+    assert display_of(path).slice_spacing_mm is None
 
 
 @pytest.mark.parametrize(

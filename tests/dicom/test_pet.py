@@ -109,8 +109,8 @@ def test_what_is_missing_is_named(changes, code):
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("101112", 36672), ("101112.5", 36672.5), ("1011", 36660), ("10", 36000), ("10:11:12", 36672), ("", None),
-     ("noon", None), ("251112", None)],
+    [("101112", 36672), ("101112.5", 36672.5), ("1011", 36660), ("10", 36000), ("10:11:12", 36672), ("235960", 86400),
+     ("", None), ("noon", None), ("251112", None)],
 )  # fmt: skip
 def test_times(text, seconds):
     assert parse_time(text) == (None if seconds is None else timedelta(seconds=seconds))
@@ -146,7 +146,8 @@ def test_dates_of_another_zone(text, zone, hour):
 
 
 @pytest.mark.parametrize(
-    ("text", "minutes"), [("+0130", 90), ("-0500", -300), ("+0000", 0), ("", None), ("Z", None), ("0130", None)]
+    ("text", "minutes"),
+    [("+0130", 90), ("+1245", 765), ("-0500", -300), ("+0000", 0), ("", None), ("Z", None), ("0130", None)],
 )
 def test_zones(text, minutes):
     assert parse_zone(text) == (None if minutes is None else timedelta(minutes=minutes))
@@ -172,9 +173,12 @@ def test_factor_from_files(tmp_path):
     assert not scale.findings
 
 
-def test_the_earliest_acquisition_counts(tmp_path):
+@pytest.mark.parametrize("has_date", [True, False])
+def test_the_earliest_acquisition_counts(tmp_path, has_date):
     def change(data, index):
         data.SeriesTime = "200000"
+        if not has_date:
+            del data.AcquisitionDate
         data.AcquisitionTime = ("102112", "101112")[index]
 
     scale = read_suv_scale(headers_of(tmp_path, change))
@@ -234,13 +238,24 @@ def test_private_factors_of_philips(tmp_path, element, factor):
     assert read_suv_scale(headers_of(tmp_path, change)).factor == pytest.approx(factor, rel=1e-5)
 
 
-def test_a_file_without_radiopharmaceutical_lacks_the_dose(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "items", "code"),
+    [
+        ("RadiopharmaceuticalInformationSequence", 0, "suv-dose-missing"),
+        ("RadiopharmaceuticalInformationSequence", 2, "suv-several-injections"),
+        ("Units", 0, "suv-units-missing"),
+    ],
+)
+def test_what_a_file_lacks_or_has_twice(tmp_path, name, items, code):
     def change(data, index):
-        del data.RadiopharmaceuticalInformationSequence
+        if items:
+            setattr(data, name, list(data[name].value) * items)
+        else:
+            delattr(data, name)
 
     with pytest.raises(HeaderError) as caught:
         read_suv_scale(headers_of(tmp_path, change))
-    assert caught.value.code == "suv-dose-missing"
+    assert caught.value.code == code
 
 
 @pytest.mark.parametrize("as_one", [True, False])
