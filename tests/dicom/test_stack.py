@@ -478,10 +478,13 @@ def test_localizer_in_an_axial_series_is_set_aside():
 
 def test_stray_frames_that_make_no_volume_cost_nothing():
     strays = [image(9, (0, 0, 0), image_orientation=SAGITTAL, sop_instance_uid=f"1.9.{n}") for n in range(2)]
-    volume, last = build_stacks([*axial(range(7)), *strays, image(10, (0, 0, 0), image_orientation=CORONAL)])
-    assert heights(volume) == list(range(7))
-    assert [f.code for f in volume.findings] == ["mixed-orientation"] * 2
-    assert (last.label, len(last.frames)) == ("stray 2", 1)
+    with_gap = [image(20 + n, (0, y, 0), image_orientation=CORONAL) for n, y in enumerate((0, 1, 2, 4))]
+    turned = image(30, (0, 0, 0), image_orientation=(0.0, 1.0, 0.0, 1.0, 0.0, 0.0))
+    volume, last = build_volumes([*axial(range(14)), *strays, *with_gap, turned])
+    assert isinstance(volume, Stack) and isinstance(last, Stack)
+    assert heights(volume) == list(range(14))
+    assert [f.code for f in volume.findings] == ["mixed-orientation"] * 3
+    assert (last.label, len(last.frames)) == ("stray 3", 1)
 
 
 @pytest.mark.parametrize(("width_mm", "found"), [(0.750067, set()), (0.750083, {"mixed-size"})])
