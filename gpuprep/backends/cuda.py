@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -235,6 +236,7 @@ class CudaBackend:
 
     def free_memory(self) -> None:
         """Give the blocks of CuPy's pool that are not in use back to the device."""
+        gc.collect()  # since Python 3.13 frames of an error that is gone may hold arrays until then
         self._pool.free_all_blocks()
 
     def launch(self, kernel: str, grid: Dims, block: Dims, args: Sequence[Any]) -> None:
