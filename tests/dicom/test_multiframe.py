@@ -105,10 +105,7 @@ def test_spacing_of_a_single_frame(
     tmp_path: Path, measures: dict[str, float], of_file: float | None, spacing_mm: float
 ):
     instance = enhanced(tmp_path, [frame(1)], PixelMeasuresSequence=item(PixelSpacing=[0.5, 0.75], **measures))
-    dataset = pydicom.dcmread(instance.path, force=True)
-    dataset.SpacingBetweenSlices = of_file
-    dataset.save_as(instance.path, implicit_vr=False, little_endian=True)
-    (stack,) = build_stacks([instance])
+    (stack,) = build_stacks([replace(instance, spacing_between_slices_mm=of_file)])
     assert stack.geometry.spacing_dhw_mm.tolist() == [spacing_mm, 0.5, 0.75]
 
 
