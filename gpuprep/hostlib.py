@@ -9,12 +9,12 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sys
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 from gpuprep.errors import KernelError
-
-KERNEL_DIR = Path(__file__).with_name("_kernels")
 
 #: What each level needs of /proc/cpuinfo, best first. Source: x86-64 psABI, micro-architecture levels.
 X86_LEVELS = {
@@ -22,6 +22,23 @@ X86_LEVELS = {
     "v3": {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"},
     "v2": {"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"},
 }
+
+
+def find_kernels(beside: Path, places: Iterable[str]) -> Path:
+    """Return the folder of the kernels: in the package's tree where they were built there, else where it was installed.
+
+    Parameters
+    ----------
+    beside : Path
+        A module of the package.
+    places : iterable of str
+        Its ``__path__``: of an editable install both the tree and the folder that holds what was built.
+    """
+    own = beside.with_name("_kernels")
+    return next((folder for folder in (own, *(Path(p, own.name) for p in places)) if folder.is_dir()), own)
+
+
+KERNEL_DIR = find_kernels(Path(__file__), sys.modules[__package__].__path__)
 
 
 def usable_levels() -> list[str]:
