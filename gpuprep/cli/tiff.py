@@ -189,6 +189,7 @@ def tiff(
     with count_files() as on_progress:
         index = read_sources(source, output, workers=workers or usable_cores(), on_progress=on_progress)
     if output.suffix.lower() in TIFF_SUFFIXES and not output.is_dir():
+        options.warn_of_unused({"scheduler": (False, "a single image is converted here")})
         image = only_image(index, output)
         convert_one(image, output, tiff_options, resources, on_existing=OnExisting(on_existing))
         click.echo(str(output))

@@ -46,7 +46,7 @@ def measure_workers(scheduler: str) -> tuple[int, int]:
     ConfigError
         ``extra-missing``.
     BackendUnavailableError
-        ``cluster-unreachable``, ``no-workers``.
+        ``cluster-unreachable``, ``no-workers``; ``cluster-failed``: a worker has no gpuprep.
     """
     with _connected(scheduler) as client:
         try:
@@ -58,8 +58,9 @@ def measure_workers(scheduler: str) -> tuple[int, int]:
                 subject=scheduler,
                 hint=f"start some: dask worker {scheduler}",
             ) from error
-        cases = client.nthreads()
-        cores = client.run(usable_cores)
+        with _of_the_cluster(scheduler):
+            cases: dict[str, int] = client.nthreads()
+            cores: dict[str, int] = client.run(usable_cores)
     at_once = Counter[str]()
     for worker, slots in cases.items():
         at_once[_machine(worker)] += slots
@@ -119,12 +120,13 @@ def map_on_cluster(
         )
     waiting = deque(tasks)
     held: dict[Any, Task] = {}
-    with _connected(scheduler) as client, _described(work, folder) as description:
+    with _connected(scheduler) as client:
         from distributed import as_completed
 
-        _await_idle(client, folder)
+        description = _describe(work, folder)
         finished = as_completed(loop=client.loop)
         try:
+            _await_idle(client, scheduler, folder)
             while waiting or held:
                 # no more than are done at once: all that wait on a worker when it dies would be blamed for it
                 for _ in range(min(len(waiting), _count_slots(client, scheduler) - len(held))):
@@ -141,9 +143,10 @@ def map_on_cluster(
                 yield held.pop(future), outcome
         finally:
             description.unlink(missing_ok=True)  # what has not begun finds nothing to do
-            with suppress(OSError):  # the scheduler is gone, and its workers go with it
-                client.cancel(list(held))
-                _await_idle(client, folder)
+            with suppress(BackendUnavailableError):  # the scheduler is gone, and its workers go with it
+                with _of_the_cluster(scheduler):
+                    client.cancel(list(held))
+                _await_idle(client, scheduler, folder)
 
 
 def _count_slots(client: Any, scheduler: str) -> int:
@@ -183,9 +186,8 @@ def _of_the_cluster(scheduler: str) -> Iterator[None]:
 def _connected(scheduler: str) -> Iterator[Any]:
     """Give a client of a scheduler."""
     distributed = load_extra("distributed", "dask")
-    logging.getLogger("distributed.client").setLevel(
-        logging.CRITICAL
-    )  # what it tells, with tracebacks, becomes an error here
+    # what it tells, with tracebacks, becomes an error here
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         client = distributed.Client(scheduler, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -199,21 +201,18 @@ def _connected(scheduler: str) -> Iterator[Any]:
         yield client
 
 
-@contextmanager
-def _described(work: Callable[[Any], Any], folder: Path) -> Iterator[Path]:
-    """Put what is done to each task beside the output, while the block runs."""
+def _describe(work: Callable[[Any], Any], folder: Path) -> Path:
+    """Put what is done to each task into a file beside the output; return its path."""
     path = folder / f".{socket.gethostname()}.{os.getpid()}.{time.time_ns()}{PART_SUFFIX}"
     write_bytes(path, pickle.dumps(work))
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
+    return path
 
 
-def _await_idle(client: Any, folder: Path) -> None:
+def _await_idle(client: Any, scheduler: str, folder: Path) -> None:
     """Wait until no worker has a task for `folder` in work."""
-    while any(client.run(_count_tasks, str(folder)).values()):
-        time.sleep(_LOOK_S)
+    with _of_the_cluster(scheduler):
+        while any(client.run(_count_tasks, str(folder)).values()):
+            time.sleep(_LOOK_S)
 
 
 # In a worker

@@ -86,6 +86,10 @@ def test_a_mistake_gets_a_status_and_advice(gpuprep, places, command, status, sa
     [
         ("tiff -m --target-frames 3 STUDY TMP/out", ["--crop-max", "--target-frames"]),
         ("tiff -c -m -p center -s 8,8 STUDY TMP/out", []),
+        (
+            "tiff --scheduler tcp://nowhere:1 --devices 1 STUDY/SYNTH-001/CT/IM0001.dcm TMP/out.tiff",
+            ["--devices", "--scheduler"],
+        ),
         ("nifti --masks npz --dose-grid image STUDY TMP/out", ["--masks", "--dose-grid"]),
         ("nifti -m CT,RTSTRUCT --masks npz STUDY TMP/out", []),
         (f"{NNUNET} MAP --region-codes bitmask STUDY TMP/out", ["--region-codes"]),

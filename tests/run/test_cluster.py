@@ -4,6 +4,7 @@ import os
 import pickle
 import sys
 import time
+from functools import partial
 
 import dask
 import pytest
@@ -117,6 +118,13 @@ def test_an_output_has_to_be_named_in_full(tmp_path, monkeypatch):
 
 def test_cores_are_shared_by_the_workers_of_a_machine(scheduler):
     assert measure_workers(scheduler) == (max(1, usable_cores() // 2), 1)
+
+
+def test_a_worker_that_cannot_be_asked_is_told(scheduler, monkeypatch):
+    monkeypatch.setattr(cluster_module, "usable_cores", partial(misbehave, "raise"))
+    with pytest.raises(BackendUnavailableError) as caught:
+        measure_workers(scheduler)
+    assert caught.value.code == "cluster-failed"
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense"])

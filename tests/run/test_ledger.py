@@ -65,12 +65,14 @@ def test_a_new_ledger_waits_for_one_below_that_gives_up(tmp_path):
     giving_up = threading.Timer(0.1, below.unlink)
     giving_up.start()
     Ledger(tmp_path / "l.sqlite", "one").close()
+    assert not below.exists()
     giving_up.join()
 
 
 def test_data_sets_of_a_folder_have_ledgers_of_their_own(tmp_path):
     for name in ("a", "b"):
         Ledger(tmp_path / name / "l.sqlite", "job").close()
+    assert len([*tmp_path.glob("*/l.sqlite")]) == 2
 
 
 @pytest.mark.parametrize("kind", ["junk", "other version"])
