@@ -149,10 +149,9 @@ def resize_planes(
         part = planes[:, top : top + box_height, left : left + box_width]
         return reference_resize(part, height, width, filter_name)
     result = backend.xp.empty((depth, height, width), planes.dtype)
-    block: Dims = _BLOCK
     for start in range(0, depth, _MAX_PLANES):
         count = min(_MAX_PLANES, depth - start)
-        grid = (-(-width // block[0]), -(-height // block[1]), count)
+        grid = (-(-width // _BLOCK[0]), -(-height // _BLOCK[1]), count)
         source, target = planes[start : start + count], result[start : start + count]
         if filter_name == "nearest":
             _launch_gather(source, target, (left, top, box_width, box_height), grid, backend)
@@ -273,7 +272,7 @@ def _launch_resize(
     left, top, box_width, box_height = box
     y, x = filter_taps(box_height, height, filter_name), filter_taps(box_width, width, filter_name)
     x_weights = np.pad(x.weights, ((0, 0), (0, -x.weights.shape[1] % TAP_GROUP)))
-    _, row, page = planes.shape[0], planes.shape[2], planes.shape[1] * planes.shape[2]
+    _, rows, row = planes.shape
     origin = planes.reshape(-1)[top * row + left :]
     backend.launch(
         f"resize_{TYPE_SUFFIX[planes.dtype.name]}",
@@ -290,7 +289,7 @@ def _launch_resize(
             np.int32(x_weights.shape[1]),
             *map(np.int32, (depth, height, width, box_height, box_width)),
             np.int64(row),
-            np.int64(page),
+            np.int64(rows * row),
         ),
     )
 
