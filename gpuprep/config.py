@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from enum import Enum, StrEnum
-from typing import Literal
+from typing import Literal, get_args
 
 from gpuprep.errors import ConfigError
 
@@ -188,7 +188,7 @@ class Transforms:
     Raises
     ------
     ConfigError
-        ``bad-spacing``, ``antialias-nearest``, ``bad-window``, ``bad-orientation``.
+        ``bad-spacing``, ``antialias-nearest``, ``bad-window``, ``bad-orientation``, ``unknown-choice``.
     """
 
     spacing_xyz_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -203,6 +203,8 @@ class Transforms:
     is_axis_aligned: bool = False
 
     def __post_init__(self) -> None:
+        check_choice("interpolation", self.interpolation, get_args(Interpolation))
+        check_choice("PET values", self.pet, get_args(PetValues))
         if not all(0 <= s <= MAX_SPACING_MM for s in self.spacing_xyz_mm):
             raise ConfigError(
                 f"spacing {self.spacing_xyz_mm} mm is not usable",
@@ -265,13 +267,14 @@ class Stacking:
     Raises
     ------
     ConfigError
-        ``bad-tolerance``.
+        ``bad-tolerance``, ``unknown-choice``.
     """
 
     on_irregular: OnIrregular = "error"
     spacing_tolerance: float = SPACING_TOLERANCE
 
     def __post_init__(self) -> None:
+        check_choice("treatment of irregular series", self.on_irregular, get_args(OnIrregular))
         if not 0 <= self.spacing_tolerance < 1:
             raise ConfigError(
                 f"spacing tolerance {self.spacing_tolerance} is not a fraction of the slice distance",
@@ -306,7 +309,8 @@ class RoiOptions:
     Raises
     ------
     ConfigError
-        ``bad-threshold``; ``roi-map-missing``: there is nothing to merge ROIs to, or to keep the first ROI of.
+        ``bad-threshold``; ``unknown-choice``; ``roi-map-missing``: there is nothing to merge ROIs to, or to keep the
+        first ROI of.
     """
 
     labels: tuple[LabelPatterns, ...]
@@ -319,6 +323,11 @@ class RoiOptions:
     with_members: bool = False
 
     def __post_init__(self) -> None:
+        check_choice("ROI strategy", self.strategy, RoiStrategy)
+        check_choice("treatment of missing labels", self.on_missing, OnMissing)
+        check_choice("treatment of overlapping contours", self.contour_overlap, get_args(ContourOverlap))
+        object.__setattr__(self, "strategy", RoiStrategy(self.strategy))
+        object.__setattr__(self, "on_missing", OnMissing(self.on_missing))
         if not 0 <= self.fractional_threshold < 1:
             raise ConfigError(
                 f"fractional threshold {self.fractional_threshold} is not in [0, 1)",
@@ -349,6 +358,21 @@ class LabelPatterns:
     name: str
     patterns: tuple[str, ...]
     optional: bool = False
+
+
+def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
+    """Refuse a value that is none of the choices.
+
+    Raises
+    ------
+    ConfigError
+        ``unknown-choice``; the hint lists them.
+    """
+    known = [str(choice) for choice in choices]
+    if value not in known:
+        raise ConfigError(
+            f"the {what} {value!r} is not known", code="unknown-choice", hint=f"choose one of: {', '.join(known)}"
+        )
 
 
 def digest(*parts: object) -> str:

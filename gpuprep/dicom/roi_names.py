@@ -47,7 +47,7 @@ class RoiMatch:
         return tuple(label.name for label in self.labels if not label.rois)
 
 
-def load_roi_patterns(path: Path) -> tuple[LabelPatterns, ...]:
+def load_roi_patterns(file: Path | str) -> tuple[LabelPatterns, ...]:
     """Read a YAML map ``label: pattern``, ``label: [patterns]`` or ``label: {patterns: […], optional: true}``.
 
     The order of the file is the order of the labels.
@@ -60,6 +60,8 @@ def load_roi_patterns(path: Path) -> tuple[LabelPatterns, ...]:
         not compile.
     """
     import yaml
+
+    path = Path(file)
 
     class UniqueKeyLoader(yaml.SafeLoader):
         """Refuses a repeated key, which YAML forbids and PyYAML lets the last one win."""
