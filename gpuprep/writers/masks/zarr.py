@@ -194,6 +194,10 @@ def _ome_attributes(name: str, mask: RoiMask, held: Sequence[tuple[int, int]]) -
         {"type": "scale", "scale": geometry.spacing_dhw_mm.tolist()},
         {"type": "translation", "translation": (geometry.directions_dhw @ geometry.origin_lps_mm).tolist()},
     ]
+    described = {
+        "colors": [{"label-value": label, "rgba": [*rgb, 255]} for label, roi in held if (rgb := mask.rois[roi].rgb)],
+        "properties": [{"label-value": label, "name": mask.rois[roi].name} for label, roi in held],
+    }
     return {
         "version": _OME_VERSION,
         "multiscales": [
@@ -203,10 +207,5 @@ def _ome_attributes(name: str, mask: RoiMask, held: Sequence[tuple[int, int]]) -
                 "datasets": [{"path": "0", "coordinateTransformations": transformations}],
             }
         ],
-        "image-label": {
-            "colors": [
-                {"label-value": label, "rgba": [*rgb, 255]} for label, roi in held if (rgb := mask.rois[roi].rgb)
-            ],
-            "properties": [{"label-value": label, "name": mask.rois[roi].name} for label, roi in held],
-        },
+        "image-label": {key: entries for key, entries in described.items() if entries},  # none may be empty
     }

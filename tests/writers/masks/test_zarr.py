@@ -126,6 +126,14 @@ def test_ome_labels_hold_every_roi_of_their_layer(tmp_path):
         assert np.allclose(scale["scale"], mask.geometry.spacing_dhw_mm)
 
 
+@pytest.mark.parametrize(("rois", "keys"), [((Roi(1, "a"),), ["properties"]), ((), [])])
+def test_ome_labels_without_colours_have_no_empty_list(tmp_path, rois, keys):
+    """Its schema (0.5/schemas/label.schema) wants at least one entry."""
+    zarr.write(random_mask(len(rois), rois=rois), tmp_path / "m.zarr", ome_labels=True)
+    node = zarr_library.open_group(tmp_path / "m.zarr", mode="r")["labels/layer_0"]
+    assert list(node.attrs["ome"]["image-label"]) == keys
+
+
 def test_ome_labels_lie_where_the_mask_does(tmp_path):
     grid = VolumeGeometry.from_axes(
         (3, 4, 5),
