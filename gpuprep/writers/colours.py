@@ -32,5 +32,16 @@ def choose_colours(names: Sequence[str], seen: Iterable[Mapping[str, Sequence[in
 
 def make_colour(number: int) -> Rgb:
     """Return the colour of a label that has none: a hue by its number, far from those of the numbers beside it."""
-    red, green, blue = colorsys.hsv_to_rgb(number * _GOLDEN % 1, 0.75, 0.95)
-    return round(red * 255), round(green * 255), round(blue * 255)
+    return to_rgb(colorsys.hsv_to_rgb(number * _GOLDEN % 1, 0.75, 0.95))
+
+
+def to_rgb(shares: Iterable[float | str]) -> Rgb:
+    """Return the colour of three shares of full red, green and blue; what is below 0 or above 1 counts as that.
+
+    Raises
+    ------
+    ValueError
+        They are no three numbers.
+    """
+    red, green, blue = (round(min(1.0, max(0.0, float(share))) * 255) for share in shares)
+    return red, green, blue

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gpuprep.codes import code_dtype
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import Roi, RoiMask, from_layers, list_labels, to_label_image
+from gpuprep.writers.colours import to_rgb
 from gpuprep.writers.masks.description import describe, parse_geometry, parse_rois, reading
 from gpuprep.writers.nifti import LABEL_LEVEL, Extension, NiftiFile, read_nifti, write_nifti
 
@@ -140,10 +141,9 @@ def _parse_label_table(xml: bytes) -> tuple[list[int], tuple[Roi, ...]]:
     for label in ElementTree.fromstring(xml).iter("Label"):
         value = int(label.attrib["Key"])
         if value > 0:
-            red, green, blue = (round(float(label.attrib.get(k, "1")) * 255) for k in ("Red", "Green", "Blue"))
-            rgb = None if (red, green, blue) == _WHITE else (red, green, blue)
+            rgb = to_rgb(label.attrib.get(key, "1") for key in ("Red", "Green", "Blue"))
             values.append(value)
-            rois.append(Roi(value, (label.text or "").strip(), rgb))
+            rois.append(Roi(value, (label.text or "").strip(), None if rgb == _WHITE else rgb))
     return values, tuple(rois)
 
 

@@ -57,7 +57,7 @@ def test_a_table_of_another_writer(tmp_path):
     array = np.zeros((4, 3, 2), np.uint8)
     array[0], array[1] = 7, 30
     image = nibabel.Nifti1Image(array, np.eye(4))
-    table = "".join(f'<Label Key="{k}" Red="1" Green="0" Blue="0" Alpha="1"><![CDATA[{n}]]></Label>'
+    table = "".join(f'<Label Key="{k}" Red="255" Green="0" Blue="-1" Alpha="1"><![CDATA[{n}]]></Label>'
                     for k, n in ((0, "none"), (7, "aorta"), (30, "liver")))  # fmt: skip
     xml = f"<CaretExtension><VolumeInformation><LabelTable>{table}</LabelTable></VolumeInformation></CaretExtension>"
     image.header.extensions.append(nibabel.nifti1.Nifti1Extension(0, xml.encode()))
