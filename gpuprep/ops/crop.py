@@ -54,8 +54,11 @@ def foreground_box(array: Any, threshold: float, backend: Backend) -> Box | None
         raise ConfigError("the foreground threshold is not a number", code="bad-threshold")
     if not backend.has_kernels:
         return reference_foreground_box(array, threshold)
-    limit: Any = np.float32(threshold)
-    if array.dtype.kind in "iu":  # v > t is v > floor(t) for whole v
+    with np.errstate(over="ignore"):
+        limit: Any = np.float32(threshold)
+    if float(limit) > threshold:  # v > t is v > the greatest float32 up to t for such v
+        limit = np.nextafter(limit, np.float32(-np.inf))
+    if array.dtype.kind in "iu":  # and v > floor(t) for whole v
         info = np.iinfo(array.dtype)
         if threshold < info.min:
             return (0, 0, 0), tuple(array.shape)

@@ -51,6 +51,14 @@ def test_thresholds_compare_as_real_numbers(dtype, threshold):
     assert foreground_box(array, threshold, CPU) == foreground_box(array, threshold, REFERENCE)
 
 
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 1e300, -1e300])
+def test_thresholds_between_two_floats(threshold):
+    array = np.array([[[0.1, 0.3, np.inf]]], np.float32)  # 0.1 is stored as more than that
+    wanted = np.flatnonzero(array.astype(np.float64) > threshold)[0]
+    assert foreground_box(array, threshold, CPU) == ((0, 0, wanted), (1, 1, 3 - wanted))
+    assert foreground_box(array, threshold, REFERENCE) == ((0, 0, wanted), (1, 1, 3 - wanted))
+
+
 def test_threshold_must_be_a_number():
     with pytest.raises(ConfigError) as error:
         foreground_box(np.zeros((1, 1, 1), np.int16), np.nan, CPU)
