@@ -97,7 +97,7 @@ class GreyRule:
 
     def without_nan(self, stored: Float) -> Float:
         """Return stored values with padding, or else 0, for NaN."""
-        return np.nan_to_num(stored, nan=self.padding[0] if self.padding else 0)
+        return np.where(np.isnan(stored), self.padding[0] if self.padding else 0, stored)
 
     def to_grey(self, stored: Float, white: int) -> Float:
         """Return grey levels; `voi` must be known."""

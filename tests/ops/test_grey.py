@@ -186,6 +186,14 @@ def test_wide_pixels_take_the_whole_range(dtype, middle):
     assert grey == [0, middle, 65535]
 
 
+@pytest.mark.parametrize("backend", [CPU, REFERENCE])
+def test_infinite_pixels_lie_beyond_all_others(backend):
+    stored = np.array([[[np.nan, np.inf, -np.inf, -1, 3]]], np.float32)
+    rule = GreyRule(2.0, 1.0)
+    assert to_grey(stored, [rule], 32, backend=backend).planes.ravel().tolist() == [16383, 65535, 0, 0, 65535]
+    assert to_values(stored, [rule], 32, backend=backend).planes.ravel().tolist() == [1, np.inf, -np.inf, -1, 7]
+
+
 def test_float_pixels_without_numbers_are_refused():
     with pytest.raises(DecodeError) as caught:
         to_grey(np.full((1, 2, 2), np.nan, np.float32), [GreyRule()], 32, backend=CPU)
