@@ -77,34 +77,34 @@ def list_scans(root: Path | str, split: str | None = None) -> tuple[ScanEntry, .
     folder = Path(root)
     try:
         content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        splits = list(content["splits"])
         classes = tuple(c["name"] for c in content["classes"])
-        scans = [(name, scan, _files(folder, content["format"], name, scan)) for name, scan in content["scans"].items()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        entries = [
+            ScanEntry(
+                name,
+                scan["split"],
+                _files(folder, content["format"], name, scan),
+                classes,
+                tuple(scan["spacing_hwd_mm"]),
+                tuple(map(tuple, scan["index_hwd_to_lps_mm"])),
+            )
+            for name, scan in sorted(content["scans"].items())
+        ]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputNotFoundError(
             f"no data set of gpuprep medsegpy: {type(error).__name__}",
             code="no-dataset",
             subject=str(folder),
             hint="give the folder that holds dataset.json",
         ) from error
-    if split is not None and split not in content["splits"]:
+    if split is not None and split not in splits:
         raise ConfigError(
             f"there is no split {split!r}",
             code="unknown-split",
             subject=str(folder),
-            hint=f"splits are {', '.join(content['splits'])}",
+            hint=f"splits are {', '.join(splits)}",
         )
-    return tuple(
-        ScanEntry(
-            name,
-            scan["split"],
-            files,
-            classes,
-            tuple(scan["spacing_hwd_mm"]),
-            tuple(map(tuple, scan["index_hwd_to_lps_mm"])),
-        )
-        for name, scan, files in sorted(scans)
-        if split in (None, scan["split"])
-    )
+    return tuple(entry for entry in entries if split in (None, entry.split))
 
 
 def _files(folder: Path, layout: str, name: str, scan: dict[str, Any]) -> tuple[tuple[Path, Path], ...]:

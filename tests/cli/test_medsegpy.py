@@ -239,6 +239,12 @@ def test_the_reader_says_what_is_wrong(converted, tmp_path):
     with pytest.raises(InputNotFoundError) as caught:
         list_scans(tmp_path)
     assert caught.value.code == "no-dataset"
+    for change in ({"scans": []}, {"scans": {"0000001_V00": {"split": "train"}}}, {"splits": None}):
+        content = json.loads((converted / "3d" / "dataset.json").read_text()) | change
+        (tmp_path / "dataset.json").write_text(json.dumps(content))
+        with pytest.raises(InputNotFoundError) as caught:
+            list_scans(tmp_path)
+        assert caught.value.code == "no-dataset"
     with pytest.raises(ConfigError) as caught:
         list_scans(converted / "3d", "holdout")
     assert caught.value.code == "unknown-split"
