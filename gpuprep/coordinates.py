@@ -22,7 +22,8 @@ Float = NDArray[np.float64]
 TRANSFORM_KEY = "transform"
 #: In Software of files whose tags are as dicom-preprocessing writes them: crop centre, padding widths.
 COMPAT_NAME = "dicom-preprocessing"
-#: Tags. Source: DNG 1.7 specification; 65000 is private.
+#: Tags. Numbers and names are those of the DNG 1.7 specification, types and the order of values (x first) those of
+#: dicom-preprocessing; 65000 is private.
 DEFAULT_SCALE, DEFAULT_CROP_ORIGIN, DEFAULT_CROP_SIZE, ACTIVE_AREA, FLIP = 50718, 50719, 50720, 50829, 65000
 
 #: What tifffile raises on damaged files, found by fuzzing it; its own TiffFileError is a ValueError.

@@ -118,7 +118,7 @@ class VolumeGeometry:
 
     @property
     def normal(self) -> Float:
-        """Unit vector along the slice axis' side of the plane normal (column × row cosine), shape (3,)."""
+        """Unit normal of the slices, on the side to which they ascend, shape (3,)."""
         _, down, right = self.directions_dhw
         normal = np.cross(right, down)
         normal /= np.linalg.norm(normal)

@@ -27,7 +27,7 @@ class Volume:
     Parameters
     ----------
     array : ndarray of shape (D, H, W)
-        NumPy or CuPy, C order; modality units (HU for CT) in int16, int32 or float32.
+        NumPy or CuPy, C order; modality units (HU for CT) in int16, int32 or float32, or what a window made of them.
     geometry : VolumeGeometry
         Grid of `array`.
     modality : str

@@ -38,7 +38,8 @@ _COMPRESSOR_OF = {1: "uncompressed", 32773: "packbits", 5: "lzw", 8: "deflate", 
 #: than their pixels (LZW).
 _CLASSIC_LIMIT = (1 << 32) - (1 << 26)
 _WORST_GROWTH = 1.5
-#: Tag of which frame a page is and how many there are, and the most that it can say: the greatest SHORT.
+#: Tag of how many frames there are (0 and their number on every page, as dicom-preprocessing has it), and the most
+#: that it can say: the greatest SHORT.
 PAGE_NUMBER, MOST_PAGES = 297, 0xFFFF
 _SHORT, _LONG, _FLOAT = 3, 4, 11
 #: Bytes of pixels in a strip of files that dicom-preprocessing could have written.
