@@ -13,6 +13,8 @@ What DALI does that one has to know (2.4):
   (`Kind`) is decoded by a CPU decoder too, and what DALI makes of it says whether to stretch back, or not to use DALI.
 - A frame that cannot be decoded costs its batch and the pipeline, which is built anew. So does a device with too little
   memory: then the batch, and those behind it, are halved.
+- The memory of a batch that nobody refers to any more is written to again in the order of DALI's own stream: that of
+  CuPy has to be done with it before.
 """
 
 from __future__ import annotations
@@ -314,12 +316,14 @@ class Loader:
                     images = self._xp.from_dlpack(output.as_tensor())
                     is_last_try = False
                     yield in_graph.popleft()[0], images[..., 0] if is_encoded else images
+                    self._synchronize()
             except StopIteration:
                 assert graph is not None
                 graph.pipeline.reset()
                 self._idle[is_encoded, dtype].append(graph)
                 return
             except (RuntimeError, MemoryError) as error:
+                self._synchronize()  # says in CuPy's words when the device is lost
                 reason = _last_line(error)
                 is_short = isinstance(error, MemoryError) or _SHORTAGE.search(str(error)) is not None
                 if not is_short and not in_graph:
@@ -348,6 +352,10 @@ class Loader:
         self._dali.backend.ReleaseUnusedMemory()
         if self._device is not None:
             self._xp.get_default_memory_pool().free_all_blocks()
+
+    def _synchronize(self) -> None:
+        if self._device is not None:
+            self._xp.cuda.get_current_stream().synchronize()
 
     def _stream(self) -> Any:
         return None if self._device is None else self._xp.cuda.get_current_stream().ptr

@@ -22,7 +22,7 @@ def load_stack(stack: Stack, backend: Backend, *, workers: int) -> Decoded:
     stack : Stack
         Its frames.
     backend : Backend
-        Where the array shall be. Work goes to its current stream and is not waited for.
+        Where the array shall be. Work goes to its current stream; it is waited for with DALI alone.
     workers : int
         Most threads.
 

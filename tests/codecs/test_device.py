@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
+from fake_cuda import CudaRuntimeError
 from pydicom.encaps import encapsulate
 
 from gpuprep.backends.cpu import CpuBackend
@@ -580,11 +582,29 @@ class DeviceBackend(CpuBackend):
     def __init__(self) -> None:
         super().__init__(1)
         self.name = "cuda"
-        cuda = SimpleNamespace(
-            Device=lambda: SimpleNamespace(id=0), get_current_stream=lambda: SimpleNamespace(ptr=STREAM)
+        self.is_lost = False
+        self.taken = 0
+        self.in_use: set[int] = set()
+        self.given_back_in_use: list[bool] = []
+        stream = SimpleNamespace(ptr=STREAM, synchronize=self.wait)
+        cuda = SimpleNamespace(Device=lambda: SimpleNamespace(id=0), get_current_stream=lambda: stream)
+        names = ("abs", "asarray", "empty", "uint16", "uint32")
+        self.xp = SimpleNamespace(  # type: ignore[assignment]
+            cuda=cuda, from_dlpack=self.take, **{name: getattr(np, name) for name in names}
         )
-        names = ("abs", "asarray", "empty", "from_dlpack", "uint16", "uint32")
-        self.xp = SimpleNamespace(cuda=cuda, **{name: getattr(np, name) for name in names})  # type: ignore[assignment]
+
+    def take(self, tensor: Any) -> Image:
+        """Return a batch of DALI, which the stream uses until somebody waits for it."""
+        array, number = np.from_dlpack(tensor), self.taken
+        self.taken += 1
+        self.in_use.add(number)
+        weakref.finalize(array, lambda: self.given_back_in_use.append(number in self.in_use))
+        return array
+
+    def wait(self) -> None:
+        if self.is_lost:
+            raise CudaRuntimeError(700)
+        self.in_use.clear()
 
 
 @pytest.mark.parametrize(
@@ -600,12 +620,29 @@ def test_graphs_of_a_device_run_on_the_stream_of_the_backend(
         stack = write_stack(
             tmp_path, pixels, 12, syntax or EXPLICIT, lambda p: bytes(imagecodecs.ljpeg_encode(p, bitspersample=12))
         )
-    loaded = load_stack(stack, DeviceBackend(), workers=2)
+    backend = DeviceBackend()
+    loaded = load_stack(stack, backend, workers=2)
     assert (loaded.decoder, loaded.loader) == (decoder, "DALI 2.4 on device 0")
     np.testing.assert_array_equal(stored_values(loaded), pixels)
     assert len(streams) >= 2
     assert set(streams) == {STREAM}
     assert ("does not decode it" in caplog.text) == (syntax == JPEG_LOSSLESS)
+    assert backend.given_back_in_use == [False] * backend.taken
+
+
+def test_a_device_that_is_lost_in_dali_is_not_taken_for_a_bad_frame(streams: list[int]) -> None:
+    backend = DeviceBackend()
+    loader = dali.find_loader(backend, 2)
+    assert isinstance(loader, Loader)
+
+    def run(stream: int) -> Any:
+        backend.is_lost = True
+        raise RuntimeError("CUDA runtime API error cudaErrorIllegalAddress (700)")
+
+    (graph,) = loader._idle[False, np.dtype(np.uint16)]
+    graph.pipeline.run = run
+    with pytest.raises(CudaRuntimeError):  # of which `CudaBackend.activate` makes a DeviceLostError
+        loader.upload(make_pixels(12))
 
 
 def test_a_shortage_frees_the_memory_that_cupy_holds(streams: list[int]) -> None:
