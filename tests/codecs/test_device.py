@@ -663,7 +663,8 @@ def test_a_shortage_frees_the_memory_that_cupy_holds(streams: list[int]) -> None
 def cuda_backend(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A backend that says it is CUDA: device 0, arrays on the host."""
     monkeypatch.setattr(dali, "_FOUND", {})
-    xp = SimpleNamespace(cuda=SimpleNamespace(Device=lambda: SimpleNamespace(id=0)))
+    stream = SimpleNamespace(synchronize=lambda: None)
+    xp = SimpleNamespace(cuda=SimpleNamespace(Device=lambda: SimpleNamespace(id=0), get_current_stream=lambda: stream))
     return SimpleNamespace(name="cuda", xp=xp, upload=np.copy, host_array=np.empty)
 
 
