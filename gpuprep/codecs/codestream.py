@@ -63,8 +63,8 @@ def read_jpeg(data: bytes) -> Codestream:
     """
     if data[:2] != _START_OF_IMAGE:
         raise DecodeError("a frame that does not begin with a JPEG start marker", code="corrupt-frame")
-    position, frame, has_jfif = 2, b"", False
-    while position + 4 <= len(data) and data[position] == 0xFF:
+    position, frame, has_jfif, has_scan = 2, b"", False, False
+    while not has_scan and position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte
             position += 1
@@ -75,11 +75,10 @@ def read_jpeg(data: bytes) -> Codestream:
             frame = segment
         elif marker == 0xE0:
             has_jfif |= segment.startswith(b"JFIF")
-        elif marker == _START_OF_SCAN:
-            break
+        has_scan = marker == _START_OF_SCAN
         position += 2 + length
-    if len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
-        raise DecodeError("a JPEG frame without an image header", code="corrupt-frame")
+    if not has_scan or len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
+        raise DecodeError("a JPEG frame without a whole image header", code="corrupt-frame")
     precision, rows, columns, samples = struct.unpack_from(">BHHB", frame)
     return Codestream(
         rows=rows,

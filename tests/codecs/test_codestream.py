@@ -40,7 +40,21 @@ def test_jpeg(segments, says_rgb, says_ybr):
     assert not read_jpeg(b"\xff\xd8" + segments + SCAN[:-1]).is_complete
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd9" + start_of_frame(b"\1"), b"\xff\xd8" + JFIF + SCAN])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff\xd8",
+        b"\xff\xd9" + start_of_frame(b"\1"),
+        b"\xff\xd8" + JFIF + SCAN,
+        b"\xff\xd8"
+        + start_of_frame(b"\1")
+        + b"\x44"
+        + segment(0xC4, bytes(20))
+        + SCAN,  # no marker where one should be
+        b"\xff\xd8" + start_of_frame(b"\1") + b"\xff\xd9",
+    ],
+)
 def test_jpeg_without_a_header_is_refused(data):
     with pytest.raises(DecodeError) as caught:
         read_jpeg(data)
