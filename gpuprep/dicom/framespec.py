@@ -95,7 +95,8 @@ class FrameSpec:
             "rows": spec.rows >= 1 and spec.rows * spec.columns <= MOST_FRAME_PIXELS,
             "columns": spec.columns >= 1,
             "number_of_frames": 1 <= spec.number_of_frames <= MOST_FRAMES,
-            "bits_allocated": spec.bits_allocated in ((32, 64) if is_float else (1, 8, 16, 32, 64)),
+            "bits_allocated": spec.bits_allocated in ((32, 64) if is_float else (8, 16, 32, 64))
+            or (spec.bits_allocated == spec.samples_per_pixel == 1 and not is_float),
             "bits_stored": 1 <= spec.bits_stored <= spec.bits_allocated,
             "high_bit": spec.bits_stored - 1 <= spec.high_bit < spec.bits_allocated,
             "pixel_representation": header.pixel_representation in (None, 0, 1),

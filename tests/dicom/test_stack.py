@@ -572,6 +572,13 @@ def test_unreadable_instance_keeps_its_code():
         {"rows": 0},
         {"rows": 65535, "columns": 65535},
         {"bits_allocated": 12},
+        {
+            "bits_allocated": 1,
+            "bits_stored": 1,
+            "high_bit": 0,
+            "samples_per_pixel": 3,
+            "photometric_interpretation": "RGB",
+        },
         {"bits_stored": 17},
         {"high_bit": 16},
         {"high_bit": 10},
