@@ -176,10 +176,8 @@ def decode_instance(header: InstanceHeader, spec: FrameSpec, *, workers: int = 1
     DecodeError
         As `decode_stack`.
     """
-    if header.is_native:  # before memory is taken for all frames
-        native.frame_extent(header, spec, spec.number_of_frames - 1)
-    else:
-        encapsulated.check_size(header, spec)
+    layer = native if spec.transfer_syntax_uid in NATIVE_SYNTAXES else encapsulated
+    layer.check_size(header, spec)  # before memory is taken for all frames
     array = empty_images(spec.number_of_frames, spec, container_dtype(spec))
     sources = [Source(header, spec, index, index) for index in range(spec.number_of_frames)]
     return decode_sources(sources, array, spec, workers, clean_as=spec)
@@ -205,7 +203,9 @@ def _common_layout(specs: Sequence[FrameSpec]) -> FrameSpec:
         return specs[0]
     is_signed = any(s.is_signed for s in specs)
     bits = max(s.bits_stored + (is_signed and not s.is_signed) for s in specs)
-    allocated = next(width for width in (8, 16, 32, 64, 128) if bits <= width)
+    if bits > 64 or len({s.is_float for s in specs}) > 1:
+        raise DecodeError("no type holds both 64 bits and signs, or integers and floats", code="unsupported-pixels")
+    allocated = next(width for width in (8, 16, 32, 64) if bits <= width)
     return replace(specs[0], bits_allocated=allocated, bits_stored=bits, high_bit=bits - 1, is_signed=is_signed)
 
 
@@ -302,19 +302,11 @@ def _fillers(sources: Sequence[Source], decoders: _ChosenDecoders) -> Iterator[t
             codestreams = encapsulated.read_frames(header, spec)
             for source in (first, *others):
                 yield source, partial(decoders.decode, codestreams[source.index], spec)
-        elif header.is_native:
-            decoders.names.add(native.NAME)
-            for source in (first, *others):
-                yield source, partial(native.read_frame, header, spec, source.index)
         else:
-            decoders.names.add(native.PYDICOM_NAME)
-            images = native.read_by_pydicom(header, spec)
+            decoders.names.add(native.NAME)
+            header, held = native.open_pixels(header, spec)
             for source in (first, *others):
-                yield source, partial(_copy, images[source.index])
-
-
-def _copy(image: Image, out: Image) -> None:
-    out[...] = image
+                yield source, partial(native.read_frame, header, spec, source.index, held=held)
 
 
 def _place(source: Source, fill: Fill, array: Image) -> None:

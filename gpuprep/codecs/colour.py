@@ -65,17 +65,26 @@ def convert_to_rgb(image: Image) -> None:
         image[..., channel] = np.clip(np.floor(values + np.float32(0.5)), 0, 255)
 
 
-def expand_422(words: Image) -> Image:
+def expand_422(words: Image, columns: int) -> Image:
     """Return Y, B, R for each pixel of native YBR_FULL_422, stored as Y Y B R for each two pixels of a row.
 
     Parameters
     ----------
     words : ndarray of shape (2 · N,)
         Samples of N pixels.
+    columns : int
+        Pixels of a row.
 
     Returns
     -------
     ndarray of shape (N, 3)
+
+    Raises
+    ------
+    DecodeError
+        ``unsupported-pixels``: the last pixel of a row has no other one to share its colour with.
     """
+    if columns % 2:
+        raise DecodeError(f"YBR_FULL_422 with {columns} columns, an odd number", code="unsupported-pixels")
     pairs = words.reshape(-1, 4)
     return pairs[:, [[0, 2, 3], [1, 2, 3]]].reshape(-1, 3)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuprep import hostlib
-from gpuprep.codecs.base import Image, clean_bits, container_dtype, empty_images, image_shape, unstored_bits
+from gpuprep.codecs.base import Image, clean_bits, container_dtype, image_shape, unstored_bits
 from gpuprep.codecs.colour import check_photometric, convert_to_rgb, expand_422, is_ybr
-from gpuprep.dicom.datasets import EXPLICIT_BIG_UID, Inflating, parse_file, pydicom_errors, quiet_pydicom
+from gpuprep.dicom.datasets import (
+    DEFLATED_UID,
+    DOUBLE_FLOAT_PIXEL_DATA,
+    EXPLICIT_BIG_UID,
+    FLOAT_PIXEL_DATA,
+    PIXEL_DATA,
+    UNDEFINED_LENGTH,
+    Inflating,
+    parse_file,
+    pydicom_errors,
+    quiet_pydicom,
+    read_pixel_head,
+)
 from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.errors import COPY_AGAIN, DecodeError
 
 NAME = "native"
-PYDICOM_NAME = "pydicom"
 
 #: Statuses of gp_read_frames other than 0 and errno values. Source: kernels/host/read_frames.cpp.
 _SHORT_READ = -1
 _OUT_OF_BUFFER = -2
 
-
-#: How the element of Pixel Data begins in explicit VR little endian, and how long it is before its value.
-_PIXEL_TAG, _PIXEL_HEAD_BYTES = b"\xe0\x7f\x10\x00", 12
+#: Times that deflate can shrink data, at most. Source: zlib's technical details, "Maximum Compression Factor".
+_MOST_DEFLATION = 1032
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +166,7 @@ def frame_extent(header: InstanceHeader, spec: FrameSpec, index: int, *, destina
     bits = frame_bits(spec)
     begin, end = index * bits // 8, -(-(index + 1) * bits // 8)
     if end > header.pixel_length:
-        raise DecodeError(
-            f"{header.pixel_length} bytes of pixel data, but frame {index + 1} ends at byte {end}",
-            code="pixel-data-truncated",
-            subject=header.path,
-            hint=COPY_AGAIN,
-        )
+        raise _truncated(header, f"{header.pixel_length} bytes of pixel data, but frame {index + 1} ends at byte {end}")
     if spec.photometric_interpretation == "YBR_FULL_422" and 2 * header.pixel_length >= 3 * spec.number_of_frames * (
         bits // 8
     ):
@@ -174,8 +178,81 @@ def frame_extent(header: InstanceHeader, spec: FrameSpec, index: int, *, destina
     return Extent(header.path, header.pixel_offset + begin, end - begin, destination)
 
 
-def read_frame(header: InstanceHeader, spec: FrameSpec, index: int, out: Image) -> None:
+def check_size(header: InstanceHeader, spec: FrameSpec) -> None:
+    """Refuse more native frames than the file has room for.
+
+    Raises
+    ------
+    DecodeError
+        As `frame_extent`.
+    """
+    if header.is_native:
+        frame_extent(header, spec, spec.number_of_frames - 1)
+        return
+    most = header.size * (_MOST_DEFLATION if spec.transfer_syntax_uid == DEFLATED_UID else 1)
+    if -(-spec.number_of_frames * frame_bits(spec) // 8) > most:
+        raise _truncated(header, f"{spec.number_of_frames} frames in a file of {header.size} bytes")
+
+
+def open_pixels(header: InstanceHeader, spec: FrameSpec) -> tuple[InstanceHeader, bytes]:
+    """Read the native frames that do not lie in their file as they are: deflated, big-endian and float ones.
+
+    Returns
+    -------
+    header : InstanceHeader
+        With the place of the pixel data in the file, or in `held`.
+    held : bytes
+        All frames, little endian, for `read_frame`; empty when they are read from the file.
+
+    Raises
+    ------
+    DecodeError
+        ``unreadable``: the file cannot be read. ``pixel-data-missing``: it has none, or is encapsulated.
+        ``pixel-data-truncated``: it is damaged.
+    """
+    if header.is_native:
+        return header, b""
+    samples = container_dtype(spec).itemsize
+    kind = {4: FLOAT_PIXEL_DATA, 8: DOUBLE_FLOAT_PIXEL_DATA}[samples] if spec.is_float else PIXEL_DATA
+    try:
+        with Path(header.path).open("rb") as file, quiet_pydicom():
+            parsed = parse_file(file, header.size)
+            tag, vr, stated = read_pixel_head(parsed)
+            if tag != kind or stated == UNDEFINED_LENGTH:
+                raise DecodeError("there is no native pixel data", code="pixel-data-missing", subject=header.path)
+            width = 2 if vr == "OW" and samples == 1 else samples  # bytes that big endian turns round
+            needed = -(-spec.number_of_frames * frame_bits(spec) // (8 * width)) * width
+            if isinstance(parsed.source, Inflating):
+                parsed.source.limit += needed
+            held = parsed.source.read(min(stated, needed))
+    except OSError as error:
+        raise DecodeError(f"cannot be read: {error}", code="unreadable", subject=header.path) from error
+    except pydicom_errors() as error:
+        raise _truncated(header, f"damaged pixel data: {error}") from error
+    if len(held) < min(stated, needed):
+        raise _truncated(header, "the file ends within its pixel data")
+    if spec.transfer_syntax_uid == EXPLICIT_BIG_UID:
+        held = np.frombuffer(held, f"u{width}", len(held) // width).byteswap().tobytes()
+    return replace(header, pixel_offset=0, pixel_length=stated), held
+
+
+def _truncated(header: InstanceHeader, message: str) -> DecodeError:
+    return DecodeError(message, code="pixel-data-truncated", subject=header.path, hint=COPY_AGAIN)
+
+
+def read_frame(header: InstanceHeader, spec: FrameSpec, index: int, out: Image, *, held: bytes = b"") -> None:
     """Read one native frame of any layout into `out`, of shape `image_shape` and type `container_dtype`.
+
+    Parameters
+    ----------
+    header, held
+        As `open_pixels` returns them.
+    spec : FrameSpec
+        Layout of the frames.
+    index : int
+        0-based number of the frame.
+    out : ndarray
+        Receives stored values; see `unpack_frame`.
 
     Raises
     ------
@@ -183,8 +260,11 @@ def read_frame(header: InstanceHeader, spec: FrameSpec, index: int, out: Image) 
         As `frame_extent`, `read_extents` and `unpack_frame`.
     """
     extent = frame_extent(header, spec, index)
-    raw = np.empty(extent.length, np.uint8)
-    read_extents([extent], raw, workers=1)
+    if held:
+        raw = np.frombuffer(held, np.uint8, extent.length, extent.offset)
+    else:
+        raw = np.empty(extent.length, np.uint8)
+        read_extents([extent], raw, workers=1)
     unpack_frame(raw, spec, out, skip_bits=index * frame_bits(spec) % 8)
 
 
@@ -215,90 +295,10 @@ def unpack_frame(raw: Image, spec: FrameSpec, out: Image, *, skip_bits: int = 0)
         return
     words = raw.view(container_dtype(spec))
     if spec.photometric_interpretation == "YBR_FULL_422":
-        words = expand_422(words)
+        words = expand_422(words, spec.columns)
     elif spec.samples_per_pixel > 1 and spec.planar_configuration == 1:
         words = np.moveaxis(words.reshape(spec.samples_per_pixel, spec.rows, spec.columns), 0, -1)
     out[...] = words.reshape(image_shape(spec))
     clean_bits(out, spec)
     if is_ybr(spec.photometric_interpretation):
         convert_to_rgb(out)
-
-
-def read_deflated(header: InstanceHeader, most: int) -> bytes:
-    """Read the pixel data of a deflated data set, as a whole.
-
-    Parameters
-    ----------
-    header : InstanceHeader
-    most : int
-        Bytes that it may have; of more, one more than that is read.
-
-    Raises
-    ------
-    DecodeError
-        ``unreadable``: the file cannot be read. ``pixel-data-missing``; ``pixel-data-truncated``: it is damaged.
-    """
-    try:
-        with Path(header.path).open("rb") as file, quiet_pydicom():
-            source = parse_file(file, header.size).source
-            head = source.read(_PIXEL_HEAD_BYTES)
-            if head[:4] != _PIXEL_TAG:
-                raise DecodeError("there is no pixel data", code="pixel-data-missing", subject=header.path)
-            length = min(int.from_bytes(head[8:], "little"), most + 1)
-            if isinstance(source, Inflating):
-                source.limit += length
-            return source.read(length)
-    except OSError as error:
-        raise DecodeError(f"cannot be read: {error}", code="unreadable", subject=header.path) from error
-    except pydicom_errors() as error:
-        raise DecodeError(
-            f"cannot be inflated: {error}", code="pixel-data-truncated", subject=header.path, hint=COPY_AGAIN
-        ) from error
-
-
-def read_by_pydicom(header: InstanceHeader, spec: FrameSpec) -> Image:
-    """Read the native frames that have no plain place in the file: big endian, deflated and float pixel data.
-
-    Returns
-    -------
-    ndarray of shape (frames, rows, columns) or (frames, rows, columns, samples), dtype `container_dtype`
-
-    Raises
-    ------
-    DecodeError
-        ``unreadable``: pydicom cannot read the file. ``pixel-data-missing``; ``pixel-data-truncated``: its length is
-        not that of the frames.
-    """
-    import pydicom
-    from pydicom.pixels import get_decoder
-
-    check_photometric(spec)
-    try:
-        with quiet_pydicom():
-            dataset = pydicom.dcmread(header.path, force=True)
-            if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(dataset.dir("PixelData")):
-                raise DecodeError("there is no pixel data", code="pixel-data-missing", subject=header.path)
-            if spec.bits_allocated == 1 and spec.transfer_syntax_uid == EXPLICIT_BIG_UID:
-                _swap_words(dataset)
-            pixels, _ = get_decoder(spec.transfer_syntax_uid).as_array(
-                dataset, number_of_frames=spec.number_of_frames, allow_excess_frames=False
-            )
-    except OSError as error:
-        raise DecodeError(f"cannot be read: {error}", code="unreadable", subject=header.path) from error
-    except (ValueError, TypeError, AttributeError, NotImplementedError, EOFError, zlib.error) as error:
-        raise DecodeError(
-            f"not the {spec.number_of_frames} frames that the header announces: {error}",
-            code="pixel-data-truncated",
-            subject=header.path,
-            hint=COPY_AGAIN,
-        ) from error
-    frames = empty_images(spec.number_of_frames, spec, container_dtype(spec))
-    frames[...] = pixels.reshape(frames.shape)
-    return frames
-
-
-def _swap_words(dataset: Any) -> None:
-    """Swap the bytes of each word of big-endian Pixel Data of VR OW, which pydicom does not do for packed bits."""
-    element = dataset.get("PixelData") and dataset["PixelData"]
-    if element and element.VR == "OW" and len(element.value) % 2 == 0:
-        element.value = np.frombuffer(element.value, np.uint16).byteswap().tobytes()

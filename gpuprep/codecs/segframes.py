@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,6 @@ from gpuprep.codecs import native
 from gpuprep.codecs.base import NATIVE_SYNTAXES, container_dtype, image_shape
 from gpuprep.codecs.cpu import choose_decoder, decoders_for
 from gpuprep.codecs.encapsulated import read_frames
-from gpuprep.dicom.datasets import DEFLATED_UID
 from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader, read_headers
 from gpuprep.dicom.seg import Segmentation
@@ -30,12 +28,11 @@ class SegmentationFrames(Sequence[Pixels]):
         The file.
     spec : FrameSpec
         Layout of each frame.
-    held : bytes or sequence
-        What had to be read at once: native frames as they follow each other, where the place of the pixel data in
-        `header` is that in them; codestreams of all frames; or decoded frames. Empty for native frames in the file.
+    held : bytes or sequence of bytes
+        Native frames as `gpuprep.codecs.native.open_pixels` returns them with `header`, or the codestream of each.
     """
 
-    def __init__(self, header: InstanceHeader, spec: FrameSpec, held: bytes | Sequence[bytes] | Pixels = ()) -> None:
+    def __init__(self, header: InstanceHeader, spec: FrameSpec, held: bytes | Sequence[bytes] = b"") -> None:
         self._header = header
         self._spec = spec
         self._held = held
@@ -56,18 +53,9 @@ class SegmentationFrames(Sequence[Pixels]):
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
-        pixels: Pixels
-        if isinstance(self._held, np.ndarray):
-            pixels = self._held[index]
-            return pixels
-        pixels = np.empty(image_shape(self._spec), container_dtype(self._spec))
+        pixels: Pixels = np.empty(image_shape(self._spec), container_dtype(self._spec))
         if isinstance(self._held, bytes):
-            extent = native.frame_extent(self._header, self._spec, index)
-            raw = np.frombuffer(self._held, np.uint8, extent.length, extent.offset)
-            native.unpack_frame(raw, self._spec, pixels, skip_bits=index * native.frame_bits(self._spec) % 8)
-            return pixels
-        if not self._held:
-            native.read_frame(self._header, self._spec, index, pixels)
+            native.read_frame(self._header, self._spec, index, pixels, held=self._held)
             return pixels
         try:
             choose_decoder(self._held[index], self._spec, pixels)
@@ -101,23 +89,16 @@ def decode_segmentation_frames(segmentation: Segmentation) -> SegmentationFrames
     (header,) = read_headers([str(segmentation.path)])
     if not spec.number_of_frames:
         return SegmentationFrames(header, spec)
-    held: bytes | tuple[()] = ()
-    if spec.transfer_syntax_uid == DEFLATED_UID:
-        held = native.read_deflated(header, -(-spec.number_of_frames * native.frame_bits(spec) // 8) + 1)
-        header = replace(header, pixel_offset=0, pixel_length=len(held))
-    if header.is_native:
-        last = native.frame_extent(header, spec, spec.number_of_frames - 1)
-        length = last.offset + last.length - header.pixel_offset
-        if (
-            header.pixel_length > length + length % 2
-        ):  # each frame padded to whole bytes, say, or other Rows than it has
-            raise DecodeError(
-                f"{header.pixel_length} bytes of pixel data, expected {length} for {spec.number_of_frames} frames",
-                code="frame-size-mismatch",
-                subject=header.path,
-            )
-        return SegmentationFrames(header, spec, held)
-    if spec.transfer_syntax_uid in NATIVE_SYNTAXES:
-        return SegmentationFrames(header, spec, native.read_by_pydicom(header, spec))
-    decoders_for(spec.transfer_syntax_uid, subject=header.path)
-    return SegmentationFrames(header, spec, read_frames(header, spec))
+    if spec.transfer_syntax_uid not in NATIVE_SYNTAXES:
+        decoders_for(spec.transfer_syntax_uid, subject=header.path)
+        return SegmentationFrames(header, spec, read_frames(header, spec))
+    header, held = native.open_pixels(header, spec)
+    last = native.frame_extent(header, spec, spec.number_of_frames - 1)
+    length = last.offset + last.length - header.pixel_offset
+    if header.pixel_length > length + length % 2:  # each frame padded to whole bytes, say, or other Rows than it has
+        raise DecodeError(
+            f"{header.pixel_length} bytes of pixel data, expected {length} for {spec.number_of_frames} frames",
+            code="frame-size-mismatch",
+            subject=header.path,
+        )
+    return SegmentationFrames(header, spec, held)

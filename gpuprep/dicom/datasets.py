@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 IMPLICIT_LITTLE_UID = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE_UID = "1.2.840.10008.1.2.1"
@@ -31,7 +31,6 @@ LONGEST_DELIVERED = LONGEST_VALUE + 1
 
 #: Bytes of a preamble and DICM, by which a file is known.
 PREFIX_END = 132
-_META_LENGTH_END = 144  # and (0002,0000), of 12 bytes
 #: What comes before the pixel data of a deflated data set may become this large; the largest seen are tens of MiB.
 _INFLATED_LIMIT = 256 << 20
 #: Bytes that are inflated at a time, and that they are inflated from, at most.
@@ -39,7 +38,8 @@ _INFLATED_STEP = 1 << 16
 #: Larger values are left in the file until they are asked for.
 _DEFERRED_VALUE = 1 << 20
 UNDEFINED_LENGTH = 0xFFFFFFFF
-_PIXEL_DATA_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+#: Elements of Pixel Data, by kind. Source: PS3.6.
+FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA, PIXEL_DATA = 0x7FE00008, 0x7FE00009, 0x7FE00010
 _BINARY_FORMATS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 _TEXT_VRS = frozenset(re.findall("..", "AEASCSDADSDTISLOLTPNSHSTTMUCUIURUT"))
 
@@ -149,21 +149,36 @@ class Inflating(io.BytesIO):
 
 def parse_file(stream: BinaryIO, size: int) -> ParsedFile:
     """Parse an open file of `size` bytes; raises any of `pydicom_errors`."""
-    from pydicom.filereader import dcmread, read_dataset, read_file_meta_info
+    from pydicom.filereader import dcmread, read_dataset
 
     stream.seek(0)
     has_preamble = stream.read(PREFIX_END)[128:] == b"DICM"
-    if has_preamble:
-        meta = read_file_meta_info(stream.name)
+    if has_preamble:  # the file meta ends with group 2, for its length (0002,0000) is often wrong
+        meta = read_dataset(stream, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
         if str(meta.get("TransferSyntaxUID", "")) == DEFLATED_UID:
-            stream.seek(_META_LENGTH_END + int(meta.FileMetaInformationGroupLength))
             source = Inflating(stream.read())
-            dataset = read_dataset(source, False, True, stop_when=lambda tag, vr, length: tag in _PIXEL_DATA_TAGS)
+            pixels = (FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA, PIXEL_DATA)
+            dataset = read_dataset(source, False, True, stop_when=lambda tag, *_: tag in pixels)
             inflated = source.getbuffer().nbytes if source.is_whole else sys.maxsize
             return ParsedFile(meta, dataset, source, inflated, has_preamble)
     stream.seek(0)
     dataset = dcmread(stream, stop_before_pixels=True, force=True, defer_size=_DEFERRED_VALUE)
     return ParsedFile(dataset.file_meta, dataset, stream, size, has_preamble)
+
+
+def read_pixel_head(parsed: ParsedFile) -> tuple[int, str, int]:
+    """Return tag, VR (of two other characters where it is implicit) and length of the pixel data; move to its value."""
+    from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
+
+    is_implicit, is_little = parsed.dataset.original_encoding
+    order: Literal["little", "big"] = "little" if is_little else "big"
+    position = parsed.source.tell()
+    head = parsed.source.read(12)
+    vr = head[4:6].decode("latin-1")
+    begin, end = (8, 12) if vr in EXPLICIT_VR_LENGTH_32 else (6, 8) if vr in STANDARD_VR and not is_implicit else (4, 8)
+    parsed.source.seek(position + end)
+    tag = int.from_bytes(head[:2], order) << 16 | int.from_bytes(head[2:4], order)
+    return tag, vr, int.from_bytes(head[begin:end], order)
 
 
 def find_truncation(parsed: ParsedFile) -> str:

@@ -26,6 +26,8 @@ from gpuprep.dicom.datasets import (
     IMPLICIT_LITTLE_UID,
     LONGEST_DELIVERED,
     LONGEST_VALUE,
+    PIXEL_DATA,
+    PREFIX_END,
     UNDEFINED_LENGTH,
     ParsedFile,
     begins_like_dicom,
@@ -35,6 +37,7 @@ from gpuprep.dicom.datasets import (
     pydicom_errors,
     quiet_pydicom,
     raw_text,
+    read_pixel_head,
 )
 from gpuprep.errors import HeaderError
 
@@ -556,7 +559,7 @@ def _read_open_file(
     size, mtime_ns = status.st_size, status.st_mtime_ns
     if size == 0:
         return _build_failure(path, *_FAILURES["empty-file"], size, mtime_ns)
-    start = stream.read(132)
+    start = stream.read(PREFIX_END)
     if not begins_like_dicom(start, size):
         return _build_failure(path, *_FAILURES["not-dicom"], size, mtime_ns)
     texts, media_class, pixel_place, fault = [""] * len(ELEMENT_COLUMNS), "", (-1, -1), ("", "")
@@ -567,7 +570,7 @@ def _read_open_file(
             media_class = raw_text(parsed.meta.get_item(0x00020002), "UI")
             cut = find_truncation(parsed)
             fault = ("header-truncated", cut) if cut else ("", "")
-            pixel_place = _find_native_pixels(stream, texts[0]) if parsed.source is stream else (-1, -1)
+            pixel_place = _find_native_pixels(parsed, texts[0]) if parsed.source is stream else (-1, -1)
     except pydicom_errors() as error:
         fault = describe_failure(error, stream)
     return _build_row(
@@ -623,15 +626,9 @@ def _collect_references(
                     _collect_references(item, tag, table, found)
 
 
-def _find_native_pixels(stream: BinaryIO, transfer_syntax: str) -> tuple[int, int]:
-    """Return offset and length of the native Pixel Data whose element begins where `stream` is, or -1 and -1."""
-    from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
-
-    position = stream.tell()
-    head = stream.read(12)
-    if transfer_syntax not in (IMPLICIT_LITTLE_UID, EXPLICIT_LITTLE_UID) or head[:4] != b"\xe0\x7f\x10\x00":
+def _find_native_pixels(parsed: ParsedFile, transfer_syntax: str) -> tuple[int, int]:
+    """Return offset and length of native little-endian Pixel Data, or -1 and -1."""
+    if transfer_syntax not in (IMPLICIT_LITTLE_UID, EXPLICIT_LITTLE_UID):
         return -1, -1
-    vr = head[4:6].decode("latin-1")
-    begin, end = (8, 12) if vr in EXPLICIT_VR_LENGTH_32 else (6, 8) if vr in STANDARD_VR else (4, 8)
-    length = int.from_bytes(head[begin:end], "little")
-    return (position + end, length) if length != UNDEFINED_LENGTH else (-1, -1)
+    tag, _, length = read_pixel_head(parsed)
+    return (parsed.source.tell(), length) if tag == PIXEL_DATA and length != UNDEFINED_LENGTH else (-1, -1)

@@ -191,7 +191,7 @@ def test_dirty_high_bits_of_a_mosaic_are_as_dcm2niix_reads_them(name: str, data_
     [
         (1, "native"),
         (2, "native"),
-        (3, "pydicom"),
+        (3, "native"),
         (4, "host-rle"),
         (5, "imagecodecs-jpeg8"),
         (6, "imagecodecs-jpeg8"),
@@ -304,6 +304,25 @@ def test_slices_of_unlike_signs_share_a_type_that_holds_both(unlike: tuple[int, 
     np.testing.assert_array_equal(decoded.array, stored)
     assert (decoded.array.dtype, decoded.spec.is_signed, decoded.spec.bits_stored) == (np.int16, True, 16)
     assert decoded.bits_are_clean
+
+
+def test_refuses_slices_whose_values_no_type_holds() -> None:
+    instances = [
+        InstanceHeader(
+            path=f"{sign}", rows=4, columns=4, samples_per_pixel=1, photometric_interpretation="MONOCHROME2",
+            bits_allocated=64, bits_stored=64, high_bit=63, pixel_representation=sign,
+        )
+        for sign in (0, 1)
+    ]  # fmt: skip
+    stack = Stack(
+        frames=tuple(Frame(instance, 0, float(slot)) for slot, instance in enumerate(instances)),
+        geometry=axial_geometry((2, 4, 4), spacing_xyz_mm=(1, 1, 1)),
+        spec=FrameSpec.from_header(instances[0]),
+        plane_offsets_lps_mm=((0, 0, 0), (0, 0, 1)),
+    )
+    with pytest.raises(DecodeError) as caught:
+        decode_stack(stack, workers=1)
+    assert caught.value.code == "unsupported-pixels"
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_bytes import element, part10
+from dicom_bytes import UNDEFINED, element, part10
+from pydicom.encaps import encapsulate
 
-from gpuprep.codecs.batch import decode_instance
+from gpuprep.codecs.batch import Decoded, decode_instance
 from gpuprep.codecs.native import Extent, read_extents
-from gpuprep.dicom.datasets import DEFLATED_UID
+from gpuprep.dicom.datasets import DEFLATED_UID, EXPLICIT_BIG_UID, EXPLICIT_LITTLE_UID, IMPLICIT_LITTLE_UID
 from gpuprep.dicom.framespec import FrameSpec
-from gpuprep.dicom.header import InstanceHeader
+from gpuprep.dicom.header import InstanceHeader, read_headers
+from gpuprep.dicom.synth import axial_geometry, build_ct_slice, plan_series, write_dataset
 from gpuprep.errors import DecodeError
 
 #: Words of a part that is read, in the tests of cleaning.
 PART_WORDS = 50
-EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
 
 def make_file(path: Path, pixels: bytes, *, before: int = 128) -> InstanceHeader:
@@ -31,13 +32,26 @@ def make_file(path: Path, pixels: bytes, *, before: int = 128) -> InstanceHeader
         size=before + len(pixels),
         pixel_offset=before,
         pixel_length=len(pixels),
-        transfer_syntax_uid=EXPLICIT_LITTLE_ENDIAN,
+        transfer_syntax_uid=EXPLICIT_LITTLE_UID,
     )
 
 
 def make_spec(bits: int, **changes: Any) -> FrameSpec:
-    spec = FrameSpec(EXPLICIT_LITTLE_ENDIAN, 3, 5, bits, bits, bits - 1, is_signed=False)
+    spec = FrameSpec(EXPLICIT_LITTLE_UID, 3, 5, bits, bits, bits - 1, is_signed=False)
     return replace(spec, **changes)
+
+
+def decode_as(path: Path, transfer_syntax_uid: str, pixels: bytes, **elements: object) -> Decoded:
+    """Decode a CT image of 16 bits and 4 × 5 pixels that is written with other elements."""
+    series = plan_series(axial_geometry((1, 4, 5), spacing_xyz_mm=(1, 1, 1)))
+    data = build_ct_slice(series, 0, np.zeros((4, 5)))
+    data.file_meta.TransferSyntaxUID = transfer_syntax_uid
+    data.PixelData = pixels
+    for name, value in elements.items():
+        setattr(data, name, value)
+    write_dataset(data, path)
+    (header,) = read_headers([str(path)])
+    return decode_instance(header, FrameSpec.from_header(header))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -165,6 +179,15 @@ def test_other_bits_are_cleaned_while_reading(
     assert decoded.ravel().tolist() == values
 
 
+@pytest.mark.parametrize("syntax", [IMPLICIT_LITTLE_UID, EXPLICIT_LITTLE_UID, DEFLATED_UID, EXPLICIT_BIG_UID])
+def test_stored_bits_lie_where_high_bit_says_in_every_native_syntax(syntax: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(4).integers(-2048, 2048, (1, 4, 5))
+    words = (values << 4 | 5).astype(">i2" if syntax == EXPLICIT_BIG_UID else "<i2")
+    decoded = decode_as(tmp_path / "file", syntax, words.tobytes(), BitsStored=12, HighBit=15)
+    np.testing.assert_array_equal(decoded.array, values)
+    assert (decoded.decoder, decoded.bits_are_clean) == ("native", True)
+
+
 def test_packed_bits_whose_frames_begin_within_a_byte(tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 2, (5, 3, 5), np.uint8)
     header = make_file(tmp_path / "file", np.packbits(pixels, bitorder="little").tobytes())
@@ -210,6 +233,36 @@ def test_refuses_ybr_of_16_bits(tmp_path: Path) -> None:
         decode_instance(header, make_spec(16, samples_per_pixel=3, photometric_interpretation="YBR_FULL"))
     assert caught.value.code == "unsupported-pixels"
     assert caught.value.subject == header.path
+
+
+def test_refuses_ybr_422_of_rows_that_do_not_come_in_pairs(tmp_path: Path) -> None:
+    header = make_file(tmp_path / "file", bytes(30))
+    with pytest.raises(DecodeError) as caught:
+        decode_instance(header, make_spec(8, samples_per_pixel=3, photometric_interpretation="YBR_FULL_422"))
+    assert caught.value.code == "unsupported-pixels"
+
+
+def test_refuses_encapsulated_pixels_of_a_native_syntax(tmp_path: Path) -> None:
+    data = element(0x00280010, "US", b"\3\0") + element(0x7FE00010, "OB", encapsulate([bytes(30)]), length=UNDEFINED)
+    (tmp_path / "file").write_bytes(part10(data))
+    (header,) = read_headers([str(tmp_path / "file")])
+    with pytest.raises(DecodeError) as caught:
+        decode_instance(header, make_spec(16))
+    assert caught.value.code == "pixel-data-missing"
+
+
+@pytest.mark.parametrize("frames", [1, 2000])
+def test_deflated_frames_may_take_less_than_a_byte(frames: int, tmp_path: Path) -> None:
+    decoded = decode_as(tmp_path / "file", DEFLATED_UID, bytes(40 * frames), NumberOfFrames=frames)
+    np.testing.assert_array_equal(decoded.array, np.zeros((frames, 4, 5)))
+
+
+@pytest.mark.parametrize("syntax", [DEFLATED_UID, EXPLICIT_BIG_UID])
+def test_refuses_more_frames_than_any_file_of_this_size_holds(syntax: str, tmp_path: Path) -> None:
+    with pytest.raises(DecodeError) as caught:
+        decode_as(tmp_path / "file", syntax, bytes(40), NumberOfFrames=1_000_000)
+    assert caught.value.code == "pixel-data-truncated"
+    assert caught.value.message.startswith("1000000 frames in a file of ")
 
 
 def test_a_deflated_file_that_ends_too_early_is_refused(tmp_path: Path) -> None:

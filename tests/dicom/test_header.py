@@ -291,6 +291,22 @@ def test_a_deflated_data_set_is_read_and_a_bomb_is_not(tmp_path: Path, monkeypat
     assert row.error_code == "header-unreadable"
 
 
+@pytest.mark.parametrize("stated", [None, 0, 1 << 20])
+def test_a_deflated_data_set_begins_after_group_2_whatever_its_length_says(tmp_path: Path, stated: int | None) -> None:
+    content = bytearray(deflated(ct_elements()))
+    content[132:144] = b"" if stated is None else element(0x00020000, "UL", struct.pack("<I", stated))
+    row = read_both(write(tmp_path / "file", bytes(content)))
+    assert (row.error_code, row.series_instance_uid) == ("", "1.2.3")
+
+
+def test_a_length_that_looks_like_a_vr_is_a_length_in_implicit_vr(tmp_path: Path) -> None:
+    length = int.from_bytes(b"LO", "little")
+    private = element(0x00090010, "LO", "X", implicit=True)
+    content = private + ct_elements(implicit=True) + element(0x7FE00010, "OW", bytes(length), implicit=True)
+    [row] = read_headers([write(tmp_path / "file", part10(content, IMPLICIT))])
+    assert (row.reader, row.error_code, row.pixel_length) == ("pydicom", "", length)
+
+
 def test_deep_nesting_is_survived(tmp_path: Path) -> None:
     nested = b""
     for _ in range(20_000):

@@ -7,7 +7,7 @@ import pytest
 
 from gpuprep.codecs.segframes import decode_segmentation_frames
 from gpuprep.dicom import datasets, synth
-from gpuprep.dicom.datasets import DEFLATED_UID
+from gpuprep.dicom.datasets import DEFLATED_UID, EXPLICIT_BIG_UID, EXPLICIT_LITTLE_UID, IMPLICIT_LITTLE_UID
 from gpuprep.dicom.seg import cielab_to_rgb, read_segmentation
 from gpuprep.errors import DecodeError, HeaderError
 from gpuprep.masks import Code, Roi
@@ -268,7 +268,7 @@ def test_a_file_cut_anywhere_is_refused_with_a_code(tmp_path, masks):
             pytest.fail(f"{len(frames)} frames of a file cut at {length} of {len(whole)} bytes")
 
 
-@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"])
+@pytest.mark.parametrize("syntax", [IMPLICIT_LITTLE_UID, EXPLICIT_LITTLE_UID, DEFLATED_UID, EXPLICIT_BIG_UID])
 @pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
 def test_native_syntaxes_give_the_same_frames(tmp_path, masks, syntax, kind):
     data = build(masks, kind)
