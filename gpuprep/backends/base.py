@@ -131,6 +131,8 @@ class OnHost:
 
 #: Threads a block where nothing speaks for another number.
 BLOCK_THREADS = 256
+#: Most blocks that CUDA takes along y, and along z.
+MAX_GRID_YZ = 65535
 
 #: `Backend.reason` of a backend that was asked for by name.
 ASKED_FOR = "asked for"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuprep.backends.base import TYPE_SUFFIX, Backend, Dims, ready
+from gpuprep.backends.base import MAX_GRID_YZ, TYPE_SUFFIX, Backend, Dims, ready
 from gpuprep.errors import ConfigError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.volume import Step, Volume
@@ -24,8 +24,6 @@ WHOLE_VOXELS = 1e-9
 _BOX_ROWS = 8
 #: Threads a block along y.
 _BLOCK_HEIGHT = 8
-#: Most blocks that CUDA takes along y; kernels stride over more slices.
-_MAX_GRID_Y = 65535
 
 
 def foreground_box(array: Any, threshold: float, backend: Backend) -> Box | None:
@@ -199,7 +197,7 @@ def crop_or_pad_array(array: Any, start_dhw: Sequence[int], shape: Sequence[int]
 
 def _launch_rows(kernel: str, shape: Sequence[int], arguments: Sequence[Any], backend: Backend) -> None:
     """Run a kernel whose threads along x share a row of an array of `shape`."""
-    grid: Dims = (-(-shape[1] // _BLOCK_HEIGHT), min(shape[0], _MAX_GRID_Y))
+    grid: Dims = (-(-shape[1] // _BLOCK_HEIGHT), min(shape[0], MAX_GRID_YZ))  # which stride over more slices
     backend.launch(kernel, grid, (backend.row_threads, _BLOCK_HEIGHT), arguments)
 
 

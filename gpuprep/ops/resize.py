@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuprep.backends.base import TYPE_SUFFIX, Backend, Dims
+from gpuprep.backends.base import MAX_GRID_YZ, TYPE_SUFFIX, Backend, Dims
 from gpuprep.errors import ConfigError
 from gpuprep.ops.axis_tables import LANCZOS_LOBES, cubic, lanczos, linear
 from gpuprep.ops.resample import RUN
@@ -35,7 +35,6 @@ GAUSSIAN_SIGMA = 0.5
 _KEPT_TAPS = 64
 
 _BLOCK = (64, 4, 1)
-_MAX_PLANES = 65535  # blocks that CUDA takes along z
 
 
 def _gaussian(x: Float) -> Float:
@@ -149,8 +148,8 @@ def resize_planes(
         part = planes[:, top : top + box_height, left : left + box_width]
         return reference_resize(part, height, width, filter_name)
     result = backend.xp.empty((depth, height, width), planes.dtype)
-    for start in range(0, depth, _MAX_PLANES):
-        count = min(_MAX_PLANES, depth - start)
+    for start in range(0, depth, MAX_GRID_YZ):
+        count = min(MAX_GRID_YZ, depth - start)
         grid = (-(-width // _BLOCK[0]), -(-height // _BLOCK[1]), count)
         source, target = planes[start : start + count], result[start : start + count]
         if filter_name == "nearest":
