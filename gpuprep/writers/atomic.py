@@ -52,6 +52,8 @@ def replacing(path: Path) -> Iterator[Path]:
                 path.replace(old)
             part.replace(path)
         finally:
+            if old.is_dir() and not path.exists():  # the system refused the second name
+                old.replace(path)
             for left in (part, old):
                 remove(left)
     except OSError as error:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from gpuprep.errors import OutputError, WriteError
@@ -75,6 +77,25 @@ def test_an_interrupted_folder_keeps_the_old_one(tmp_path):
         part.mkdir()
         (part / "new").touch()
         raise RuntimeError
+    assert [p.name for p in path.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_get_its_name_leaves_the_old_one(tmp_path, monkeypatch):
+    path, rename = tmp_path / "a.zarr", Path.replace
+    path.mkdir()
+    (path / "old").touch()
+
+    def refuse(source, target):
+        if (source / "new").exists():
+            raise OSError(5, "no")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(WriteError) as caught, replacing(path) as part:
+        part.mkdir()
+        (part / "new").touch()
+    assert caught.value.code == "write-failed"
     assert [p.name for p in path.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [path]
 
