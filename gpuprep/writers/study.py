@@ -226,7 +226,7 @@ class StudyWriter:
         return self.root / f"{file.path}{suffix}"
 
     def _roi_paths(self, file: NamedFile, names: Iterable[str]) -> list[str]:
-        """Return a path for each ROI; what is taken already gets the ROI's number and a digest of its name."""
+        """Return a path for each ROI; what is taken already gets a number and a digest of its name."""
         taken: set[str] = set()
         paths: list[str] = []
         for number, name in enumerate(names, 1):

@@ -277,7 +277,7 @@ class _Layout:
         width, height, depth = sizes[-3:]
         return cls(
             sizes[0] if is_listed else 1,
-            dtype.newbyteorder(">" if fields.get("endian") == "big" else "<"),
+            dtype.newbyteorder(">" if fields.get("endian", "").lower() == "big" else "<"),
             _ENCODINGS[fields["encoding"].lower()],
             VolumeGeometry((depth, height, width), affine),
         )
