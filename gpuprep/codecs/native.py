@@ -95,7 +95,7 @@ def read_extents(
     if clean_as is not None and buffer.dtype.kind in "iu":
         size = -buffer.dtype.itemsize if buffer.dtype.kind == "i" else buffer.dtype.itemsize
         left, right = unstored_bits(clean_as)
-    _library().gp_read_frames(
+    failed = _library().gp_read_frames(
         bytes(paths),
         requests.ctypes.data,
         len(extents),
@@ -108,6 +108,8 @@ def read_extents(
         status.ctypes.data,
         ends.ctypes.data,
     )
+    if failed:
+        raise MemoryError(f"no memory to read {len(extents)} parts of files")
     for position in map(int, np.flatnonzero(status)):
         extent, code = extents[position], int(status[position])
         if code == _OUT_OF_BUFFER:
@@ -126,7 +128,7 @@ def read_extents(
 @cache
 def _library() -> Any:
     library, _ = hostlib.load()
-    library.gp_read_frames.restype = None
+    library.gp_read_frames.restype = ctypes.c_int
     library.gp_read_frames.argtypes = [
         ctypes.c_char_p,
         ctypes.c_void_p,

@@ -38,7 +38,7 @@ NO_IMAGE_SOP_CLASSES = SEGMENTATION_SOP_CLASSES | {RTDOSE_UID}
 #: Secondary Capture Image Storage: screenshots and dose reports in the modality of their study, as a rule.
 SECONDARY_CAPTURE_UID = "1.2.840.10008.5.1.4.1.1.7"
 #: Values that a message lists, and the most characters of each: value representations UI and LO, PS3.5 6.2.
-LISTED_VALUES, LONGEST_VALUE = 3, 64
+LISTED_VALUES, LISTED_CHARACTERS = 3, 64
 
 #: Series Instance UID and modality: series of two modalities may share a UID.
 SeriesKey = tuple[str, str]
@@ -128,7 +128,7 @@ class Index:
 def list_some(values: Sequence[str]) -> str:
     """Return the first values for a message, each cut to the length that UIDs and Patient IDs may have."""
     more = len(values) - LISTED_VALUES
-    listed = ", ".join(value[:LONGEST_VALUE] or "none" for value in values[:LISTED_VALUES])
+    listed = ", ".join(value[:LISTED_CHARACTERS] or "none" for value in values[:LISTED_VALUES])
     return f"{listed} and {more} more" if more > 0 else listed
 
 
@@ -252,7 +252,7 @@ def _judge_copies(instances: Sequence[InstanceHeader], copies: Sequence[Instance
     findings += [
         Finding(
             "conflicting-instances",
-            f"{len(same)} different files with SOP Instance UID {uid[:LONGEST_VALUE]}, e.g. {same[1].path}",
+            f"{len(same)} different files with SOP Instance UID {uid[:LISTED_CHARACTERS]}, e.g. {same[1].path}",
         )
         for uid, same in same_uid.items()
         if uid and len(same) > 1

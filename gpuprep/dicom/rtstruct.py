@@ -143,10 +143,10 @@ def read_structure_set(path: str) -> StructureSet:
     """
     try:
         data = np.fromfile(path, np.uint8)
+        tokens = _tokenise(data) or _tokenise_by_pydicom(path)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else "it cannot be read"
         raise HeaderError(reason, code="unreadable", subject=path) from error
-    tokens = _tokenise(data) or _tokenise_by_pydicom(path)
     if tokens.sop_class_uid != RTSTRUCT_UID:
         raise HeaderError(
             f"expected an RTSTRUCT, found SOP class {tokens.sop_class_uid or 'none'}", code="not-rtstruct", subject=path

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <limits>
+#include <new>
 #include <type_traits>
 
 #include "export.hpp"
@@ -154,11 +155,10 @@ std::int32_t read_words(int file, std::uint8_t* to, std::int64_t length, std::in
 
 // Status of each request: 0, an errno, -1 when the file ends before, -2 when it does not fit into the buffer. ends: its
 // least and greatest word, cleaned, of up to 32 bits. Requests are of whole words and aligned to them, unless `size`,
-// that of a word, is 0.
-GPUPREP_EXPORT void gp_read_frames(const char* paths, const Request* requests, std::int64_t count,
-                                   std::uint8_t* buffer, std::int64_t buffer_size, std::int32_t size,
-                                   std::int32_t left, std::int32_t right, unsigned workers, std::int32_t* status,
-                                   WordEnds* ends) {
+// that of a word, is 0. Returns 0, or -1 without memory.
+GPUPREP_EXPORT int gp_read_frames(const char* paths, const Request* requests, std::int64_t count, std::uint8_t* buffer,
+                                  std::int64_t buffer_size, std::int32_t size, std::int32_t left, std::int32_t right,
+                                  unsigned workers, std::int32_t* status, WordEnds* ends) try {
     const Words layout{size, left, right};
     const std::size_t ranges = std::max(1u, workers) * kRangesPerWorker;
     const std::size_t grain = (static_cast<std::size_t>(count) + ranges - 1) / ranges;
@@ -179,4 +179,7 @@ GPUPREP_EXPORT void gp_read_frames(const char* paths, const Request* requests, s
             ends[i] = own;
         }
     });
+    return 0;
+} catch (const std::bad_alloc&) {
+    return -1;
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from dicom_bytes import UNDEFINED, element, part10
 from pydicom.encaps import encapsulate
 
+from gpuprep.codecs import native
 from gpuprep.codecs.batch import Decoded, decode_instance
 from gpuprep.codecs.native import Extent, read_extents
 from gpuprep.dicom.datasets import DEFLATED_UID, EXPLICIT_BIG_UID, EXPLICIT_LITTLE_UID, IMPLICIT_LITTLE_UID
@@ -146,6 +148,12 @@ def test_refuses_to_write_beyond_the_buffer(tmp_path: Path) -> None:
             read_extents([Extent(header.path, 0, length, destination)], np.empty(8, "u1"), workers=1)
     with pytest.raises(ValueError, match="not contiguous"):
         read_extents([], np.empty((8, 2), "u1")[:, 0], workers=1)
+
+
+def test_too_little_memory_for_reading_is_a_memory_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_library", lambda: SimpleNamespace(gp_read_frames=lambda *arguments: -1))
+    with pytest.raises(MemoryError):
+        read_extents([Extent(str(tmp_path), 0, 1, 0)], np.empty(8, "u1"), workers=1)
 
 
 @pytest.mark.parametrize("bits", [8, 16, 32, 64])

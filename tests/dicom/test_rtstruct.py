@@ -310,6 +310,15 @@ def test_big_endian_goes_through_pydicom(tmp_path: Path) -> None:
     assert_equal(read_structure_set(str(tmp_path / "big")), read_structure_set(str(path)))
 
 
+def test_a_file_that_goes_while_it_is_read_is_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rs"
+    path.write_bytes(part10(structure_set([roi("1", "a")], [contours("1", contour(SQUARE))])))
+    monkeypatch.setattr(rtstruct, "_tokenise", lambda data: path.unlink())  # None: declined
+    with pytest.raises(HeaderError) as caught:
+        read_structure_set(str(path))
+    assert (caught.value.code, caught.value.subject) == ("unreadable", str(path))
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [
