@@ -20,6 +20,10 @@ _DEPTH_POSITION, _SIGN_BIT = 42, 0x80
 #: Bytes of 0 or 255 after an end marker: fragments have an even length, and some writers pad to words.
 _MOST_PADDING = 8
 _RGB_IDS = (b"RGB", b"rgb")
+#: Application segments, how they begin, and where Adobe's says which transform made the samples (ITU-T T.872 6.5.3).
+_APP0, _APP14 = 0xE0, 0xEE
+_JFIF, _ADOBE, _TRANSFORM_POSITION = b"JFIF", b"Adobe", 11
+_NO_TRANSFORM, _YBR_TRANSFORM = 0, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class Codestream:
     is_signed : bool
         Whether samples are signed; only JPEG 2000 knows.
     says_rgb, says_ybr : bool
-        Whether component names say RGB, or a JFIF header says YBR.
+        Whether component names or an Adobe segment say RGB, or a JFIF or Adobe segment YBR.
     is_complete : bool
         Whether the end marker is there (JPEG and JPEG-LS).
     starts_at : int
@@ -63,7 +67,7 @@ def read_jpeg(data: bytes) -> Codestream:
     """
     if data[:2] != _START_OF_IMAGE:
         raise DecodeError("a frame that does not begin with a JPEG start marker", code="corrupt-frame")
-    position, frame, has_jfif, has_scan = 2, b"", False, False
+    position, frame, has_jfif, has_scan, transform = 2, b"", False, False, -1
     while not has_scan and position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte
@@ -73,8 +77,10 @@ def read_jpeg(data: bytes) -> Codestream:
         segment = data[position + 4 : position + 2 + length]
         if marker in _START_OF_FRAME:
             frame = segment
-        elif marker == 0xE0:
-            has_jfif |= segment.startswith(b"JFIF")
+        elif marker == _APP0:
+            has_jfif |= segment.startswith(_JFIF)
+        elif marker == _APP14 and segment.startswith(_ADOBE) and len(segment) > _TRANSFORM_POSITION:
+            transform = segment[_TRANSFORM_POSITION]
         has_scan = marker == _START_OF_SCAN
         position += 2 + length
     if not has_scan or len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
@@ -85,8 +91,8 @@ def read_jpeg(data: bytes) -> Codestream:
         columns=columns,
         samples=samples,
         precision=precision,
-        says_rgb=frame[6 : 6 + 3 * samples : 3] in _RGB_IDS,
-        says_ybr=has_jfif,
+        says_rgb=frame[6 : 6 + 3 * samples : 3] in _RGB_IDS or transform == _NO_TRANSFORM,
+        says_ybr=has_jfif or transform == _YBR_TRANSFORM,
         is_complete=data.find(_END_OF_IMAGE, position) >= 0,
     )
 

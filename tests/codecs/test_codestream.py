@@ -18,9 +18,13 @@ def start_of_frame(ids: bytes, marker: int = 0xC0) -> bytes:
     return segment(marker, struct.pack(">BHHB", 12, 20, 30, len(ids)) + b"".join(bytes([i, 0x11, 0]) for i in ids))
 
 
+SCAN = segment(0xDA, b"\1\1\0\0\x3f\0") + b"data\xff\xd9"
 JFIF = segment(0xE0, b"JFIF\0\1\2\0\0\1\0\1\0\0")
 EXIF = segment(0xE1, b"Exif\0\0" + start_of_frame(b"\1"))
-SCAN = segment(0xDA, b"\1\1\0\0\x3f\0") + b"data\xff\xd9"
+
+
+def adobe(transform: int) -> bytes:
+    return segment(0xEE, b"Adobe\0\x64\0\0\0\0" + bytes([transform]))
 
 
 @pytest.mark.parametrize(
@@ -31,6 +35,9 @@ SCAN = segment(0xDA, b"\1\1\0\0\x3f\0") + b"data\xff\xd9"
         (EXIF + b"\xff" + start_of_frame(b"\1\2\3", 0xC3), False, False),  # a fill byte before the marker
         (start_of_frame(b"RGB", 0xF7), True, False),
         (segment(0xC4, bytes(20)) + start_of_frame(b"rgb", 0xC1), True, False),
+        (adobe(0) + start_of_frame(b"\1\2\3"), True, False),
+        (adobe(1) + start_of_frame(b"\1\2\3"), False, True),
+        (segment(0xEE, b"Adobe") + start_of_frame(b"\1\2\3"), False, False),
     ],
 )
 def test_jpeg(segments, says_rgb, says_ybr):

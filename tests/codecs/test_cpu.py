@@ -15,7 +15,7 @@ from manifest import read_manifest
 
 from gpuprep import codecs
 from gpuprep.codecs import DECODERS, cpu
-from gpuprep.codecs.base import Decoder, Image, container_dtype, image_shape
+from gpuprep.codecs.base import JPEG_BASELINE, Decoder, Image, container_dtype, image_shape
 from gpuprep.codecs.encapsulated import read_frames
 from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader, read_headers
@@ -211,6 +211,19 @@ def test_refuses_a_syntax_without_decoder(uid: str, hint: str, monkeypatch: pyte
         cpu.choose_decoder(b"", make_spec(uid), np.empty((16, 24), np.uint16))
     assert caught.value.code == "no-decoder"
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(("transform", "says"), [(0, "YBR_FULL_422"), (1, "RGB")])
+def test_an_adobe_segment_knows_better_than_the_header_what_the_samples_are(transform: int, says: str) -> None:
+    colour = (200, 40, 90)
+    pixels = np.full((16, 24, 3), colour, np.uint8)
+    as_is = {"colorspace": imagecodecs.JPEG8.CS.YCbCr, "outcolorspace": imagecodecs.JPEG8.CS.YCbCr}
+    data = imagecodecs.jpeg8_encode(pixels, 100, **(as_is if transform == 0 else {}))
+    length = int.from_bytes(data[4:6], "big")  # of JFIF's segment, which gives way
+    adobe = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([transform])
+    spec = FrameSpec(JPEG_BASELINE, 16, 24, 8, 8, 7, False, samples_per_pixel=3, photometric_interpretation=says)
+    decoded = decode_one(cpu.JPEG8, data[:2] + adobe + data[4 + length :], spec)
+    assert np.abs(decoded.astype(int) - colour).max() <= 2
 
 
 def test_refuses_limited_range_ybr() -> None:
