@@ -84,11 +84,13 @@ def tell_apart(files: Sequence[NamedFile], held: Mapping[str, str]) -> list[Name
         Path, lower case and without suffix → case that has written it before.
     """
     taken = Counter(f.path.lower() for f in files)
-    patterns = sorted(_around_roi(path) for path in taken if ROI_PLACE in path)
-    meets = {a for a, b in pairwise(patterns) if a[0] == b[0] and b[1].startswith(a[1])}
+    around = {path: path.partition(ROI_PLACE) for path in taken if ROI_PLACE in path}
+    # what one has more than another before or after the ROI may be part of that one's ROI
+    meets = _begin_others({path: (end, start) for path, (start, _, end) in around.items()})
+    meets |= _begin_others({path: (start, end[::-1]) for path, (start, _, end) in around.items()})
     return [
         replace(f, path=f"{f.path}_{_digest(f)}")
-        if taken[path] > 1 or _around_roi(path) in meets or held.get(path, f.case) != f.case
+        if taken[path] > 1 or path in meets or held.get(path, f.case) != f.case
         else f
         for f, path in ((f, f.path.lower()) for f in files)
     ]
@@ -99,10 +101,10 @@ def without_suffix(path: str) -> str:
     return next((path.removesuffix(s) for s in SUFFIXES if path.endswith(s)), path)
 
 
-def _around_roi(path: str) -> tuple[str, str]:
-    """Return the end of a pattern after the ROI, and its start before it: ROIs tell no others apart."""
-    start, _, end = path.partition(ROI_PLACE)
-    return end, start
+def _begin_others(texts: Mapping[str, tuple[str, str]]) -> set[str]:
+    """Return the keys whose second text begins that of another with the same first one."""
+    ordered = sorted((text, key) for key, text in texts.items())
+    return {key for (a, key), (b, _) in pairwise(ordered) if a[0] == b[0] and b[1].startswith(a[1])}
 
 
 def _digest(file: NamedFile) -> str:

@@ -42,6 +42,7 @@ def named(case, path, source=SERIES):
         ([f"p/{ROI_PLACE}", f"p/{ROI_PLACE}", "q/x"], [0, 1]),
         # a ROI "B_C" of the first and a ROI "C" of the second would both be A_B_C
         ([f"A_{ROI_PLACE}", f"A_B_{ROI_PLACE}", f"C_{ROI_PLACE}"], [0]),
+        ([f"{ROI_PLACE}_plan", f"{ROI_PLACE}_old_plan", f"{ROI_PLACE}_plan_b"], [0]),  # likewise, with a ROI "C_old"
         ([f"A/{ROI_PLACE}", f"B/{ROI_PLACE}"], []),
     ],
 )
