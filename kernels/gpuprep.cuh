@@ -48,6 +48,13 @@ typedef double f64;
 #define FIRST_LANES(l, n) for (i32 l = 0; l < (n); ++l)
 #endif
 
+// Before a loop that NVRTC shall not unroll.
+#if defined(__CUDACC__)
+#define ROLLED _Pragma("unroll 1")
+#else
+#define ROLLED
+#endif
+
 // dst[l] = f(src[l]) for LANES elements, which may be the same memory if S and D are as wide. Addresses are multiples
 // of 16 bytes, so that a GPU moves 16 bytes at once.
 #if defined(__CUDACC__)

@@ -51,6 +51,7 @@ DEVICE void filter_run(const T* src, Axes axes, D* dst, i64 dst_page, i32 count,
     i32 plane[kHeld];
     f32 held[kHeld];
     for (i32 h = 0; h < kHeld; ++h) plane[h] = -1;
+    ROLLED  // for sm_100 and later NVRTC unrolls it otherwise: five times the file's code, a minute to compile
     for (; count > 0; --count, dst += dst_page, axes.z = from(axes.z, 1)) {
         f32 voxel = 0.f;
         for (i32 t = 0; t < axes.z.taps; ++t) {

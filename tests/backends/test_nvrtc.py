@@ -14,6 +14,8 @@ KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 #: Registers a thread may use: 64 let a block of 1024 threads run on every generation (65536 a multiprocessor).
 MOST_REGISTERS = 64
+#: Bytes of machine code: loops unrolled without end are a minute's wait before the first case, and leave the caches.
+MOST_CODE = 1 << 20
 
 
 def compiled(nvrtc, source, architecture):
@@ -50,6 +52,7 @@ def test_compiles(nvrtc, path, architecture):
     cubin, log = compiled(nvrtc, kernel_source(path), architecture)
     kernels = usage(log)
     assert cubin[:4] == b"\x7fELF"
+    assert len(cubin) <= MOST_CODE
     assert kernels
     for name, used in kernels.items():
         assert used["spills"] == 0, name
