@@ -289,7 +289,8 @@ def _move(dtype: Any) -> Callable[..., Arrays]:
 def _orient(dtype: Any, axes: Shape) -> Callable[..., Arrays]:
     def run(backend: Backend, rng: np.random.Generator, shape: Shape) -> Arrays:
         results = []
-        for size in (shape, tuple(-(-n // 64) * 64 for n in shape)):  # as they come, and whole squares
+        squares = [-(-n // 64) * 64 if axis in (2, axes[2]) else n for axis, n in enumerate(shape)]
+        for size in (shape, tuple(squares)):  # as they come, and whole squares of the old columns and the new
             source = backend.upload(_noise(rng, size, dtype))
             flips = (bool(rng.integers(2)), True, bool(rng.integers(2)))
             results.append(backend.download(reorient_array(source, axes, flips, backend)))
