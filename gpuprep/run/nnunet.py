@@ -113,8 +113,8 @@ def convert_to_nnunet(
         ``bad-modalities``, ``bad-test-set``, ``ignore-label``.
     OutputError
         ``foreign-files``, ``other-job``, ``dataset-id-taken``, ``too-many-regions``, ``too-many-labels``, ``exists``,
-        ``options-changed``, ``outputs-missing``, ``labels-not-written``, ``output-locked``, ``not-writable``,
-        ``disk-full``.
+        ``options-changed``, ``outputs-missing``, ``labels-not-written``, ``palette-unreadable``, ``output-locked``,
+        ``not-writable``, ``disk-full``.
     """
     labels, transforms = labels_of(case_options), case_options.transforms
     check_strategy(options.strategy, labels, options.region_codes)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
@@ -20,14 +21,14 @@ from numpy.typing import NDArray
 
 from gpuprep.codes import apply_lut, canonical_order, code_dtype, pack_bits, unpack_bits
 from gpuprep.config import LabelPatterns, MaskStrategy
-from gpuprep.errors import ConfigError, OutputError
+from gpuprep.errors import ConfigError, HeaderError, OutputError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import RoiMask, to_label_image, to_sparse
 from gpuprep.volume import Volume
 from gpuprep.writers.atomic import LEDGER, SIDECARS, make_folder, remove_file, replacing, write_text
 from gpuprep.writers.base import Output
 from gpuprep.writers.names import safe_name
-from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, gzip_crc32, write_nifti
+from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, gzip_crc32, read_to_end, write_nifti
 from gpuprep.writers.record import CaseRecord
 from gpuprep.writers.splits import SHARE_TOLERANCE, draw_order
 
@@ -318,24 +319,42 @@ def write_palette(path: Path, mask: RoiMask, root: Path) -> Output:
 
 
 def read_palette_table(path: Path) -> NDArray[np.uint32]:
-    """Return the table of a palette file without reading its codes."""
+    """Return the table of a palette file without reading its codes.
+
+    Raises
+    ------
+    OutputError
+        ``palette-unreadable``: it is missing or damaged.
+    """
     with _open_palette(path) as file:
         table: NDArray[np.uint32] = np.lib.format.read_array(file, allow_pickle=False)
         return table
 
 
 def read_palette(path: Path) -> tuple[NDArray[np.uint32], NDArray[Any], VolumeGeometry]:
-    """Return table, codes and geometry of a palette file."""
+    """Return table, codes and geometry of a palette file; errors as `read_palette_table`."""
     with _open_palette(path) as file:
         table, affine, codes = (np.lib.format.read_array(file, allow_pickle=False) for _ in range(3))
+        read_to_end(file)
     return table, codes, VolumeGeometry(codes.shape, affine)
 
 
-def _open_palette(path: Path) -> IO[bytes]:
+@contextmanager
+def _open_palette(path: Path) -> Iterator[IO[bytes]]:
     from isal import igzip
 
-    file: IO[bytes] = igzip.open(path, "rb")
-    return file
+    from gpuprep.writers.masks.description import reading
+
+    try:
+        with reading(path), igzip.open(path, "rb") as file:
+            yield file
+    except HeaderError as error:
+        raise OutputError(
+            f"the mask that region codes are made of: {error.message}",
+            code="palette-unreadable",
+            subject=str(path),
+            hint="remove it and run again: its case is done anew",
+        ) from error
 
 
 def channel_name(modality: str, *, rescaled: bool) -> str:

@@ -145,6 +145,21 @@ def test_a_killed_run_resumes_to_the_same_bytes(gpuprep, studies, tmp_path, dela
     assert not [p for p in broken.rglob(".*") if p.is_file()]
 
 
+def test_a_damaged_palette_is_named_and_made_anew_when_it_is_removed(gpuprep, studies, tmp_path):
+    convert(gpuprep, studies[0], tmp_path)
+    labels = digests(tmp_path / "nnUNet_raw")
+    path = min((tmp_path / "gpuprep").rglob("*.npy.gz"))
+    content = bytearray(path.read_bytes())
+    content[30] ^= 0x55
+    path.write_bytes(content)
+    result = convert(gpuprep, studies[0], tmp_path)
+    assert result.status == ExitStatus.OUTPUT
+    assert f"{path}: " in result.stderr and "[palette-unreadable]" in result.stderr
+    path.unlink()
+    assert convert(gpuprep, studies[0], tmp_path).status == ExitStatus.DONE
+    assert digests(tmp_path / "nnUNet_raw") == labels
+
+
 def test_the_test_set_takes_whole_patients_and_moves_with_the_ratio(gpuprep, studies, tmp_path):
     convert(gpuprep, studies[0], tmp_path, "--test-set-ratio", "0.3")
     raw = tmp_path / "nnUNet_raw" / "Dataset001_Synth"

@@ -4,6 +4,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from mask_sets import random_mask
 
 from gpuprep.codes import pack_bits
 from gpuprep.config import LabelPatterns, MaskStrategy
@@ -15,7 +16,10 @@ from gpuprep.writers.nnunet import (
     find_dataset,
     make_folds,
     make_region_table,
+    read_palette,
+    read_palette_table,
     write_dataset_json,
+    write_palette,
     write_scripts,
 )
 
@@ -35,6 +39,21 @@ def test_compact_codes_number_singles_first_then_the_combinations_that_occur():
     assert regions.dataset_labels() == {"background": 0, "GTV": [1, 4, 5], "Cord": [2, 5], "Parotid_L": [3, 4, 5]}
     assert regions.regions_class_order() == [1, 2, 3]
     assert regions.lut(second).tolist() == [0, 5]
+
+
+@pytest.mark.parametrize("at", [30, -5])  # -5: in the checksum, behind all that is needed
+def test_a_palette_comes_back_or_is_refused(tmp_path, at):
+    mask, path = random_mask(40), tmp_path / "a.npy.gz"
+    write_palette(path, mask, tmp_path)
+    rows, codes, geometry = read_palette(path)
+    assert np.array_equal(rows, mask.table) and np.array_equal(read_palette_table(path), mask.table)
+    assert np.array_equal(codes, mask.codes) and geometry.same_grid(mask.geometry)
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0x55
+    path.write_bytes(content)
+    with pytest.raises(OutputError) as caught:
+        read_palette(path)
+    assert caught.value.code == "palette-unreadable"
 
 
 def test_the_order_of_the_cases_does_not_change_the_codes():
