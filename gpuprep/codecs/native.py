@@ -229,6 +229,8 @@ def open_pixels(header: InstanceHeader, spec: FrameSpec) -> tuple[InstanceHeader
             held = parsed.source.read(min(stated, needed))
     except OSError as error:
         raise DecodeError(f"cannot be read: {error}", code="unreadable", subject=header.path) from error
+    except MemoryError:
+        raise
     except pydicom_errors() as error:
         raise _truncated(header, f"damaged pixel data: {error}") from error
     if len(held) < min(stated, needed):

@@ -147,8 +147,8 @@ class Inflating(io.BytesIO):
         return super().read(size)
 
 
-def parse_file(stream: BinaryIO, size: int) -> ParsedFile:
-    """Parse an open file of `size` bytes; raises any of `pydicom_errors`."""
+def parse_file(stream: BinaryIO, size: int, tags: list[Any] | None = None) -> ParsedFile:
+    """Parse an open file of `size` bytes, or of its data set only what has `tags`; raises any of `pydicom_errors`."""
     from pydicom.filereader import dcmread, read_dataset
 
     stream.seek(0)
@@ -158,11 +158,12 @@ def parse_file(stream: BinaryIO, size: int) -> ParsedFile:
         if str(meta.get("TransferSyntaxUID", "")) == DEFLATED_UID:
             source = Inflating(stream.read())
             pixels = (FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA, PIXEL_DATA)
-            dataset = read_dataset(source, False, True, stop_when=lambda tag, *_: tag in pixels)
+            dataset = read_dataset(source, False, True, stop_when=lambda tag, *_: tag in pixels, specific_tags=tags)
             inflated = source.getbuffer().nbytes if source.is_whole else sys.maxsize
             return ParsedFile(meta, dataset, source, inflated, has_preamble)
     stream.seek(0)
-    dataset = dcmread(stream, stop_before_pixels=True, force=True, defer_size=_DEFERRED_VALUE)
+    deferred = None if tags else _DEFERRED_VALUE
+    dataset = dcmread(stream, stop_before_pixels=True, force=True, defer_size=deferred, specific_tags=tags)
     return ParsedFile(dataset.file_meta, dataset, stream, size, has_preamble)
 
 

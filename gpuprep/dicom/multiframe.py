@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gpuprep.dicom.datasets import pydicom_errors, quiet_pydicom
+from gpuprep.dicom.datasets import find_truncation, parse_file, pydicom_errors, quiet_pydicom
 from gpuprep.dicom.groups import PER_FRAME, SHARED, read_groups
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.planes import Plane, place, traits_of, usable_spacing
 from gpuprep.errors import GeometryError, HeaderError
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 #: Functional groups that carry a Frame Type, one a modality (PS3.3 C.8.13, C.8.15, C.8.22, C.8.32).
 _FRAME_TYPE_GROUPS = (
@@ -96,20 +94,22 @@ def _planes(instance: InstanceHeader, per_frame: Any, shared: Any) -> tuple[Plan
     return tuple(_plane(instance, n, (group, shared)) for n, group in enumerate(per_frame))
 
 
-def read_dataset(instance: InstanceHeader, elements: tuple[str | int, ...]) -> Dataset:
-    """Read some top-level elements of a file with pydicom, never its pixels.
+def read_dataset(instance: InstanceHeader, elements: tuple[str | int, ...]) -> Any:
+    """Read some top-level elements of a file as a pydicom data set, never its pixels.
 
     Raises
     ------
     HeaderError
         ``unreadable``: pydicom cannot read the file.
     """
-    import pydicom
-
     try:
-        return pydicom.dcmread(instance.path, stop_before_pixels=True, specific_tags=_tags_of(elements), force=True)
+        with Path(instance.path).open("rb") as file:
+            parsed = parse_file(file, os.fstat(file.fileno()).st_size, _tags_of(elements))
+        if len(parsed.dataset) and (cut := find_truncation(parsed)):
+            raise EOFError(cut)
     except pydicom_errors() as error:
         raise HeaderError(f"cannot be read: {error}", code="unreadable", subject=instance.path) from error
+    return parsed.dataset
 
 
 @cache

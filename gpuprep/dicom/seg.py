@@ -196,11 +196,10 @@ def read_source_frames(path: str | Path) -> frozenset[tuple[str, int | None]]:
     HeaderError
         ``header-unreadable``.
     """
-    import pydicom
-
     found: set[tuple[str, int | None]] = set()
     try:
-        data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[SHARED_TAG, PER_FRAME_TAG], force=True)
+        with Path(path).open("rb") as file:
+            data = parse_file(file, os.fstat(file.fileno()).st_size, [SHARED_TAG, PER_FRAME_TAG]).dataset
         for groups in (*(data.get(SHARED) or ()), *(data.get(PER_FRAME) or ())):
             for derivation in groups.get("DerivationImageSequence") or ():
                 for source in derivation.get("SourceImageSequence") or ():

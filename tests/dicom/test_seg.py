@@ -1,3 +1,4 @@
+import tracemalloc
 import warnings
 
 import highdicom
@@ -8,7 +9,10 @@ import pytest
 from gpuprep.codecs.segframes import decode_segmentation_frames
 from gpuprep.dicom import datasets, synth
 from gpuprep.dicom.datasets import DEFLATED_UID, EXPLICIT_BIG_UID, EXPLICIT_LITTLE_UID, IMPLICIT_LITTLE_UID
-from gpuprep.dicom.seg import cielab_to_rgb, read_segmentation
+from gpuprep.dicom.display import read_display
+from gpuprep.dicom.header import read_headers
+from gpuprep.dicom.seg import cielab_to_rgb, read_segmentation, read_source_frames
+from gpuprep.dicom.stack import planes_of
 from gpuprep.errors import DecodeError, HeaderError
 from gpuprep.masks import Code, Roi
 
@@ -280,6 +284,21 @@ def test_native_syntaxes_give_the_same_frames(tmp_path, masks, syntax, kind):
     for absent in (-1, len(found)):
         with pytest.raises(IndexError):
             found[absent]
+
+
+@pytest.mark.parametrize("read", [planes_of, read_display, lambda header: read_source_frames(header.path)])
+def test_deflated_pixels_stay_deflated_until_they_are_asked_for(tmp_path, masks, read):
+    data = build(masks)
+    data.file_meta.TransferSyntaxUID = DEFLATED_UID
+    data.PixelData = bytes(32 << 20)
+    (header,) = read_headers([str(save(data, tmp_path))])
+    tracemalloc.start()
+    try:
+        read(header)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 8 << 20
 
 
 def test_deflated_frames_may_be_larger_than_any_header(tmp_path, monkeypatch):
