@@ -39,7 +39,7 @@ $(VENV)/test.stamp: $(VENV)/bin/python $(SOURCES)
 
 native: ## build the host library into the source tree, to work without reinstalling: PYTHONPATH=. pytest
 	cmake -S kernels/host -B build/native -DCMAKE_BUILD_TYPE=Release
-	cmake --build build/native -j
+	cmake --build build/native -j $(shell getconf _NPROCESSORS_ONLN)
 	cmake --install build/native --prefix .
 
 bench: $(VENV)/test.stamp ## every benchmark, against the peers that are installed
