@@ -24,8 +24,8 @@ PetValues = Literal["suvbw", "stored"]
 SPACING_TOLERANCE = 0.05
 #: Voxels above this are foreground when cropping CT: between air (-1000 HU) and fat (about -100 HU).
 CT_FOREGROUND_HU = -500.0
-#: Largest spacing that is taken seriously, mm.
-MAX_SPACING_MM = 1000.0
+#: Least and largest spacing that are taken seriously, mm.
+MIN_SPACING_MM, MAX_SPACING_MM = 1e-3, 1000.0
 
 
 class MaskStrategy(StrEnum):
@@ -205,11 +205,12 @@ class Transforms:
     def __post_init__(self) -> None:
         check_choice("interpolation", self.interpolation, get_args(Interpolation))
         check_choice("PET values", self.pet, get_args(PetValues))
-        if not all(0 <= s <= MAX_SPACING_MM for s in self.spacing_xyz_mm):
+        if not all(s == 0 or MIN_SPACING_MM <= s <= MAX_SPACING_MM for s in self.spacing_xyz_mm):
             raise ConfigError(
                 f"spacing {self.spacing_xyz_mm} mm is not usable",
                 code="bad-spacing",
-                hint=f"give three numbers from 0 (keep) to {MAX_SPACING_MM:g} mm, as in --spacing 1,1,3",
+                hint=f"give three numbers from {MIN_SPACING_MM:g} to {MAX_SPACING_MM:g} mm, or 0 to keep that of the "
+                "series, as in --spacing 1,1,3",
             )
         if self.antialias and self.interpolation == "nearest":
             raise ConfigError(

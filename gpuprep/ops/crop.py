@@ -144,7 +144,7 @@ def move_planes(
 
 def with_margin(box: Box, geometry: VolumeGeometry, margin_mm: float) -> Box:
     """Return `box` grown by at least `margin_mm` on every side, in whole voxels, as far as the volume reaches."""
-    margin = np.ceil(margin_mm / geometry.spacing_dhw_mm - WHOLE_VOXELS).astype(int)
+    margin = np.minimum(np.ceil(margin_mm / geometry.spacing_dhw_mm - WHOLE_VOXELS), geometry.shape).astype(int)
     start = np.maximum(np.array(box[0]) - margin, 0)
     end = np.minimum(np.array(box[0]) + box[1] + margin, geometry.shape)
     return _box(start.tolist(), (end - 1).tolist())

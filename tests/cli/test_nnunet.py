@@ -202,6 +202,7 @@ def test_new_studies_join_the_data_set_and_shift_the_codes_of_all(gpuprep, tmp_p
     [
         (["--spacing", "1,1"], ExitStatus.CONFIG, "bad-spacing"),
         (["--spacing", "1,1,-1"], ExitStatus.CONFIG, "bad-spacing"),
+        (["--spacing", "1,1,1e-6"], ExitStatus.CONFIG, "bad-spacing"),
         (["--window-level", "40"], ExitStatus.CONFIG, "bad-window"),
         (["--window-level", "nan", "--window-width", "400"], ExitStatus.CONFIG, "bad-window"),
         (["--crop", "moon"], ExitStatus.CONFIG, "bad-crop"),

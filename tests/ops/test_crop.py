@@ -69,6 +69,7 @@ def test_margin_is_in_mm_and_stops_at_the_border():
     geometry = VolumeGeometry((10, 100, 100), np.diag([5.0, 1.0, 0.8, 1.0]))
     assert with_margin(((1, 50, 97), (2, 10, 2)), geometry, 10) == ((0, 40, 84), (5, 30, 16))
     assert with_margin(((1, 50, 97), (2, 10, 2)), geometry, 0) == ((1, 50, 97), (2, 10, 2))
+    assert with_margin(((1, 50, 97), (2, 10, 2)), geometry, 1e30) == ((0, 0, 0), (10, 100, 100))
 
 
 BOXES = [
