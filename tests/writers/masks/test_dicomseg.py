@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -186,6 +187,19 @@ def test_dcmqi_reads_the_same_voxels(kind, images, grid, tmp_path):
         else:
             theirs = found.get(f"s-{n + 1}.nii.gz", np.zeros(SHAPE)) > 0
         assert np.array_equal(theirs, mask.binary(n) > 0)
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (dicom3tools) is not installed")
+@pytest.mark.parametrize(("count", "density"), [(1, 0.5), (5, 0.3), (40, 0.01), (3, 0.0)])
+def test_binary_segments_are_as_the_standard_says(count, density, images, grid, tmp_path):
+    """Its release of 2022 knows no label maps."""
+    rois = [coded_roi(n, f"roi {n}") if n % 2 else Roi(n, f"roi {n}") for n in range(count)]
+    mask = random_mask(count, density=density, geometry=grid, rois=rois)
+    dicomseg.write(mask, tmp_path / "m.dcm", sources=images, kind="binary")
+    found = subprocess.run(["dciodvfy", "-new", tmp_path / "m.dcm"], capture_output=True, text=True, check=False)
+    lines = (found.stdout + found.stderr).splitlines()
+    assert "Segmentation" in lines
+    assert [line for line in lines if line.startswith("Error")] == []
 
 
 def test_images_from_which_names_and_dates_were_removed(images, grid, tmp_path):
