@@ -137,14 +137,22 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def _cause(error: OSError) -> OSError:
+    """Return what the system said, where pydicom has put a traceback around it."""
+    while error.errno is None and isinstance(error.__cause__, OSError):
+        error = error.__cause__
+    return error
+
+
 def _message(error: OSError) -> str:
+    error = _cause(error)
     if error.errno in (errno.EEXIST, errno.ENOTDIR):  # what Path.mkdir meets on its way
         return "cannot write: a file is where a folder should be"
     return f"cannot write: {os.strerror(error.errno) if error.errno else error}"
 
 
 def _code(error: OSError) -> str:
-    return _CODES.get(error.errno or 0, "write-failed")
+    return _CODES.get(_cause(error).errno or 0, "write-failed")
 
 
 def remove_parts(folder: Path) -> int:

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from gpuprep.errors import OutputError, WriteError
@@ -29,6 +30,22 @@ def test_what_the_system_refuses_has_a_code(tmp_path, number, code):
     with pytest.raises(WriteError) as caught, replacing(tmp_path / "a"):
         raise OSError(number, "no")
     assert caught.value.code == code
+
+
+def test_a_refusal_has_its_code_in_whatever_a_library_puts_it(tmp_path):
+    def write(file):
+        raise OSError(28, "No space left on device")
+
+    dataset = pydicom.Dataset()
+    dataset.PatientID = "x"
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    with (
+        pytest.raises(WriteError, match=r"a: cannot write: No space left on device \[disk-full\]$"),
+        replacing(tmp_path / "a"),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr("pydicom.filewriter.write_data_element", lambda *_: write(None))
+        dataset.save_as(tmp_path / "x", implicit_vr=False, little_endian=True)
 
 
 def test_files_and_folders_of_the_job_end_it(tmp_path):
