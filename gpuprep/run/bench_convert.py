@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -244,7 +245,7 @@ def _timed(call: Callable[[], Result]) -> tuple[Result, float]:
 def _read_all(files: Iterable[FoundFile]) -> None:
     def read(file: FoundFile) -> None:
         buffer = bytearray(_READ_BYTES)
-        with Path(file.path).open("rb", buffering=0) as stream:
+        with suppress(OSError), Path(file.path).open("rb", buffering=0) as stream:  # the job tells why not
             while stream.readinto(buffer):
                 pass
 

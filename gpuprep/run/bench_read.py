@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -139,7 +140,7 @@ def measure_reads(
         try:
             reads.append(_read_frame(path, generator))
         except TIFF_ERRORS as error:
-            failed.append(f"{path}: {error}")
+            failed.append(f"{path}: {getattr(error, 'strerror', None) or error}")
         if on_progress is not None:
             on_progress(number)
     frames = (tifffile.imread(read.path, key=read.frame) for read in reads[:compare])
@@ -153,7 +154,7 @@ def _forget(paths: Sequence[str]) -> None:
             "this system cannot be told to forget files", code="no-cache-control", hint="leave out --cold"
         )
     for path in paths:
-        with Path(path).open("rb") as file:
+        with suppress(OSError), Path(path).open("rb") as file:  # who reads it tells why not
             os.fsync(file.fileno())  # pages that are not on disk yet are not forgotten
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 

@@ -114,6 +114,14 @@ def test_a_case_that_fails_costs_itself(studies, tmp_path, small_kernels):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file that opens and cannot be read")
+def test_a_file_that_cannot_be_read_is_left_to_the_job(studies, tmp_path, small_kernels):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "studies").symlink_to(studies)
+    (tmp_path / "in" / "unreadable").symlink_to("/proc/self/mem")
+    assert measure(tmp_path / "in", tmp_path / "out").backends[0].job.cases == 4
+
+
 def test_the_device_is_one_trip_up_and_one_down(studies, tmp_path, monkeypatch):
     device = fake_cuda.install(monkeypatch)
     monkeypatch.setattr(device.cupy.cuda, "Event", lambda **timing: fake_cuda.Event(device))

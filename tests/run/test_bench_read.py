@@ -1,6 +1,7 @@
 """Reading TIFFs in an order: every file once, sizes as the files say, what cannot be read is named."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import tifffile
 
 from gpuprep.errors import ConfigError, ExitStatus, InputNotFoundError
 from gpuprep.report.reads import format_reads
+from gpuprep.run import bench_read
 from gpuprep.run.bench_read import measure_reads
+from gpuprep.run.tiff_files import find_tiffs
 
 RAMP = np.add.outer(np.arange(60), np.arange(40)).astype(np.uint16) * 7
 
@@ -115,6 +118,15 @@ def test_cold_reads_say_so(gpuprep, folder):
     assert result.status == ExitStatus.DONE
     assert "3 files" in result.stdout
     assert "page cache: emptied of these files first; " in result.stdout
+
+
+def test_a_file_that_is_gone_costs_itself(folder, monkeypatch):
+    gone = folder / "gone.tiff"
+    monkeypatch.setattr(bench_read, "find_tiffs", lambda f: [*found, replace(found[0], path=str(gone))])
+    found = find_tiffs(folder)
+    benchmark = measure_reads(folder, "sequential", is_cold=True)
+    assert len(benchmark.reads) == len(found)
+    assert benchmark.failed == (f"{gone}: No such file or directory",)
 
 
 def test_refusals(tmp_path, folder, monkeypatch):
