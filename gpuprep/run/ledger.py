@@ -10,7 +10,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,8 @@ from gpuprep.errors import CaseError, OutputError
 from gpuprep.writers.atomic import make_folder
 from gpuprep.writers.base import Output
 
+#: What to do where no ledger can be.
+_ELSEWHERE = "choose another output folder"
 #: Longest wait for a ledger below to go that was made at the same time.
 _YIELD_S = 0.5
 #: Raised when the tables change; a ledger of another version is refused, never guessed at.
@@ -98,8 +100,22 @@ class Ledger:
     def __init__(self, path: Path, job: str) -> None:
         self.path = path
         make_folder(path.parent)
-        try:
+        with self._refusing("open", "ledger-unreadable", _ELSEWHERE):
             self._db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
+        try:
+            self._open(job)
+        except OutputError:
+            self.close()
+            raise
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self, job: str) -> None:
+        with self._refusing("open", "ledger-unreadable", _ELSEWHERE):
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
@@ -113,25 +129,23 @@ class Ledger:
                 self._db.execute("INSERT INTO job VALUES (?)", (job,))
                 self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
                 self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise self._refusal("open", error, "ledger-unreadable", "choose another output folder") from error
-        if version not in (0, SCHEMA_VERSION):
-            raise OutputError(
-                f"the ledger has version {version}, this gpuprep writes version {SCHEMA_VERSION}",
-                code="ledger-unreadable",
-                subject=str(path),
-                hint="choose another output folder or name",
-            )
-        (found,) = self._db.execute("SELECT name FROM job").fetchone()
+            elif version != SCHEMA_VERSION:
+                raise OutputError(
+                    f"the ledger has version {version}, this gpuprep writes version {SCHEMA_VERSION}",
+                    code="ledger-unreadable",
+                    subject=str(self.path),
+                    hint="choose another output folder or name",
+                )
+            (found,) = self._db.execute("SELECT name FROM job").fetchone()
         other = f"gpuprep {found}" if found != job else self._find_other(is_new=version == 0)
         if other:
             self.close()
             if version == 0:
-                path.unlink(missing_ok=True)
+                self.path.unlink(missing_ok=True)
             raise OutputError(
                 f"the folder holds what {other} has written",
                 code="other-job",
-                subject=str(path.parent.parent),
+                subject=str(self.path.parent.parent),
                 hint="choose another output folder: each command has its own",
             )
 
@@ -156,10 +170,17 @@ class Ledger:
         self._db.close()
 
     def rows(self) -> dict[str, CaseRow]:
-        """Return all rows by case, in the order of case names."""
+        """Return all rows by case, in the order of case names.
+
+        Raises
+        ------
+        OutputError
+            ``ledger-unreadable``: the file is damaged.
+        """
         columns = ", ".join(_quoted(c) for c in _COLUMNS)
-        cursor = self._db.execute(f"SELECT {columns} FROM cases ORDER BY {_quoted('case')}")
-        return {row[0]: _row(row) for row in cursor}
+        with self._refusing("read", "ledger-unreadable", _ELSEWHERE):
+            cursor = self._db.execute(f"SELECT {columns} FROM cases ORDER BY {_quoted('case')}")
+            return {row[0]: _row(row) for row in cursor}
 
     def put(self, row: CaseRow) -> None:
         """Insert or replace the row of a case.
@@ -198,24 +219,25 @@ class Ledger:
                     self._db.execute("ROLLBACK")
                 raise
 
+    def _writing(self) -> AbstractContextManager[None]:
+        hint = "look after the disk, and run again: finished cases are kept"
+        return self._refusing("write", "ledger-not-written", hint)
+
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _refusing(self, verb: str, code: str, hint: str) -> Iterator[None]:
+        """Make an OutputError of what SQLite raises: with the code and hint of its kind, else with those given."""
         try:
             yield
-        except sqlite3.Error as error:
-            hint = "look after the disk, and run again: finished cases are kept"
-            raise self._refusal("write", error, "ledger-not-written", hint) from error
-
-    def _refusal(self, verb: str, error: sqlite3.Error, code: str, hint: str) -> OutputError:
-        """Return what stands for an error of SQLite: the code and hint of its kind, else those given."""
-        kinds = {
-            "locked": ("output-locked", "another gpuprep run writes there; wait for it"),
-            "full": ("disk-full", "make room and run again: finished cases are kept"),
-            "readonly": ("not-writable", "choose another output folder"),
-            "unable to open": ("not-writable", "choose another output folder"),
-        }
-        code, hint = next((kinds[word] for word in kinds if word in str(error)), (code, hint))
-        return OutputError(f"cannot {verb} the ledger: {error}", code=code, subject=str(self.path), hint=hint)
+        except (sqlite3.Error, json.JSONDecodeError) as error:
+            kinds = {
+                "locked": ("output-locked", "another gpuprep run writes there; wait for it"),
+                "full": ("disk-full", "make room and run again: finished cases are kept"),
+                "readonly": ("not-writable", _ELSEWHERE),
+                "unable to open": ("not-writable", _ELSEWHERE),
+            }
+            code, hint = next((kinds[word] for word in kinds if word in str(error)), (code, hint))
+            message = f"cannot {verb} the ledger: {error}"
+            raise OutputError(message, code=code, subject=str(self.path), hint=hint) from error
 
 
 def _plain(value: Any) -> Any:

@@ -89,6 +89,31 @@ def test_a_foreign_file_is_refused(tmp_path, kind):
     assert caught.value.code == "ledger-unreadable"
 
 
+@pytest.mark.parametrize("first", [2, 3], ids=["its tables", "its rows"])
+def test_a_damaged_ledger_is_refused(tmp_path, first):
+    path = tmp_path / "l.sqlite"
+    with Ledger(path, "job") as ledger:
+        ledger.put(replace(DONE, message="x" * 100))
+    content = bytearray(path.read_bytes())
+    page_bytes = int.from_bytes(content[16:18])
+    begin = (first - 1) * page_bytes
+    content[begin:] = b"A" * (len(content) - begin)
+    path.write_bytes(content)
+    with pytest.raises(OutputError) as caught, Ledger(path, "job") as ledger:
+        ledger.rows()
+    assert caught.value.code == "ledger-unreadable"
+    assert caught.value.hint
+
+
+def test_a_row_that_is_no_json_is_refused(tmp_path):
+    with Ledger(tmp_path / "l.sqlite", "job") as ledger:
+        ledger.put(DONE)
+        ledger._db.execute("UPDATE cases SET outputs = '['")
+        with pytest.raises(OutputError) as caught:
+            ledger.rows()
+    assert caught.value.code == "ledger-unreadable"
+
+
 def test_a_full_disk_has_its_code_whatever_is_written(tmp_path):
     ledger = Ledger(tmp_path / "l.sqlite", "job")
     ledger.put(DONE)
