@@ -142,14 +142,9 @@ def _open(
 
 
 def _check_output(output: Path, source: Path, opened: OpenedMask) -> None:
-    sources = (source, *(Path(image.path) for image in opened.images))
-    if output.exists() and any(output.samefile(path) for path in sources):
-        raise ConfigError(
-            "the output is a source, and sources are not written to",
-            code="output-is-source",
-            subject=str(output),
-            hint="choose another name",
-        )
+    from gpuprep.run.sources import refuse_as_output
+
+    refuse_as_output((source, *(Path(image.path) for image in opened.images)), output)
 
 
 def _write(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gpuprep.config import LabelPatterns, OnMissing, RoiOptions, RoiStrategy
 from gpuprep.errors import ConfigError, RoiError
+from gpuprep.texts import read_yaml
 
 #: ROI names that a message lists.
 _LISTED = 12
@@ -59,34 +60,13 @@ def load_roi_patterns(file: Path | str) -> tuple[LabelPatterns, ...]:
         else than such a map, names a label ``background``, twice or by what is no text, or holds a pattern that does
         not compile.
     """
-    import yaml
-
     path = Path(file)
-
-    class UniqueKeyLoader(yaml.SafeLoader):
-        """Refuses a repeated key, which YAML forbids and PyYAML lets the last one win."""
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise _invalid(f"{key!r} occurs twice", path)
-            return super().construct_mapping(node, deep)
-
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the ROI map: {error.strerror}",
-            code="roi-map-unreadable",
-            subject=str(path),
-            hint="check the path of --roi-match-yaml",
-        ) from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"the ROI map is no YAML: {reason}", code="roi-map-unreadable", subject=str(path), hint=_EXAMPLE
-        ) from error
+    data = read_yaml(
+        path,
+        code="roi-map-unreadable",
+        repeated="roi-map-invalid",
+        hint=f"--roi-match-yaml takes a YAML file; {_EXAMPLE}",
+    )
     if not isinstance(data, dict) or not data:
         raise _invalid("it is not a map from labels to patterns", path)
     return tuple(_label(name, value, path) for name, value in data.items())

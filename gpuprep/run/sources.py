@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,21 +101,28 @@ def open_sources(
     return Sources(tuple(series), link(series), tuple(problems))
 
 
-def refuse_as_output(paths: Sequence[Path], output: Path) -> None:
-    """Refuse to write into a source.
+def refuse_as_output(paths: Iterable[Path], output: Path) -> None:
+    """Refuse to write into a source, by whatever name.
 
     Raises
     ------
     ConfigError
         ``output-is-source``.
     """
-    if output.resolve() in [path.resolve() for path in paths]:
+    if any(_are_same(path, output) for path in paths):
         raise ConfigError(
             "the output is a source, and sources are not written to",
             code="output-is-source",
             subject=str(output),
             hint="choose another one; a folder inside the source is left out when it is read",
         )
+
+
+def _are_same(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except (OSError, ValueError):  # who reads or writes there tells why
+        return False
 
 
 def leave_out(index: Index, paths: Sequence[Path], output: Path) -> Index:

@@ -17,6 +17,7 @@ from gpuprep.run.ledger import FileProblem
 from gpuprep.run.plan import FailedPlan
 from gpuprep.run.sources import is_seen, leave_out, load_index, refuse_as_output
 from gpuprep.run.tiff_options import Layout, TiffOptions
+from gpuprep.texts import read_text
 from gpuprep.writers.names import safe_name, text_digest
 
 #: Images up to this size are small: their kernels take hardly longer than their starts.
@@ -60,11 +61,12 @@ def read_sources(
     InputNotFoundError
         ``path-missing``; ``no-dicom-found``: no file is DICOM.
     ConfigError
-        ``bad-list``: the text file is not UTF-8; ``output-is-source``; those of `load_index`.
+        ``bad-list``: the text file cannot be read, or is not UTF-8; ``output-is-source``; those of `load_index`.
     """
     paths = [source]
     if source.suffix.lower() == ".txt" and is_seen(source) and source.is_file():
-        paths = [Path(line) for line in _read_lines(source) if line]
+        text = read_text(source, code="bad-list", hint="a list of paths is text in UTF-8, one path a line")
+        paths = [Path(line.strip()) for line in text.splitlines() if line.strip()]
     is_list = paths != [source]
     lost = {path: str(path) for path in paths if not is_seen(path)} if is_list else {}
     there = [path for path in paths if path not in lost]
@@ -79,16 +81,6 @@ def read_sources(
             hint="check the path",
         )
     return index
-
-
-def _read_lines(source: Path) -> list[str]:
-    try:
-        text = source.read_text(encoding="utf-8-sig")  # editors on Windows put a mark before UTF-8
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            "a list of paths has to be text in UTF-8", code="bad-list", subject=str(source), hint="one path a line"
-        ) from error
-    return [line.strip() for line in text.splitlines()]
 
 
 def _is_usable(row: InstanceHeader) -> bool:
@@ -125,10 +117,7 @@ def only_image(index: Index, output: Path) -> InstanceHeader:
             subject=str(output),
             hint="name a folder",
         )
-    if output.exists() and output.samefile(images[0].path):
-        raise ConfigError(
-            "the output is the source, and sources are not written to", code="output-is-source", subject=str(output)
-        )
+    refuse_as_output([Path(images[0].path)], output)
     return images[0]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpuprep.coordinates import CoordinateMap
 from gpuprep.errors import ConfigError, InputNotFoundError
+from gpuprep.run.sources import refuse_as_output
 from gpuprep.run.tiff_files import find_tiffs
 from gpuprep.writers.atomic import replacing
 
@@ -46,13 +47,14 @@ def map_traces(source: Path, table_path: Path, output: Path) -> TraceCounts:
         ``path-missing``, ``no-tiff-found``.
     ConfigError
         ``bad-table``: another suffix, or columns missing, repeated or not numeric; ``no-coordinate-map``;
-        ``ambiguous-tiff``: several TIFFs are named by a UID of the table.
+        ``ambiguous-tiff``: several TIFFs are named by a UID of the table; ``output-is-source``.
     WriteError
         As `replacing`.
     """
     import pyarrow as pa
 
     _check_suffix(output)
+    refuse_as_output([table_path], output)
     table = _read_table(table_path)
     tiffs: dict[str, list[str]] = {}
     for file in find_tiffs(source):
@@ -119,7 +121,8 @@ def _read_table(path: Path) -> Any:
     except FileNotFoundError as error:
         raise InputNotFoundError("there is no such file", code="path-missing", subject=str(path)) from error
     except (pa.ArrowInvalid, OSError) as error:
-        raise ConfigError(f"cannot be read as a table: {error}", code="bad-table", subject=str(path)) from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot be read as a table: {reason}", code="bad-table", subject=str(path)) from error
     for problem, counts in (("missing", (0,)), ("repeated", range(2, len(table.column_names) + 1))):
         names = [name for name in (UID_COLUMN, *BOX_COLUMNS) if table.column_names.count(name) in counts]
         if names:

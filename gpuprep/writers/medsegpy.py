@@ -21,6 +21,7 @@ from gpuprep.codes import apply_rows
 from gpuprep.errors import ConfigError, OutputError, WriteError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.masks import RoiMask
+from gpuprep.texts import read_yaml
 from gpuprep.volume import Volume
 from gpuprep.writers.atomic import PART_SUFFIX, remove_file, replacing, write_text
 from gpuprep.writers.base import Output
@@ -35,6 +36,7 @@ Layout = Literal["2d", "3d"]
 Split = Literal["train", "val", "test"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
+_SPLIT_FILE_HINT = 'write YAML: {train: ["P1", "P2"], test: ["P3"]}'
 #: Digits of a slice number in MedSegPy's names; with more, files would not sort.
 MAX_SLICES = 999
 MAX_TIME_POINT = 99
@@ -347,14 +349,7 @@ def read_split_file(path: Path) -> dict[str, Split]:
     ConfigError
         ``bad-splits``: it cannot be read, is not such a map, or has a patient twice.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise _bad_split_file(path, f"cannot read: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise _bad_split_file(path, f"no YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path, code="bad-splits", repeated="bad-splits", hint=_SPLIT_FILE_HINT)
     if not isinstance(content, dict) or not content.keys() <= set(SPLITS):
         raise _bad_split_file(path, "not a map of train, val and test")
     listed: dict[str, Split] = {}
@@ -370,8 +365,7 @@ def read_split_file(path: Path) -> dict[str, Split]:
 
 
 def _bad_split_file(path: Path, reason: str) -> ConfigError:
-    hint = 'write YAML: {train: ["P1", "P2"], test: ["P3"]}'
-    return ConfigError(reason, code="bad-splits", subject=str(path), hint=hint)
+    return ConfigError(reason, code="bad-splits", subject=str(path), hint=_SPLIT_FILE_HINT)
 
 
 def check_output(root: Path, layout: Layout) -> None:

@@ -1,5 +1,6 @@
 """Sources to plans: names, copies, lists of paths, and what is broken."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -110,6 +111,15 @@ def test_a_list_may_come_from_windows_but_must_be_text(tmp_path):
     assert [row.path for row in read_sources(listing, tmp_path / "out", workers=1).instances] == [str(path)]
     listing.write_bytes(str(path).encode("latin-1"))
     with pytest.raises(ConfigError) as caught:
+        read_sources(listing, tmp_path / "out", workers=1)
+    assert caught.value.code == "bad-list"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file that opens and cannot be read")
+def test_a_list_that_cannot_be_read_is_refused(tmp_path):
+    listing = tmp_path / "list.txt"
+    listing.symlink_to("/proc/self/mem")
+    with pytest.raises(ConfigError, match="cannot read: Input/output error") as caught:
         read_sources(listing, tmp_path / "out", workers=1)
     assert caught.value.code == "bad-list"
 

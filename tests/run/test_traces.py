@@ -118,6 +118,11 @@ def test_refusals(tiffs):
         with pytest.raises(ConfigError) as caught:
             map_traces(tiffs, tiffs / name, tiffs / "out.csv")
         assert caught.value.code == code
+    (tiffs / "link.csv").symlink_to(tiffs / "a.csv")
+    for output in (tiffs / "a.csv", tiffs / "link.csv"):
+        with pytest.raises(ConfigError) as caught:
+            map_traces(tiffs, tiffs / "a.csv", output)
+        assert caught.value.code == "output-is-source"
     (tiffs / "d.csv").write_text("sop_instance_uid,x_min,x_max,y_min,y_max,y_max\n1.2.3,1,2,3,4,5\n")
     with pytest.raises(ConfigError, match="columns are repeated: y_max") as caught:
         map_traces(tiffs, tiffs / "d.csv", tiffs / "out.csv")
