@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from gpuprep.cli.options import RunOptions
 from gpuprep.config import OnExisting, Resources
 from gpuprep.errors import ExitStatus
 from gpuprep.hostlib import usable_cores
@@ -18,23 +19,31 @@ from gpuprep.run.ledger import CaseRow, FileProblem
 from gpuprep.run.sources import Sources, open_sources
 
 
-def find_sources(paths: Sequence[Path], output: Path, index_path: Path | None, resources: Resources) -> Sources:
-    """Read the headers of all sources and link them; errors as `open_sources`."""
-    workers = resources.workers or usable_cores()
+@contextmanager
+def open_run(paths: Sequence[Path], output: Path, run: RunOptions) -> Iterator[tuple[Sources, Execution]]:
+    """Read the headers of all sources, then give these and how the job runs; errors as `open_sources`."""
+    workers = run.resources.workers or usable_cores()
     with count_files() as on_progress:
-        return open_sources(paths, index_path=index_path, workers=workers, output=output, on_progress=on_progress)
+        sources = open_sources(
+            paths, index_path=run.index_path, workers=workers, output=output, on_progress=on_progress
+        )
+    with watched(run.on_existing, run.resources) as execution:
+        yield sources, execution
 
 
 @contextmanager
-def watched(on_existing: str, resources: Resources) -> Iterator[Execution]:
+def watched(on_existing: OnExisting, resources: Resources) -> Iterator[Execution]:
     """Give how a job runs, and show its progress."""
     with Progress() as progress:
-        yield Execution(OnExisting(on_existing), resources, progress.start, progress.add)
+        yield Execution(on_existing, resources, progress.start, progress.add)
 
 
-def finish(folder: Path, rows: Sequence[CaseRow], problems: Sequence[FileProblem], unlabelled: int = 0) -> ExitStatus:
-    """Write the reports into `folder`, print the summary on stderr, and return the exit status."""
+def finish(
+    made: Path, folder: Path, rows: Sequence[CaseRow], problems: Sequence[FileProblem], unlabelled: int = 0
+) -> ExitStatus:
+    """Write the reports into `folder`, print what was made, and on stderr a summary; return the exit status."""
     report, _ = write_reports(folder, rows, problems)
+    click.echo(str(made))
     click.echo(format_summary(rows, problems, unlabelled), err=True)
     click.echo(f"report: {report}", err=True)
     codes = {row.code for row in rows if row.status == "failed"}

@@ -40,12 +40,7 @@ def medsegpy(
     random_seed: int,
     collated: tuple[str, ...],
     dataset_name: str | None,
-    on_existing: str,
-    index_path: Path | None,
-    backend: str,
-    devices: str,
-    workers: int | None,
-    scheduler: str,
+    run: options.RunOptions,
     **shared: Any,
 ) -> int:
     """Convert CT, MR or PET studies with RTSTRUCT or SEG into HDF5 files that MedSegPy's loaders read.
@@ -61,7 +56,7 @@ def medsegpy(
     gpuprep medsegpy -m CT,RTSTRUCT -ryaml rois.yaml --format 3d /data/dicoms /data/msp
     gpuprep medsegpy -m CT,SEG -ryaml rois.yaml --format 2d --collate lungs=Lung_L,Lung_R /data/dicoms /data/msp2d
     """
-    from gpuprep.cli.jobs import find_sources, finish, watched
+    from gpuprep.cli.jobs import finish, open_run
     from gpuprep.run.labelled import labels_of
     from gpuprep.run.medsegpy import MedsegpyOptions, convert_to_medsegpy
     from gpuprep.run.plan import parse_modalities
@@ -83,13 +78,10 @@ def medsegpy(
         collations=tuple(Collation.parse(text, labels) for text in collated),
     )
     options.warn_of_unused(dict.fromkeys(["splits", "random_seed"], (split_file is None, "--split-file says it all")))
-    resources = options.parse_resources(backend, devices, workers, scheduler)
-    sources = find_sources(source, output, index_path, resources)
-    with watched(on_existing, resources) as execution:
+    with open_run(source, output, run) as (sources, execution):
         result, overlaps = convert_to_medsegpy(
             sources, output, case_options=case_options, options=job, execution=execution
         )
     for line in overlaps:
         click.echo(f"warning: {line}", err=True)
-    click.echo(str(output))
-    return finish(output / SIDECARS, result.rows, result.problems, result.unlabelled)
+    return finish(output, output / SIDECARS, result.rows, result.problems, result.unlabelled)

@@ -10,6 +10,10 @@ import click
 from gpuprep.cli import options
 from gpuprep.config import MaskContainer, OnMissing, RoiStrategy
 
+#: Options that are about masks alone.
+_OF_MASKS = ("masks", "roi_match_yaml", "roi_strategy", "on_missing", "roi_ignore_case", "roi_allow_multi_matches",
+             "contour_overlap", "fractional_threshold")  # fmt: skip
+
 
 @click.command(short_help="Images, masks and doses of studies → a tree of NIfTI files.")
 @click.argument("source", type=options.PATH, nargs=-1, required=True)
@@ -49,12 +53,7 @@ def nifti(
     masks: str,
     dose_grid: str,
     index_format: str,
-    on_existing: str,
-    index_path: Path | None,
-    backend: str,
-    devices: str,
-    workers: int | None,
-    scheduler: str,
+    run: options.RunOptions,
     **shared: Any,
 ) -> int:
     """Convert images, masks and doses below SOURCE into NIfTI files in OUTPUT.
@@ -75,7 +74,7 @@ def nifti(
     gpuprep nifti /data/dicoms /data/files
     gpuprep nifti -m CT,PT,RTSTRUCT,SEG,RTDOSE --masks seg.nrrd --dose-grid image /data/dicoms /data/all
     """
-    from gpuprep.cli.jobs import find_sources, finish, watched
+    from gpuprep.cli.jobs import finish, open_run
     from gpuprep.report.contents import write_contents
     from gpuprep.run.nifti import NiftiOptions, convert_to_nifti
     from gpuprep.run.plan import StudyModalities
@@ -91,13 +90,10 @@ def nifti(
     case_options = options.parse_case_options(**shared)
     has_masks = bool(job.wanted.segmentations)
     options.warn_of_unused(
-        dict.fromkeys(["masks", "roi_match_yaml"], (has_masks, "it needs RTSTRUCT or SEG among --modalities"))
+        dict.fromkeys(_OF_MASKS, (has_masks, "it needs RTSTRUCT or SEG among --modalities"))
         | {"dose_grid": (job.wanted.doses, "it needs RTDOSE among --modalities")}
     )
-    resources = options.parse_resources(backend, devices, workers, scheduler)
-    sources = find_sources(source, output, index_path, resources)
-    with watched(on_existing, resources) as execution:
+    with open_run(source, output, run) as (sources, execution):
         result = convert_to_nifti(sources, output, case_options=case_options, options=job, execution=execution)
     write_contents(output, result.outputs, index_format)
-    click.echo(str(output))
-    return finish(output / SIDECARS, result.rows, result.problems)
+    return finish(output, output / SIDECARS, result.rows, result.problems)

@@ -9,7 +9,7 @@ import click
 
 from gpuprep.cli import options
 from gpuprep.config import MaskStrategy
-from gpuprep.errors import ConfigError
+from gpuprep.texts import read_text
 
 
 @click.command(short_help="Studies with RTSTRUCT or SEG → an nnU-Net data set.")
@@ -46,12 +46,7 @@ def nnunet(
     test_set_ratio: float,
     test_cases: Path | None,
     random_seed: int,
-    on_existing: str,
-    index_path: Path | None,
-    backend: str,
-    devices: str,
-    workers: int | None,
-    scheduler: str,
+    run: options.RunOptions,
     **shared: Any,
 ) -> int:
     """Convert CT, MR or PET studies with RTSTRUCT or SEG into an nnU-Net v2 data set.
@@ -73,7 +68,7 @@ def nnunet(
     gpuprep nnunet -m CT,RTSTRUCT -ryaml rois.yaml -ms region_mask /data/dicoms /data/nnunet_ready
     gpuprep nnunet -m CT,PT,SEG -ryaml rois.yaml --spacing 2,2,3 --crop roi:20 /data/dicoms /data/nnunet_pet
     """
-    from gpuprep.cli.jobs import find_sources, finish, watched
+    from gpuprep.cli.jobs import finish, open_run
     from gpuprep.run.nnunet import NnunetOptions, convert_to_nnunet
     from gpuprep.run.plan import parse_modalities
     from gpuprep.writers.nnunet import find_dataset
@@ -92,26 +87,15 @@ def nnunet(
     options.warn_of_unused(
         {"region_codes": (job.strategy is MaskStrategy.REGION_MASK, "it needs --mask-saving-strategy region_mask")}
     )
-    resources = options.parse_resources(backend, devices, workers, scheduler)
-    sources = find_sources(source, output, index_path, resources)
     first = source[0].resolve()
     name = dataset_name or (first.stem if first.is_file() else first.name)
-    folder = find_dataset(output, name=name, number=dataset_id)
-    with watched(on_existing, resources) as execution:
+    with open_run(source, output, run) as (sources, execution):
+        folder = find_dataset(output, name=name, number=dataset_id)
         result = convert_to_nnunet(sources, folder, case_options=case_options, options=job, execution=execution)
-    click.echo(str(folder.raw))
-    return finish(folder.sidecars, result.rows, result.problems, result.unlabelled)
+    return finish(folder.raw, folder.sidecars, result.rows, result.problems, result.unlabelled)
 
 
 def _read_list(path: Path) -> frozenset[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-        raise ConfigError(
-            f"cannot read: {reason}",
-            code="bad-test-set",
-            subject=str(path),
-            hint="--test-cases takes a text file with one case name or patient ID a line",
-        ) from error
+    hint = "--test-cases takes a text file with one case name or patient ID a line"
+    lines = read_text(path, code="bad-test-set", hint=hint).splitlines()
     return frozenset(line.strip() for line in lines if line.strip())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 import click
 from click.core import ParameterSource
@@ -119,6 +121,11 @@ def stacking_options(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
+backend_option = click.option(
+    "--backend", type=click.Choice(["auto", "cpu", "cuda", "reference"]), default="auto", show_default=True,
+    help="auto: CUDA where a test kernel runs on it, else the CPU. reference: plain NumPy, slow, to check a result.",
+)  # fmt: skip
+
 device_option = click.option(
     "--devices", default="0", show_default=True, metavar="N,…",
     help="CUDA devices, counted from 0 among those that CUDA_VISIBLE_DEVICES shows; each gets a process.",
@@ -131,22 +138,43 @@ scheduler_option = click.option(
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a command that runs cases is told of how."""
+
+    on_existing: OnExisting
+    index_path: Path | None
+    resources: Resources
+
+
 def run_options(command: Command) -> Command:
-    """Add the options of every command that runs cases."""
+    """Add the options of every command that runs cases, which gets them as `run`, `RunOptions`."""
+
+    @wraps(command)
+    def with_run(
+        *,
+        on_existing: str,
+        index_path: Path | None,
+        backend: str,
+        devices: str,
+        workers: int | None,
+        scheduler: str,
+        **others: Any,
+    ) -> Any:
+        resources = parse_resources(backend, devices, workers, scheduler)
+        return command(run=RunOptions(OnExisting(on_existing), index_path, resources), **others)
+
     return apply(
         click.option("--on-existing", type=click.Choice([m.value for m in OnExisting]), default="skip",
                      show_default=True, help="Cases that are done: leave them, convert them again, or stop."),
         click.option("--index", "index_path", type=PATH, metavar="FILE.parquet",
                      help="Keep the index of the sources here; the next run reads only new and changed files."),
-        click.option("--backend", type=click.Choice(["auto", "cpu", "cuda", "reference"]), default="auto",
-                     show_default=True,
-                     help="auto: CUDA where a test kernel runs on it, else the CPU. reference: plain NumPy, slow, to "
-                          "check a result."),
+        backend_option,
         device_option,
         click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N",
                      help="Cases at once: on the CPU processes, as many as cores by default; on CUDA 3 a device."),
         scheduler_option,
-    )(command)  # fmt: skip
+    )(cast("Command", with_run))  # fmt: skip
 
 
 def warn_of_unused(uses: Mapping[str, tuple[bool, str]]) -> None:

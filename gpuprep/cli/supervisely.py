@@ -92,18 +92,13 @@ def _convert(
     plane_masks: str,
     instances: str,
     overlap: str,
-    on_existing: str,
-    index_path: Path | None,
-    backend: str,
-    devices: str,
-    workers: int | None,
-    scheduler: str,
+    run: options.RunOptions,
     planes: str = "axl,cor,sag",
     scores: Path | None = None,
     volumes: Path | None = None,
     **shared: Any,
 ) -> int:
-    from gpuprep.cli.jobs import find_sources, finish, watched
+    from gpuprep.cli.jobs import finish, open_run
     from gpuprep.run.labelled import labels_of
     from gpuprep.run.plan import parse_modalities
     from gpuprep.run.supervisely import SuperviselyOptions, convert_to_supervisely
@@ -131,9 +126,6 @@ def _convert(
         | {"overlap": (is_map, "it needs --layout plane and --plane-masks semantic")}
         | {"instances": (not is_map, "label maps have no objects; use --plane-masks instance")}
     )
-    resources = options.parse_resources(backend, devices, workers, scheduler)
-    sources = find_sources(source, output, index_path, resources)
-    with watched(on_existing, resources) as execution:
+    with open_run(source, output, run) as (sources, execution):
         result = convert_to_supervisely(sources, output, case_options=case_options, options=job, execution=execution)
-    click.echo(str(output / IMPORT_FOLDER))
-    return finish(output / SIDECARS, result.rows, result.problems, result.unlabelled)
+    return finish(output / IMPORT_FOLDER, output / SIDECARS, result.rows, result.problems, result.unlabelled)

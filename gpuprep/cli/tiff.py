@@ -136,13 +136,7 @@ _CHOICES = {
     show_default=True,
     help="Images that are done: leave them, convert them again, or stop. A single TIFF is written again, or stops.",
 )
-@click.option(
-    "--backend",
-    type=click.Choice(["auto", "cpu", "cuda", "reference"]),
-    default="auto",
-    show_default=True,
-    help="auto: CUDA where a test kernel runs on it, else the CPU. reference: plain NumPy, slow, to check a result.",
-)
+@options.backend_option
 @options.device_option
 @click.option("-j", "--threads", "--workers", "workers", type=click.IntRange(min=1), metavar="N",
               help="Images at once: on the CPU processes, all cores by default; on CUDA 3 a device.")  # fmt: skip
@@ -194,10 +188,9 @@ def tiff(
         convert_one(image, output, tiff_options, resources, on_existing=OnExisting(on_existing))
         click.echo(str(output))
         return ExitStatus.DONE
-    with watched(on_existing, resources) as execution:
+    with watched(OnExisting(on_existing), resources) as execution:
         rows, problems = convert_to_tiff(index, output, tiff_options, execution=execution, strict=strict)
-    click.echo(str(output))
-    return finish(output / SIDECARS, rows, problems)
+    return finish(output, output / SIDECARS, rows, problems)
 
 
 def parse_tiff_options(

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gpuprep._version import __version__
-from gpuprep.errors import BackendUnavailableError, ConfigError, JobError, OutputError
+from gpuprep.errors import BackendUnavailableError, JobError, OutputError
 from gpuprep.extras import load_extra
 from gpuprep.hostlib import usable_cores
 from gpuprep.run.local import Crash, outcome_of
@@ -97,27 +97,20 @@ def map_on_cluster(
     scheduler : str
         Its address, as ``tcp://host:8786``.
     folder : Path
-        Where the workers write; the same path everywhere.
+        Where the workers write; absolute, and the same path everywhere.
     on_send : callable
         Told each task before a worker gets it.
 
     Raises
     ------
     ConfigError
-        ``relative-output``: `folder` is relative, which means something else to each worker; ``extra-missing``.
+        ``extra-missing``.
     OutputError
         ``output-not-shared``: a worker does not see `folder`; and those of `write_bytes`.
     BackendUnavailableError
         ``cluster-unreachable``; ``other-version``: a worker has another gpuprep; ``cluster-failed``: the scheduler is
         gone, or a worker cannot make out a task.
     """
-    if not folder.is_absolute():
-        raise ConfigError(
-            "workers may have another working directory, and need the whole path of the output",
-            code="relative-output",
-            subject=str(folder),
-            hint=f"write it as {folder.absolute()}, if all workers have it there",
-        )
     waiting = deque(tasks)
     held: dict[Any, Task] = {}
     with _connected(scheduler) as client:

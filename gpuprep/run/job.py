@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from gpuprep.config import OnExisting, Resources, digest
-from gpuprep.errors import CaseError, OutputError
+from gpuprep.errors import CaseError, ConfigError, OutputError
 from gpuprep.run.case import CaseOptions, process_case
 from gpuprep.run.cluster import map_on_cluster
-from gpuprep.run.ledger import CaseRow, Ledger
+from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.local import Crash, map_isolated
 from gpuprep.run.plan import CasePlan, FailedPlan
-from gpuprep.run.slots import BackendChoice, Placement, slot_backend
-from gpuprep.writers.atomic import of_the_job, remove, remove_parts, stored_size
+from gpuprep.run.slots import BackendChoice, Placement, place, slot_backend
+from gpuprep.writers.atomic import LEDGER, SIDECARS, of_the_job, remove, remove_parts, stored_size
 from gpuprep.writers.base import CaseWriter, Output
 
 #: By `Crash.code`.
@@ -106,6 +106,54 @@ class CaseWork:
         return process_case(plan, self.options, slot_backend(self.choice), self.writer, self.choice.threads)
 
 
+@contextmanager
+def open_job(
+    name: str,
+    root: Path,
+    plans: Sequence[object],
+    problems: Iterable[FileProblem],
+    resources: Resources,
+    *,
+    ledger_path: Path | None = None,
+) -> Iterator[tuple[Ledger, Placement]]:
+    """Decide where a job runs, then open its ledger: of one that cannot run nothing is written.
+
+    Parameters
+    ----------
+    name : str
+        The command.
+    root : Path
+        The output folder.
+    plans : sequence
+        What there is to do at most.
+    problems : iterable of FileProblem
+        The input files that cannot be used.
+    resources : Resources
+    ledger_path : Path, optional
+        By default that of a folder with one data set.
+
+    Raises
+    ------
+    ConfigError
+        ``relative-output``: workers of a cluster may have another working directory; and those of `place`.
+    BackendUnavailableError
+        Those of `place`.
+    OutputError
+        Those of `Ledger`.
+    """
+    if resources.scheduler and not root.is_absolute():
+        raise ConfigError(
+            "workers may have another working directory, and need the whole path of the output",
+            code="relative-output",
+            subject=str(root),
+            hint=f"write it as {root.absolute()}, if all workers have it there",
+        )
+    placement = place(resources, len(plans))
+    with Ledger(ledger_path or root / SIDECARS / LEDGER, name) as ledger:
+        ledger.set_file_problems(problems)
+        yield ledger, placement
+
+
 def run_cases(
     plans: Sequence[CasePlan | FailedPlan],
     *,
@@ -131,7 +179,7 @@ def run_cases(
     ledger : Ledger
     execution : Execution
     placement : Placement
-        Where they run: `place` of the execution's resources.
+        Where they run, from `open_job`.
 
     Raises
     ------

@@ -10,7 +10,7 @@ from gpuprep.config import digest
 from gpuprep.errors import ConfigError
 from gpuprep.extras import load_extra
 from gpuprep.run.case import CaseOptions
-from gpuprep.run.job import Execution, run_cases
+from gpuprep.run.job import Execution, open_job, run_cases
 from gpuprep.run.labelled import (
     JobResult,
     count_unlabelled,
@@ -20,11 +20,10 @@ from gpuprep.run.labelled import (
     refuse_mixed_options,
     split_vanished,
 )
-from gpuprep.run.ledger import CaseRow, Ledger
+from gpuprep.run.ledger import CaseRow
 from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
-from gpuprep.run.slots import place
 from gpuprep.run.sources import Sources
-from gpuprep.writers.atomic import LEDGER, SIDECARS, make_folder
+from gpuprep.writers.atomic import SIDECARS, make_folder
 from gpuprep.writers.medsegpy import (
     SPLITS,
     Collation,
@@ -139,13 +138,10 @@ def convert_to_medsegpy(
         multiple=case_options.multiple,
     )
     check_output(root, options.layout)
-    ledger = Ledger(root / SIDECARS / LEDGER, "medsegpy")
-    try:
-        ledger.set_file_problems(sources.problems)
+    with open_job("medsegpy", root, plans, sources.problems, execution.resources) as (ledger, placement):
         numbering = _number(root / SIDECARS / "subjects.json", plans)
         known, vanished = split_vanished(ledger.rows(), plans, root)
         splits = _assign(plans, known, options)
-        placement = place(execution.resources, len(plans))
         writer = MedsegpyWriter(root, options.layout, numbering.scan_ids(), splits, placement.threads)
         refuse_mixed_options(known, plans, digest(case_options, writer.config))
         forget(ledger, vanished, root, writer.discard)
@@ -172,8 +168,6 @@ def convert_to_medsegpy(
             scans={writer.scan_ids[c]: (splits[c], r.details) for c, r in rows.items() if r.status == "done"},
         )
         write_register_script(root)
-    finally:
-        ledger.close()
     unlabelled = count_unlabelled(sources, plans, options.images[0])
     return JobResult(tuple(rows.values()), sources.problems, unlabelled), overlaps
 

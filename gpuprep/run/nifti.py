@@ -10,13 +10,11 @@ from typing import Literal
 from gpuprep.config import MaskContainer, Stacking
 from gpuprep.errors import ConfigError
 from gpuprep.run.case import CaseOptions
-from gpuprep.run.job import Execution, run_cases
-from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
+from gpuprep.run.job import Execution, open_job, run_cases
+from gpuprep.run.ledger import CaseRow, FileProblem
 from gpuprep.run.plan import CasePlan, FailedPlan, StudyModalities, plan_study_cases
-from gpuprep.run.slots import place
 from gpuprep.run.sources import Sources
 from gpuprep.run.volumes import choose_images
-from gpuprep.writers.atomic import LEDGER, SIDECARS
 from gpuprep.writers.base import Output
 from gpuprep.writers.names import safe_name
 from gpuprep.writers.paths import PathTemplate
@@ -100,12 +98,18 @@ def convert_to_nifti(
     Raises
     ------
     ConfigError
-        ``bad-crop``: cropping to ROIs leaves no grid for doses.
+        ``bad-crop``: cropping to ROIs leaves no grid for doses, or there are no ROIs to crop to; those of `open_job`.
     OutputError
         ``other-job``, ``exists``, ``output-locked``, ``not-writable``, ``disk-full``.
     """
     crops_to_rois = case_options.transforms.crop.to == "roi"
     on_images = options.wanted.doses and options.dose_grid == "image"
+    if crops_to_rois and not options.wanted.segmentations:
+        raise ConfigError(
+            "there are no ROIs to crop to",
+            code="bad-crop",
+            hint="add RTSTRUCT or SEG to --modalities, or use another --crop",
+        )
     if crops_to_rois and on_images:
         raise ConfigError(
             "a dose cannot be put on images that are cropped to the ROIs of several segmentations",
@@ -120,12 +124,9 @@ def convert_to_nifti(
         images_with_masks=crops_to_rois,
         doses_on_images=on_images,
     )
-    ledger = Ledger(root / SIDECARS / LEDGER, "nifti")
-    try:
+    with open_job("nifti", root, plans, sources.problems, execution.resources) as (ledger, placement):
         held = {without_suffix(o.path).lower(): row.case for row in ledger.rows().values() for o in row.outputs}
         images, masks = name_files(plans, options, case_options.stacking, held)
-        ledger.set_file_problems(sources.problems)
-        placement = place(execution.resources, len(plans))
         writer = StudyWriter(
             root,
             images,
@@ -147,8 +148,6 @@ def convert_to_nifti(
             placement=placement,
         )
         rows = ledger.rows()
-    finally:
-        ledger.close()
     planned = {p.case for p in plans}
     return NiftiResult(
         tuple(row for case, row in rows.items() if case in planned),

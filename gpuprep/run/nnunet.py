@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from gpuprep.config import MaskStrategy, digest
 from gpuprep.errors import ConfigError, OutputError
 from gpuprep.run.case import CaseOptions
-from gpuprep.run.job import Execution, ending_clean, files_present, run_cases
+from gpuprep.run.job import Execution, ending_clean, files_present, open_job, run_cases
 from gpuprep.run.labelled import (
     JobResult,
     count_unlabelled,
@@ -21,7 +21,7 @@ from gpuprep.run.labelled import (
 from gpuprep.run.ledger import CaseRow, Ledger
 from gpuprep.run.local import Crash, map_isolated
 from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
-from gpuprep.run.slots import place, share_cores
+from gpuprep.run.slots import share_cores
 from gpuprep.run.sources import Sources
 from gpuprep.writers.atomic import PART_SUFFIX, make_folder, of_the_job, remove
 from gpuprep.writers.base import Output
@@ -126,14 +126,12 @@ def convert_to_nnunet(
         multiple=case_options.multiple,
     )
     _refuse_foreign(folder)
-    ledger = Ledger(folder.ledger, "nnunet")
-    try:
+    job = open_job("nnunet", folder.root, plans, sources.problems, execution.resources, ledger_path=folder.ledger)
+    with job as (ledger, placement):
         make_folder(folder.raw)
         _refuse_taken_id(folder, ledger)
-        ledger.set_file_problems(sources.problems)
         known, vanished = split_vanished(ledger.rows(), plans, folder.root)
         splits = _assign(plans, known, options)
-        placement = place(execution.resources, len(plans))
         writer = NnunetWriter(folder, splits, options.strategy, options.images, placement.threads)
         refuse_mixed_options(known, plans, digest(case_options, writer.config))
         forget(ledger, vanished, folder.root, writer.discard)
@@ -169,10 +167,7 @@ def convert_to_nnunet(
         folds = make_folds(training, seed=options.seed)
         write_splits(folder, folds)
         write_scripts(folder, len(folds))
-    finally:
-        ledger.close()
-    unlabelled = count_unlabelled(sources, plans, options.images[0])
-    return JobResult(tuple(rows.values()), sources.problems, unlabelled)
+    return JobResult(tuple(rows.values()), sources.problems, count_unlabelled(sources, plans, options.images[0]))
 
 
 def _refuse_foreign(folder: DatasetFolder) -> None:

@@ -11,7 +11,7 @@ from gpuprep.config import digest
 from gpuprep.dicom.index import list_some
 from gpuprep.errors import ConfigError, OutputError
 from gpuprep.run.case import CaseOptions
-from gpuprep.run.job import Execution, run_cases
+from gpuprep.run.job import Execution, open_job, run_cases
 from gpuprep.run.labelled import (
     JobResult,
     count_unlabelled,
@@ -20,11 +20,10 @@ from gpuprep.run.labelled import (
     refuse_mixed_options,
     split_vanished,
 )
-from gpuprep.run.ledger import CaseRow, Ledger
+from gpuprep.run.ledger import CaseRow
 from gpuprep.run.plan import CasePlan, FailedPlan, plan_segmented_cases
-from gpuprep.run.slots import place
 from gpuprep.run.sources import Sources
-from gpuprep.writers.atomic import LEDGER, SIDECARS, make_folder, of_the_job, remove
+from gpuprep.writers.atomic import make_folder, of_the_job, remove
 from gpuprep.writers.sidecar import parse_grid
 from gpuprep.writers.supervisely import (
     COLOUR_MAP,
@@ -165,10 +164,7 @@ def convert_to_supervisely(
     targets = _targets_by_case(plans, options.targets) if options.layout == "annotations" else {}
     if targets:
         plans = [replace(plan, writes_images=False) if isinstance(plan, CasePlan) else plan for plan in plans]
-    ledger = Ledger(root / SIDECARS / LEDGER, "supervisely")
-    try:
-        ledger.set_file_problems(sources.problems)
-        placement = place(execution.resources, len(plans))
+    with open_job("supervisely", root, plans, sources.problems, execution.resources) as (ledger, placement):
         writer = _make_writer(root, options, targets, placement.threads)
         known, vanished = split_vanished(ledger.rows(), plans, root)
         refuse_mixed_options(known, plans, digest(case_options, writer.config))
@@ -186,10 +182,7 @@ def convert_to_supervisely(
         )
         rows = ledger.rows()
         _write_tables(root, {case: row for case, row in rows.items() if row.status == "done"}, labels, options, targets)
-    finally:
-        ledger.close()
-    unlabelled = count_unlabelled(sources, plans, options.images[0])
-    return JobResult(tuple(rows.values()), sources.problems, unlabelled)
+    return JobResult(tuple(rows.values()), sources.problems, count_unlabelled(sources, plans, options.images[0]))
 
 
 def _refuse_collisions(plans: Sequence[CasePlan | FailedPlan], classes: Sequence[str]) -> None:

@@ -14,14 +14,14 @@ from gpuprep.config import OnExisting, Resources, digest
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.index import Index
 from gpuprep.errors import CaseError, HeaderError, OutputError
-from gpuprep.run.job import Batching, Execution, run_plans
-from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
+from gpuprep.run.job import Batching, Execution, open_job, run_plans
+from gpuprep.run.ledger import CaseRow, FileProblem
 from gpuprep.run.slots import BackendChoice, place, slot_backend
 from gpuprep.run.stopwatch import Stopwatch
 from gpuprep.run.tiff_image import Loaded, Made, load_image, make_where_it_fits, make_where_they_fit
 from gpuprep.run.tiff_options import TiffOptions
 from gpuprep.run.tiff_plan import ImagePlan, group_images, plan_images
-from gpuprep.writers.atomic import LEDGER, SIDECARS, remove_file
+from gpuprep.writers.atomic import remove_file
 from gpuprep.writers.base import Output
 from gpuprep.writers.tiff import write_tiff
 
@@ -187,10 +187,7 @@ def convert_to_tiff(
             raise CaseError(row.message, code=row.code, subject=row.subject or row.case, hint=row.hint)
 
     paths = {plan.case: root / plan.path for plan in plans if isinstance(plan, ImagePlan)}
-    ledger = Ledger(root / SIDECARS / LEDGER, "tiff")
-    try:
-        ledger.set_file_problems(problems)
-        placement = place(execution.resources, len(plans))
+    with open_job("tiff", root, plans, problems, execution.resources) as (ledger, placement):
         work = TiffWork(options, root, placement.choice)
         batching = Batching(partial(group_images, options=options), work.convert_together)
         run_plans(
@@ -206,7 +203,5 @@ def convert_to_tiff(
             placement=placement,
         )
         rows = ledger.rows()
-    finally:
-        ledger.close()
     planned = {p.case for p in plans}
     return tuple(row for case, row in rows.items() if case in planned), problems

@@ -59,6 +59,7 @@ TOO_LONG = "x" * 300
          ["1 image series without a segmentation", "gpuprep show"]),
         ("nnunet -m CT STUDY TMP/out", ExitStatus.CONFIG, ["--roi-match-yaml"]),
         ("nifti --devices x TMP/nowhere TMP/out", ExitStatus.CONFIG, ["[bad-devices]", "--devices 0"]),
+        ("nifti --crop roi STUDY TMP/out", ExitStatus.CONFIG, ["[bad-crop]", "add RTSTRUCT or SEG to --modalities"]),
         ("tiff -j 1 STUDY STUDY", ExitStatus.CONFIG, ["[output-is-source]", "choose another"]),
         ("synth TMP/notes/readme.txt", ExitStatus.OUTPUT, ["[not-writable]", "where a folder should be", "hint: "]),
         ("nifti STUDY TMP/notes/readme.txt/out", ExitStatus.OUTPUT, ["[not-writable]", "where a folder should be"]),
@@ -91,6 +92,7 @@ def test_a_mistake_gets_a_status_and_advice(gpuprep, places, command, status, sa
             ["--devices", "--scheduler"],
         ),
         ("nifti --masks npz --dose-grid image STUDY TMP/out", ["--masks", "--dose-grid"]),
+        ("nifti --on-missing error --contour-overlap xor STUDY TMP/out", ["--on-missing", "--contour-overlap"]),
         ("nifti -m CT,RTSTRUCT --masks npz STUDY TMP/out", []),
         (f"{NNUNET} MAP --region-codes bitmask STUDY TMP/out", ["--region-codes"]),
         ("supervisely -m CT,RTSTRUCT -ryaml MAP --overlap last --instances component STUDY TMP/out", ["--overlap"]),
@@ -100,6 +102,28 @@ def test_a_mistake_gets_a_status_and_advice(gpuprep, places, command, status, sa
 def test_an_option_without_use_is_told(gpuprep, places, command, warned):
     result = gpuprep(*fill(command, places))
     assert re.findall("^warning: (.+) has no use: ", result.stderr, re.M) == warned
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"{NNUNET} MAP",
+        "medsegpy --format 3d -m CT,RTSTRUCT -ryaml MAP",
+        "supervisely -m CT,RTSTRUCT -ryaml MAP",
+        "nifti",
+        "tiff",
+    ],
+)
+def test_a_job_that_no_worker_can_do_leaves_nothing(gpuprep, places, monkeypatch, command):
+    monkeypatch.chdir(places["TMP"])
+    before = sorted(places["TMP"].rglob("*"))
+    for output, status, code in (
+        ("out", ExitStatus.CONFIG, "relative-output"),
+        ("TMP/out", ExitStatus.NO_BACKEND, "cluster-unreachable"),
+    ):
+        result = gpuprep(*fill(f"{command} --scheduler nonsense STUDY {output}", places))
+        assert result.status == status and f"[{code}]" in result.stderr
+    assert sorted(places["TMP"].rglob("*")) == before
 
 
 def fill(command, places):
@@ -180,6 +204,14 @@ def test_a_reader_that_has_gone_is_no_bug(study):
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_job_writes_its_report_for_a_reader_that_has_gone(places):
+    command = [sys.executable, "-m", "gpuprep", "nifti", str(places["STUDY"]), str(places["TMP"] / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.close()
+    assert process.returncode == 128 + signal.SIGPIPE
+    assert (places["TMP"] / "out" / "gpuprep" / "report.json").exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

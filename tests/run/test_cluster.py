@@ -109,13 +109,6 @@ def test_what_workers_cannot_make_out_ends_the_job(scheduler, tmp_path):
     assert caught.value.code == "cluster-failed"
 
 
-def test_an_output_has_to_be_named_in_full(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError) as caught:
-        list(run(misbehave, ["a"], "tcp://127.0.0.1:1", tmp_path.relative_to(tmp_path)))
-    assert caught.value.code == "relative-output"
-
-
 def test_cores_are_shared_by_the_workers_of_a_machine(scheduler):
     assert measure_workers(scheduler) == (max(1, usable_cores() // 2), 1)
 
