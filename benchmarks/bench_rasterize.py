@@ -1,6 +1,6 @@
 """ROI contours → mask against skimage.draw.polygon: 20 ROIs of 240 000 points into 512 × 512 × 200, on one thread.
 
-``python benchmarks/bench_rasterize.py [--rounds 5]`` also counts the voxels that differ, and times 148 ROIs.
+``python benchmarks/bench_rasterize.py [--rounds 3]`` also counts the voxels that differ, and times 148 ROIs.
 """
 
 from __future__ import annotations
