@@ -16,7 +16,8 @@ from gpuprep.errors import BackendUnavailableError
 
 #: Libraries whose versions change what gpuprep can do or how fast.
 _LIBRARIES = ("numpy", "pydicom", "imagecodecs", "python-gdcm", "isal", "pyarrow", "tifffile", "h5py", "highdicom",
-              "zarr", "cupy-cuda12x", "cupy-cuda13x", "nvidia-dali-cuda130")  # fmt: skip
+              "zarr", "cupy-cuda12x", "cupy-cuda13x", "nvidia-dali-cuda130",
+              "distributed")  # fmt: skip
 
 
 def list_facts() -> dict[str, str]:
