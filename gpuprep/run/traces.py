@@ -119,14 +119,15 @@ def _read_table(path: Path) -> Any:
         else:
             table = parquet.read_table(pa.BufferReader(content))
     except FileNotFoundError as error:
-        raise InputNotFoundError("there is no such file", code="path-missing", subject=str(path)) from error
+        message = "there is no such file"
+        raise InputNotFoundError(message, code="path-missing", subject=str(path), hint="check the path") from error
     except (pa.ArrowInvalid, OSError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot be read as a table: {reason}", code="bad-table", subject=str(path)) from error
+        raise _bad_table(f"cannot be read as a table: {reason}", path) from error
     for problem, counts in (("missing", (0,)), ("repeated", range(2, len(table.column_names) + 1))):
         names = [name for name in (UID_COLUMN, *BOX_COLUMNS) if table.column_names.count(name) in counts]
         if names:
-            raise ConfigError(f"columns are {problem}: {', '.join(names)}", code="bad-table", subject=str(path))
+            raise _bad_table(f"columns are {problem}: {', '.join(names)}", path)
     return table
 
 
@@ -134,7 +135,12 @@ def _numbers(table: Any, name: str, path: Path) -> np.ndarray[Any, Any]:
     try:
         return np.asarray(table.column(name).to_numpy(), np.float64)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"column {name} holds no numbers", code="bad-table", subject=str(path)) from error
+        raise _bad_table(f"column {name} holds no numbers", path) from error
+
+
+def _bad_table(message: str, path: Path) -> ConfigError:
+    hint = f"a table of boxes has the columns {', '.join((UID_COLUMN, *BOX_COLUMNS))}, each once"
+    return ConfigError(message, code="bad-table", subject=str(path), hint=hint)
 
 
 def _write_table(table: Any, path: Path) -> None:

@@ -126,7 +126,7 @@ def test_refusals(tiffs):
     (tiffs / "d.csv").write_text("sop_instance_uid,x_min,x_max,y_min,y_max,y_max\n1.2.3,1,2,3,4,5\n")
     with pytest.raises(ConfigError, match="columns are repeated: y_max") as caught:
         map_traces(tiffs, tiffs / "d.csv", tiffs / "out.csv")
-    assert caught.value.code == "bad-table"
+    assert caught.value.code == "bad-table" and "x_min, y_min, x_max, y_max, each once" in caught.value.hint
     (tiffs / "c.parquet").write_text("no table")
     for source, target in (("c.parquet", "out.csv"), ("boxes.xlsx", "out.csv"), ("a.csv", "out.xlsx")):
         with pytest.raises(ConfigError) as caught:
