@@ -39,6 +39,22 @@ def labels_of(case_options: CaseOptions) -> tuple[LabelPatterns, ...]:
     return case_options.rois.labels
 
 
+def refuse_channels(images: Sequence[str], whose: str) -> None:
+    """Refuse more than one image modality.
+
+    Raises
+    ------
+    ConfigError
+        ``bad-modalities``.
+    """
+    if len(images) > 1:
+        raise ConfigError(
+            f"{whose} have one channel",
+            code="bad-modalities",
+            hint="name one image modality, as in --modalities CT,RTSTRUCT",
+        )
+
+
 def count_unlabelled(sources: Sources, plans: Sequence[CasePlan | FailedPlan], modality: str) -> int:
     """Return how many series of `modality` are no case."""
     used = {p.channels[0].series_instance_uid for p in plans if isinstance(p, CasePlan)}

@@ -17,6 +17,7 @@ from gpuprep.run.labelled import (
     forget,
     labels_of,
     move_outputs,
+    refuse_channels,
     refuse_mixed_options,
     split_vanished,
 )
@@ -76,12 +77,7 @@ class MedsegpyOptions:
     collations: tuple[Collation, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.images) > 1:
-            raise ConfigError(
-                "MedSegPy's images have one channel",
-                code="bad-modalities",
-                hint="name one image modality, as in --modalities CT,RTSTRUCT",
-            )
+        refuse_channels(self.images, "MedSegPy's images")
         names = [collation.name for collation in self.collations]
         if len(set(names)) < len(names):
             raise ConfigError(
@@ -123,10 +119,11 @@ def convert_to_medsegpy(
     Raises
     ------
     ConfigError
-        ``bad-modalities``, ``bad-splits``, ``path-breaks-reader``, ``extra-missing``.
+        ``bad-modalities``, ``bad-splits``, ``path-breaks-reader``, ``extra-missing``; those of `labels_of` and
+        `open_job`.
     OutputError
-        ``foreign-files``, ``other-job``, ``numbering-unreadable``, ``too-many-scans``, ``exists``, ``options-changed``,
-        ``outputs-missing``, ``output-locked``, ``not-writable``, ``disk-full``.
+        ``foreign-files``, ``numbering-unreadable``, ``too-many-scans``, ``options-changed``, ``outputs-missing``; those
+        of `open_job` and `run_cases`.
     """
     load_extra("h5py", "medsegpy")
     labels = [label.name for label in labels_of(case_options)]

@@ -100,7 +100,7 @@ def convert_to_nifti(
     ConfigError
         ``bad-crop``: cropping to ROIs leaves no grid for doses, or there are no ROIs to crop to; those of `open_job`.
     OutputError
-        ``other-job``, ``exists``, ``output-locked``, ``not-writable``, ``disk-full``.
+        Those of `open_job` and `run_cases`.
     """
     crops_to_rois = case_options.transforms.crop.to == "roi"
     on_images = options.wanted.doses and options.dose_grid == "image"

@@ -76,11 +76,15 @@ class NnunetOptions:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        if not 0 <= self.test_ratio <= 1 or (self.test_cases is not None and self.test_ratio):
+        if self.test_cases is not None and self.test_ratio:
+            raise ConfigError(
+                "there are a ratio and a list of the test set", code="bad-test-set", hint="leave one of them out"
+            )
+        if not 0 <= self.test_ratio <= 1:
             raise ConfigError(
                 f"test set ratio {self.test_ratio} is not usable",
                 code="bad-test-set",
-                hint="give a ratio from 0 to 1, or a file with the test cases, not both",
+                hint="give a ratio from 0 to 1, as in --test-set-ratio 0.2",
             )
 
 
@@ -110,11 +114,10 @@ def convert_to_nnunet(
     Raises
     ------
     ConfigError
-        ``bad-modalities``, ``bad-test-set``, ``ignore-label``.
+        ``bad-modalities``, ``bad-test-set``, ``ignore-label``; those of `labels_of` and `open_job`.
     OutputError
-        ``foreign-files``, ``other-job``, ``dataset-id-taken``, ``too-many-regions``, ``too-many-labels``, ``exists``,
-        ``options-changed``, ``outputs-missing``, ``labels-not-written``, ``palette-unreadable``, ``output-locked``,
-        ``not-writable``, ``disk-full``.
+        ``foreign-files``, ``dataset-id-taken``, ``too-many-regions``, ``too-many-labels``, ``options-changed``,
+        ``outputs-missing``, ``labels-not-written``, ``palette-unreadable``; those of `open_job` and `run_cases`.
     """
     labels, transforms = labels_of(case_options), case_options.transforms
     check_strategy(options.strategy, labels, options.region_codes)

@@ -17,6 +17,7 @@ from gpuprep.run.labelled import (
     count_unlabelled,
     forget,
     labels_of,
+    refuse_channels,
     refuse_mixed_options,
     split_vanished,
 )
@@ -91,12 +92,7 @@ class SuperviselyOptions:
     targets: tuple[TargetVolume, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.images) > 1:
-            raise ConfigError(
-                "Supervisely's volumes have one channel",
-                code="bad-modalities",
-                hint="name one image modality, as in --modalities CT,RTSTRUCT",
-            )
+        refuse_channels(self.images, "Supervisely's volumes")
         unwritten = {score.plane for score in self.scores} - set(self.planes)
         if self.scores and (self.layout != "plane" or unwritten):
             raise ConfigError(
@@ -134,10 +130,11 @@ def convert_to_supervisely(
     Raises
     ------
     ConfigError
-        ``bad-modalities``, ``bad-orientation``, ``bad-scores``, ``bad-volumes``, ``path-breaks-reader``.
+        ``bad-modalities``, ``bad-orientation``, ``bad-scores``, ``bad-volumes``, ``path-breaks-reader``; those
+        of `labels_of` and `open_job`.
     OutputError
-        ``foreign-files``, ``other-job``, ``name-collision``, ``exists``, ``options-changed``, ``outputs-missing``,
-        ``output-locked``, ``not-writable``, ``disk-full``.
+        ``foreign-files``, ``name-collision``, ``options-changed``, ``outputs-missing``; those of `open_job` and
+        `run_cases`.
     """
     transforms = case_options.transforms
     if transforms.orientation not in ("keep", "RAS"):

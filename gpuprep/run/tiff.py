@@ -173,8 +173,8 @@ def convert_to_tiff(
     ------
     CaseError
         When `strict`.
-    OutputError
-        ``exists``, ``output-locked``.
+    ConfigError, OutputError
+        Those of `open_job` and `run_plans`.
     """
     plans, problems = plan_images(index, options.layout)
     unreadable = next((p for p in problems if p.code not in ("duplicate-instance", "not-an-image")), None)

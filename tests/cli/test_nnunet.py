@@ -177,6 +177,8 @@ def test_test_cases_by_list(gpuprep, studies, tmp_path):
     convert(gpuprep, studies[0], tmp_path / "out", "--test-cases", chosen)
     (label,) = (tmp_path / "out").rglob("labelsTs/*.nii.gz")
     assert label.name.startswith("SYNTH-002_")
+    both = convert(gpuprep, studies[0], tmp_path / "out2", "--test-cases", chosen, "--test-set-ratio", "0.2")
+    assert both.status == ExitStatus.CONFIG and "a ratio and a list of the test set [bad-test-set]" in both.stderr
     for content in (b"nobody\n", b"\xff\xfeS\x00"):
         chosen.write_bytes(content)
         result = convert(gpuprep, studies[0], tmp_path / "out2", "--test-cases", chosen)
