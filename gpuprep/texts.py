@@ -23,8 +23,10 @@ def read_text(path: Path, *, code: str, hint: str) -> str:
         raise ConfigError(f"cannot read: {reason}", code=code, subject=str(path), hint=hint) from error
 
 
-def read_yaml(path: Path, *, code: str, repeated: str, hint: str) -> Any:
+def read_yaml(path: Path, *, code: str, repeated: str, hint: str, texts: bool = False) -> Any:
     """Return what is in a YAML file; no map may have a key twice, of which PyYAML would take the last.
+
+    With `texts` every value is the text that stands there: 0012 is no number, which would be 10, and a date is none.
 
     Raises
     ------
@@ -33,13 +35,16 @@ def read_yaml(path: Path, *, code: str, repeated: str, hint: str) -> Any:
     """
     import yaml
 
-    class UniqueKeyLoader(yaml.SafeLoader):
+    base: Any = yaml.BaseLoader if texts else yaml.SafeLoader
+
+    class UniqueKeyLoader(base):  # type: ignore[misc]
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
             for key in keys:
                 if keys.count(key) > 1:
                     raise ConfigError(f"{key!r} occurs twice", code=repeated, subject=str(path), hint=hint)
-            return super().construct_mapping(node, deep)
+            found: dict[object, object] = super().construct_mapping(node, deep)
+            return found
 
     text = read_text(path, code=code, hint=hint)
     try:

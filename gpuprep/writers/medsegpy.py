@@ -349,15 +349,15 @@ def read_split_file(path: Path) -> dict[str, Split]:
     ConfigError
         ``bad-splits``: it cannot be read, is not such a map, or has a patient twice.
     """
-    content = read_yaml(path, code="bad-splits", repeated="bad-splits", hint=_SPLIT_FILE_HINT)
+    content = read_yaml(path, code="bad-splits", repeated="bad-splits", hint=_SPLIT_FILE_HINT, texts=True)
     if not isinstance(content, dict) or not content.keys() <= set(SPLITS):
         raise _bad_split_file(path, "not a map of train, val and test")
     listed: dict[str, Split] = {}
     for split in SPLITS:
         patients = content.get(split) or []
-        if not isinstance(patients, list):
+        if not isinstance(patients, list) or not all(isinstance(patient, str) for patient in patients):
             raise _bad_split_file(path, f"{split} is no list of patient IDs")
-        for patient in map(str, patients):
+        for patient in patients:
             if patient in listed:
                 raise _bad_split_file(path, f"patient {patient!r} occurs twice")
             listed[patient] = split

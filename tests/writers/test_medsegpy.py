@@ -187,13 +187,15 @@ def test_splits_take_whole_patients_in_the_shares_asked_for():
 
 def test_splits_from_a_file(tmp_path):
     path = tmp_path / "splits.yaml"
-    path.write_text("train: [A, 12]\ntest: [B]\n")
-    assert read_split_file(path) == {"A": "train", "12": "train", "B": "test"}
+    path.write_text("train: [A, 12, 0012, 2020-01-05, on]\ntest: [B]\nval:\n")
+    assert read_split_file(path) == dict.fromkeys(["A", "12", "0012", "2020-01-05", "on"], "train") | {"B": "test"}
     for bad, reason in (
         ("train: [A]\ntest: [A]", "'A' occurs twice"),
         ("dev: [A]", "not a map"),
         ("- A", "not a map"),
         ("train: 3", "train is no list"),
+        ("train: [[A]]", "train is no list"),
+        ("train: [A]\ntrain: [B]", "'train' occurs twice"),
         ("test: PATIENT", "test is no list"),
         ("train: [", "no YAML"),
         ("{{", "no YAML"),
