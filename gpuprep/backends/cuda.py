@@ -40,8 +40,9 @@ ROW_THREADS = 32
 POOL_SHARE = 0.8
 
 _CUDA_ERROR_NO_DEVICE = 100  # CUresult, cuda.h
-#: Errors after which "the process must be terminated and relaunched". Source: CUresult in cuda.h; as of the runtime.
-_DEVICE_LOST = frozenset({214, 220, 700, 702, 710, 714, 715, 716, 717, 718, 719})
+#: Errors after which "the process must be terminated and relaunched", as after those of ECC and NVLink (214, 220) and
+#: asserts (710). Source: CUresult in cuda.h of CUDA 13; as of the runtime.
+_DEVICE_LOST = frozenset({214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911})
 _OLDEST_DRIVER = 12000  # what cuDriverGetVersion returns for CUDA 12.0, the oldest that CuPy 13 and 14 support
 _PROBE = 'extern "C" __global__ void probe(int* answer) { *answer = 42; }'
 _INSTALL_HINT = "pip install 'gpuprep[cuda13]' (driver 580 or newer) or 'gpuprep[cuda12]'"

@@ -79,7 +79,7 @@ def test_without_a_driver_auto_takes_the_cpu_and_never_imports_cupy(tmp_path):
     ("macros", "code"),
     [
         ({"INIT_STATUS": 100, "VERSION": 13000, "DEVICES": 0}, "no-device"),
-        ({"INIT_STATUS": 0, "VERSION": 13000, "DEVICES": 0}, "no-device"),
+        ({"INIT_STATUS": 0, "VERSION": 12000, "DEVICES": 0}, "no-device"),
         ({"INIT_STATUS": 0, "VERSION": 11040, "DEVICES": 1}, "driver-too-old"),
         ({"INIT_STATUS": 999, "VERSION": 13000, "DEVICES": 0}, "probe-failed"),
     ],
@@ -141,6 +141,20 @@ def test_a_cupy_whose_own_kernels_do_not_work_is_not_used(monkeypatch, method, b
     assert message in error.value.message
     assert hint in error.value.hint
     assert select("auto").name == "cpu"
+
+
+@pytest.mark.parametrize(("driver", "cupy", "works"), [(13000, 13020, True), (12090, 13000, False)])
+def test_a_driver_of_an_older_generation_than_cupy_is_refused(monkeypatch, driver, cupy, works):
+    runtime = fake_cuda.install(monkeypatch).cupy.cuda.runtime
+    runtime.driverGetVersion, runtime.runtimeGetVersion = lambda: driver, lambda: cupy
+    if works:
+        assert select("cuda").name == "cuda"
+        return
+    with pytest.raises(
+        BackendUnavailableError, match=r"supports CUDA 12\.9, this CuPy is made for CUDA 13\.0"
+    ) as error:
+        select("cuda")
+    assert error.value.code == "driver-too-old"
 
 
 def test_named_backends():

@@ -154,8 +154,9 @@ def test_a_device_that_fails_is_no_fault_of_the_case(sources, device):
     with pytest.raises(DeviceLostError) as error:
         run_case(plan_case(sources), make_options(**FINE), backend)
     assert error.value.code == "device-lost"
-    with pytest.raises(DeviceLostError), backend.activate():
-        raise fake_cuda.CudaRuntimeError(700)  # cudaErrorIllegalAddress
+    for status in (214, 226, 700, 810):  # cudaErrorECCUncorrectable, -Contained, -IllegalAddress, -MpsClientTerminated
+        with pytest.raises(DeviceLostError), backend.activate():
+            raise fake_cuda.CudaRuntimeError(status)
 
 
 def test_an_oblique_grid_has_no_slabs_and_is_left_to_the_host(monkeypatch, sources, device):
