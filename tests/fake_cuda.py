@@ -441,6 +441,10 @@ def _make_cupy(device: FakeDevice) -> Any:
         assert "--fmad=false" in options
         return SimpleNamespace(get_function=get_function)
 
+    def make_stream(*, non_blocking: bool) -> Stream:
+        assert non_blocking, "slots would wait for each other's default stream"
+        return Stream(device)
+
     def alloc_pinned_memory(nbytes: int) -> PinnedMemory:
         if not device.has_pinned_memory:
             raise CudaRuntimeError(OUT_OF_MEMORY)
@@ -471,7 +475,7 @@ def _make_cupy(device: FakeDevice) -> Any:
         RawModule=raw_module,
         get_default_memory_pool=lambda: pool,
         cuda=SimpleNamespace(
-            Stream=lambda *, non_blocking: Stream(device),
+            Stream=make_stream,
             Event=lambda *, disable_timing: Event(device),
             get_current_stream=lambda: device.stream,
             alloc_pinned_memory=alloc_pinned_memory,

@@ -61,7 +61,6 @@ class PinnedArrays:
 
     def upload(self, array: NDArray[Any], target: Any, stream: Any) -> None:
         """Start a copy to an array of the device, and hold the array until it is done."""
-        self._forget()
         target.set(array, stream)
         event = self._xp.cuda.Event(disable_timing=True)
         event.record(stream)

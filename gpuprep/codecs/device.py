@@ -108,7 +108,7 @@ def _is_of_kind(kind: Kind, source: Source, data: bytes) -> bool:
 
 def _load_by_cpu(loader: Loader, sources: Sequence[Source], offset: int, words: Any, workers: int) -> set[str]:
     """Decode a batch by CPU decoders, upload it and put it in its place; return the decoders' names."""
-    spec = replace(sources[0].spec, number_of_frames=len(sources))
+    spec = sources[0].spec
     images = empty_images(len(sources), spec, container_dtype(spec))
     decoded = decode_sources([replace(s, slot=n, tiles=[]) for n, s in enumerate(sources)], images, spec, workers)
     unsigned = images.view(f"u{images.itemsize}")
