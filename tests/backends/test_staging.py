@@ -102,7 +102,7 @@ def test_memory_that_goes_back_too_early_is_caught(monkeypatch, backend):
 
 @pytest.mark.parametrize("why", ["small", "large", "no more to be pinned"])
 def test_other_arrays_are_not_pinned_and_cross_through_the_ring(monkeypatch, device, backend, why):
-    size = staging.PAGEABLE_BYTES if why == "small" else 200_000
+    size = staging.PAGEABLE_BYTES if why == "small" else 200_001
     with backend.activate():
         with monkeypatch.context() as patch:
             patch.setattr(staging, "PINNED_BYTES", 0)

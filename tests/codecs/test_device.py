@@ -23,6 +23,7 @@ from gpuprep.backends.cpu import CpuBackend
 from gpuprep.codecs import dali
 from gpuprep.codecs.base import Image, clean_bits
 from gpuprep.codecs.batch import Decoded, decode_stack, fold_offset
+from gpuprep.codecs.codestream import Codestream
 from gpuprep.codecs.dali import BATCH_FRAMES, LOSSY_TOLERANCE, Kind, Loader, find_kind, unstretch
 from gpuprep.codecs.device import load_by
 from gpuprep.codecs.load import load_stack
@@ -524,6 +525,35 @@ def test_a_codestream_without_its_end_is_left_to_the_cpu_decoders(tmp_path: Path
     for padding in (b"\0", b"\xff", bytes(3)):
         assert find_kind(data + padding, spec) is not None
     assert find_kind(data[:-1], spec) is None
+
+
+@pytest.mark.parametrize(
+    ("stream", "stored", "is_served"),
+    [  # precision, is signed, where it starts in its box; bits stored, is signed
+        ((12, False, 0), (12, False), True),
+        ((10, False, 0), (12, False), True),
+        ((12, False, 0), (12, True), True),
+        ((10, False, 0), (12, True), False),
+        ((10, True, 0), (12, True), True),
+        ((12, True, 0), (12, False), False),
+        ((12, True, 85), (12, True), False),
+        ((14, True, 0), (12, True), False),
+        ((7, False, 0), (7, False), False),
+    ],
+)
+def test_codestreams_that_are_not_what_their_header_says_are_left_to_the_cpu_decoders(
+    stream: tuple[int, bool, int],
+    stored: tuple[int, bool],
+    is_served: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    precision, is_signed, starts_at = stream
+    bits, says_signed = stored
+    read = Codestream(20, 30, 1, precision, is_signed, starts_at=starts_at)
+    monkeypatch.setattr(dali, "read_header", lambda data, spec: read)
+    spec = FrameSpec(JPEG_2000, 20, 30, bits_allocated=16, bits_stored=bits, high_bit=bits - 1, is_signed=says_signed)
+    kind = Kind(JPEG_2000, precision, is_signed)
+    assert find_kind(b"\xff\xd9", spec) == (kind if is_served else None)
 
 
 def test_frames_of_another_kind_go_elsewhere_and_come_back_in_the_same_form(loader: Loader, tmp_path: Path) -> None:
