@@ -85,10 +85,11 @@ def test_a_mistake_gets_a_status_and_advice(gpuprep, places, command, status, sa
 @pytest.mark.parametrize(
     ("command", "warned"),
     [
-        ("tiff -m --target-frames 3 STUDY TMP/out", ["--crop-max", "--target-frames"]),
-        ("tiff -c -m -p center -s 8,8 STUDY TMP/out", []),
+        ("tiff -m --filter nearest --target-frames 3 STUDY TMP/out", ["--crop-max", "--filter", "--target-frames"]),
+        ("tiff -c -m -p center -s 8,8 --filter nearest STUDY TMP/out", []),
         (
-            "tiff --scheduler tcp://nowhere:1 --devices 1 STUDY/SYNTH-001/CT/IM0001.dcm TMP/out.tiff",
+            "tiff --scheduler tcp://nowhere:1 --devices 1 --spacing 1,1 --filter nearest "
+            "STUDY/SYNTH-001/CT/IM0001.dcm TMP/out.tiff",
             ["--devices", "--scheduler"],
         ),
         ("nifti --masks npz --dose-grid image STUDY TMP/out", ["--masks", "--dose-grid"]),

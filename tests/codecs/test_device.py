@@ -24,7 +24,7 @@ from gpuprep.codecs import dali
 from gpuprep.codecs.base import Image, clean_bits
 from gpuprep.codecs.batch import Decoded, decode_stack, fold_offset
 from gpuprep.codecs.codestream import Codestream
-from gpuprep.codecs.dali import BATCH_FRAMES, LOSSY_TOLERANCE, Kind, Loader, find_kind, unstretch
+from gpuprep.codecs.dali import BATCH_FRAMES, LOSSY_TOLERANCE, Kind, Loader, find_kind, is_loadable, unstretch
 from gpuprep.codecs.device import load_by
 from gpuprep.codecs.load import load_stack
 from gpuprep.config import Transforms
@@ -360,6 +360,34 @@ def test_lossy_samples_may_be_rounded_elsewhere_by_one_grey_level_only(loader: L
     for syntax, difference, scales in [(BASELINE, 1, ["exact"]), (BASELINE, 2, []), (JPEG_2000, 1, [])]:
         found = expected + np.uint8(difference)
         assert loader._find_scales(Kind(syntax, 8, False), found, expected, spec) == scales
+
+
+def test_black_frames_and_bits_above_the_stored_ones(loader: Loader) -> None:
+    spec = FrameSpec(JPEG_2000, 1, 2, bits_allocated=16, bits_stored=12, high_bit=11, is_signed=False)
+    black = np.zeros((1, 2), np.uint16)
+    for precision, scales in [
+        (8, ["exact"]),
+        (9, ["exact", "stretched"]),
+        (15, ["exact", "stretched"]),
+        (16, ["exact"]),
+    ]:
+        assert loader._find_scales(Kind(JPEG_2000, precision, False), black, black, spec) == scales
+    found, expected = np.array([[0x1005, 0xFFFF]], np.uint16), np.array([[5, -1]], np.int16)
+    assert loader._find_scales(Kind(JPEG_2000, 16, False), found, expected, spec) == ["exact"]
+
+
+def test_what_a_graph_fails_on_is_handed_on_as_it_is(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, pixels = Kind(JPEG_LOSSLESS, 12, False), make_pixels(12)
+    monkeypatch.setattr(loader, "_run", lambda is_encoded, dtype, batches: ((tags, None) for tags, _ in batches))
+    monkeypatch.setitem(loader._scales, kind, "stretched")
+    assert list(loader.decode(kind, [("ab", [b"", b""])])) == [("ab", None)]
+    np.testing.assert_array_equal(loader.upload(pixels), pixels)
+
+
+@pytest.mark.parametrize(("samples", "bits", "is_it"), [(1, 8, True), (1, 16, True), (3, 8, False), (1, 32, False)])
+def test_what_can_go_through_a_graph(samples: int, bits: int, is_it: bool) -> None:
+    spec = FrameSpec(EXPLICIT, 2, 2, bits, bits, bits - 1, is_signed=False, samples_per_pixel=samples)
+    assert is_loadable(spec) == is_it
 
 
 def test_black_frames_do_not_tell_whether_samples_are_stretched(tmp_path: Path) -> None:
