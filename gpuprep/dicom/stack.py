@@ -98,7 +98,12 @@ class Stack:
     label : str
         What tells this volume from its siblings of the same series (``"echo 2"``, ``"time 3"``); usually empty.
     findings : tuple of Finding
-        What was noticed and accepted.
+        What was noticed and accepted: ``spacing-jitter``, ``slice-drift`` (how far slices lie from the grid),
+        ``gantry-tilt``, ``missing-slice``, ``variable-spacing`` (why it is irregular), ``assumed-spacing`` (a single
+        slice of unknown thickness), ``repeated-positions``, ``overlapping-volumes`` (what tells the volumes of the
+        series apart), ``incomplete-volume`` (its siblings have more places), ``stray-frames`` (it is one),
+        ``duplicate-instance``, ``mixed-orientation``, ``mixed-size``, ``mixed-layout``, ``geometry-missing``,
+        ``not-an-image`` (what was left out of the series).
     """
 
     frames: tuple[Frame, ...]

@@ -155,6 +155,13 @@ def test_too_little_memory_for_reading_is_a_memory_error(tmp_path: Path, monkeyp
     with pytest.raises(MemoryError):
         read_extents([Extent(str(tmp_path), 0, 1, 0)], np.empty(8, "u1"), workers=1)
 
+    def fail(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(native, "parse_file", fail)
+    with pytest.raises(MemoryError):
+        decode_as(tmp_path / "file", DEFLATED_UID, bytes(40))
+
 
 @pytest.mark.parametrize("bits", [8, 16, 32, 64])
 @pytest.mark.parametrize("is_signed", [False, True])
