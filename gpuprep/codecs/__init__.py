@@ -9,7 +9,6 @@ DECODERS = Registry(
         "host-rle": "gpuprep.codecs.cpu:RLE",
         "deflate": "gpuprep.codecs.cpu:DEFLATE",
         "imagecodecs-jpeg8": "gpuprep.codecs.cpu:JPEG8",
-        "imagecodecs-ljpeg": "gpuprep.codecs.cpu:LJPEG",
         "imagecodecs-jpegls": "gpuprep.codecs.cpu:JPEGLS",
         "imagecodecs-jpeg2k": "gpuprep.codecs.cpu:JPEG2K",
         "pydicom-gdcm": "gpuprep.codecs.cpu:GDCM",

@@ -1,7 +1,8 @@
 """Decoders of encapsulated frames that run on the CPU.
 
 HTJ2K is decoded by OpenJPEG, not by the faster OpenJPH: imagecodecs' binding of the latter returns uninitialised memory
-for a damaged codestream and wraps lossy samples around at the ends of their range.
+for a damaged codestream and wraps lossy samples around at the ends of their range. Nor does its LJPEG serve where
+libjpeg-turbo refuses a lossless frame: it makes pixels of nearly all damaged ones, and crashes on some.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ class ImagecodecsDecoder:
         samples = np.dtype(f"{'i' if stream.is_signed else 'u'}{1 if stream.precision <= 8 else 2}")
         fits = samples.itemsize == out.itemsize and stream.samples == 1  # codecs differ in how they lay out colour
         try:
-            decoded = decode(data, **options, out=out.view(samples) if fits else None)
+            decoded = decode(data[stream.starts_at :], **options, out=out.view(samples) if fits else None)
         except (RuntimeError, ValueError) as error:
             raise DecodeError(str(error), code="corrupt-frame") from error
         if not fits:
@@ -261,10 +262,11 @@ class PydicomDecoder:
 
         check_photometric(spec)
         read = read_jpeg2000 if spec.transfer_syntax_uid in JPEG_2000 | HTJ2K else read_jpeg
-        check_codestream(read(data), spec)
+        stream = read(data)
+        check_codestream(stream, spec)
         try:
             pixels, _ = get_decoder(spec.transfer_syntax_uid).as_array(
-                encapsulate([data], has_bot=False),
+                encapsulate([data[stream.starts_at :]], has_bot=False),  # it may never leave a damaged box
                 index=0,
                 decoding_plugin=self._plugin,
                 rows=spec.rows,
@@ -296,7 +298,6 @@ def _plugin_syntaxes(plugin: str) -> frozenset[str]:
 RLE = RleDecoder()
 DEFLATE = DeflateDecoder()
 JPEG8 = ImagecodecsDecoder("jpeg8", _JPEG_LOSSY | JPEG_LOSSLESS, read_jpeg)
-LJPEG = ImagecodecsDecoder("ljpeg", JPEG_LOSSLESS, read_jpeg)
 JPEGLS = ImagecodecsDecoder("jpegls", _JPEG_LS, read_jpeg)
 JPEG2K = ImagecodecsDecoder("jpeg2k", JPEG_2000 | HTJ2K, read_jpeg2000)
 GDCM = PydicomDecoder("gdcm")

@@ -191,8 +191,26 @@ def test_the_next_decoder_is_tried_when_the_first_fails(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(imagecodecs, "jpeg8_decode", fail)
     out[...] = 0
-    assert cpu.choose_decoder(data, spec, out) is cpu.LJPEG
+    assert cpu.choose_decoder(data, spec, out) is cpu.GDCM
     np.testing.assert_array_equal(out, pixels)
+
+
+@pytest.mark.parametrize(("place", "byte"), [(5, 1), (8, 0), (10, 0xFF)])
+def test_no_decoder_makes_pixels_of_a_lossless_frame_whose_table_is_damaged(place: int, byte: int) -> None:
+    data = bytearray(imagecodecs.jpeg8_encode(make_pixels(0, 4095, "u2"), lossless=True, bitspersample=12))
+    data[data.index(b"\xff\xc4") + place] = byte
+    spec = make_spec(JPEG_LOSSLESS)
+    with pytest.raises(DecodeError) as caught:
+        cpu.choose_decoder(bytes(data), spec, np.empty(image_shape(spec), container_dtype(spec)))
+    assert caught.value.code == "corrupt-frame"
+
+
+@pytest.mark.parametrize("decoder", [cpu.JPEG2K, cpu.GDCM])
+def test_jp2_boxes_around_a_codestream_do_not_matter(decoder: Decoder) -> None:
+    pixels = make_pixels(0, 4095, "u2")
+    data = imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="j2k", reversible=True)
+    boxes = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x08none" + b"\0\0\0\0jp2c"
+    np.testing.assert_array_equal(decode_one(decoder, boxes + data, make_spec(JPEG_2000_LOSSLESS)), pixels)
 
 
 def test_says_what_all_decoders_said() -> None:
@@ -201,7 +219,7 @@ def test_says_what_all_decoders_said() -> None:
         cpu.choose_decoder(b"nonsense", spec, np.empty(image_shape(spec), container_dtype(spec)))
     assert caught.value.code == "corrupt-frame"
     assert "imagecodecs-jpeg8: " in caught.value.message
-    assert "imagecodecs-ljpeg: " in caught.value.message
+    assert "pydicom-gdcm: " in caught.value.message
 
 
 @pytest.mark.parametrize(("uid", "hint"), [(MPEG2, "gdcmconv"), ("1.2.3", "gdcmconv"), (JPEG_LOSSLESS, "imagecodecs")])
