@@ -150,15 +150,11 @@ def _stack_of(header: InstanceHeader, image: Path, stacking: Stacking) -> Stack:
     if not links:
         paths = {i.path for s in sources.series for i in s.instances if i.sop_instance_uid == uid}
         known = (problem for problem in sources.links.problems if problem.subject in paths)
-        raise next(
-            known,
-            LinkError(
-                "nothing links it to images",
-                code="dangling-reference",
-                subject=header.path,
-                hint="name the folder of its images with --image",
-            ),
-        )
+        unlinked = LinkError("nothing links it to images", code="dangling-reference", subject=header.path)
+        error = next(known, unlinked)
+        if error.code == unlinked.code:
+            error.hint = "name the folder of its images with --image"
+        raise error
     (series,) = (s for s in sources.series if s.key == links[0].image_key)
     plan = _plan(series, header)
     return choose_stack(plan.channels[0], plan, stacking, needs_image=False)
