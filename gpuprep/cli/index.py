@@ -33,7 +33,7 @@ def index(source: tuple[Path, ...], output: Path, workers: int | None) -> int:
     click.echo(str(output))
     files = len(result.instances)
     click.echo(f"{files} file{'s' * (files != 1)}, {len(result.problems)} of them unusable", err=True)
-    return ExitStatus.DONE
+    return ExitStatus.DONE if files else ExitStatus.NO_INPUT
 
 
 @click.command(short_help="Print what an index holds: patients, studies, series, segmentations, problems.")
@@ -54,4 +54,4 @@ def show(source: tuple[Path, ...]) -> int:
     with count_files() as on_progress:
         result = load_index(source, index_path=None, workers=usable_cores(), on_progress=on_progress)
     click.echo(format_tree(result, link(result.series())))
-    return ExitStatus.DONE
+    return ExitStatus.DONE if result.instances else ExitStatus.NO_INPUT

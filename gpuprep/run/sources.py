@@ -68,7 +68,7 @@ def open_sources(
     InputNotFoundError
         ``path-missing``; ``no-dicom-found``: no file below the sources is DICOM.
     ConfigError
-        ``output-is-source``; ``index-unreadable`` and the like, from `read_index`.
+        ``output-is-source``; those of `load_index`.
     """
     if output is not None:
         refuse_as_output(paths, output)
@@ -156,15 +156,26 @@ def load_index(
     OutputError
         Those of `replacing`: the index cannot be written.
     ConfigError
-        ``two-indices``: `paths` is an index, and `index_path` is given too; and those of `read_index`.
+        ``two-indices``: `paths` is an index, and `index_path` is given too; ``bad-index-name``: a new one would not be
+        known for an index; and those of `read_index`.
     """
     if len(paths) == 1 and paths[0].suffix == INDEX_SUFFIX and is_seen(paths[0]) and paths[0].is_file():
         if index_path is not None:
             raise ConfigError(
-                "the source is an index already", code="two-indices", subject=str(paths[0]), hint="leave out --index"
+                "the source is an index, which is taken as it is",
+                code="two-indices",
+                subject=str(paths[0]),
+                hint="name the folders instead, to bring an index of them up to date",
             )
         return read_index(paths[0])
     previous = read_index(index_path) if index_path is not None and is_seen(index_path) else None
+    if previous is None and index_path is not None and index_path.suffix != INDEX_SUFFIX:
+        raise ConfigError(
+            f"the name of an index ends in {INDEX_SUFFIX}, by which it is known for one",
+            code="bad-index-name",
+            subject=str(index_path),
+            hint=f"call it {index_path.name}{INDEX_SUFFIX}",
+        )
     index = build_index(paths, previous=previous, workers=workers, on_progress=on_progress)
     if index_path is not None:
         with of_the_job(), replacing(index_path) as part:

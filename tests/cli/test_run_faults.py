@@ -314,7 +314,7 @@ def test_an_output_that_cannot_be_written_has_its_status_and_code(tmp_path, perm
     arguments = {
         "nnunet": ("-m", "CT,RTSTRUCT", "-ryaml", rois, source, target),
         "nifti": (source, target),
-        "index": (source, "-o", target),
+        "index": (source, "-o", target.with_suffix(".parquet")),
     }
     result = run_bound(command, *arguments[command])
     assert result.returncode == ExitStatus.OUTPUT

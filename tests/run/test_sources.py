@@ -6,7 +6,7 @@ import pydicom
 import pytest
 
 from gpuprep.dicom import synth
-from gpuprep.errors import OutputError
+from gpuprep.errors import ConfigError, OutputError
 from gpuprep.run.sources import load_index, open_sources
 
 
@@ -51,6 +51,14 @@ def test_what_only_claims_to_be_a_segmentation_is_told_of(tmp_path):
     (problem,) = open_sources([tmp_path], index_path=None, workers=1).problems
     assert (problem.path, problem.code) == (str(tmp_path / "surfaces"), "sop-class-unsupported")
     assert problem.detail == "SEG of SOP class 1.2.840.10008.5.1.4.1.1.66.5"
+
+
+def test_an_index_is_not_made_of_an_index(tmp_path):
+    (tmp_path / "src").mkdir()
+    load_index([tmp_path / "src"], index_path=tmp_path / "a.parquet", workers=1)
+    with pytest.raises(ConfigError, match="taken as it is") as caught:
+        load_index([tmp_path / "a.parquet"], index_path=tmp_path / "b.parquet", workers=1)
+    assert caught.value.code == "two-indices" and "name the folders" in caught.value.hint
 
 
 def test_an_index_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
