@@ -22,7 +22,7 @@ from gpuprep.cli.lazy import LazyGroup
 from gpuprep.errors import ExitStatus, GpuprepError
 
 #: Objects made between two searches for garbage: imports make many that stay.
-GARBAGE_THRESHOLD = 50_000
+GARBAGE_THRESHOLD = 200_000
 #: Exit status of a program that SIGPIPE ends, as shells tell it.
 _READER_GONE = 128 + 13
 #: Command → where its function is.

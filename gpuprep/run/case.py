@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuprep.backends.base import Backend
 from gpuprep.config import CT_FOREGROUND_HU, MultipleSegmentations, RoiOptions, Stacking, Transforms, digest
@@ -28,12 +28,14 @@ from gpuprep.ops.resample import (
 from gpuprep.run.ledger import CaseRow
 from gpuprep.run.memory import SLABS_TRIED, check_room, describe_shortage, estimate_bytes
 from gpuprep.run.plan import CasePlan, Channel
-from gpuprep.run.segmentations import SelectedRois, draw, select_segmentations
 from gpuprep.run.stopwatch import Stopwatch
 from gpuprep.run.volumes import check_coverage, choose_stack, load_dose, load_volume
 from gpuprep.volume import Volume
 from gpuprep.writers.base import CaseWriter, Output
 from gpuprep.writers.record import CaseRecord, GridRecord
+
+if TYPE_CHECKING:
+    from gpuprep.run.segmentations import SelectedRois
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,8 @@ def _convert(
         record["findings"] = [*plan.findings, *(f"{f.code}: {f.message}" for f in stack.findings)]
         rois = None
         if options.rois and plan.segmentations:
+            from gpuprep.run.segmentations import select_segmentations
+
             rois = select_segmentations(plan.segmentations, plan.link_evidence, options.rois, options.multiple, record)
     image, decoder = None, ""
     if needs_image:
@@ -132,7 +136,7 @@ def _convert(
         target = stack.geometry.crop(*box).with_spacing(transforms.spacing_xyz_mm[::-1])
     if rois is not None and options.rois is not None:
         with clock.stage("rasterize"):
-            mask = draw(rois, grid, target, options.rois, backend, record)
+            mask = rois.draw(grid, target, options.rois, backend, record)
             if transforms.is_axis_aligned:
                 mask = align_mask(mask, backend.host, record)
             mask = orient_mask(mask, transforms.orientation, backend.host)
@@ -249,7 +253,7 @@ def find_box(
     else:
         found = None
         if rois is not None and options.rois is not None:
-            mask = draw(rois, grid, grid.geometry, options.rois, backend, {"warnings": []})
+            mask = rois.draw(grid, grid.geometry, options.rois, backend, {"warnings": []})
             found = foreground_box(mask.codes, 0, backend.host)
         subject = "a ROI voxel"
     if found is None:

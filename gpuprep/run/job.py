@@ -11,7 +11,6 @@ from typing import Any, Generic, Protocol, TypeVar
 from gpuprep.config import OnExisting, Resources, digest
 from gpuprep.errors import CaseError, ConfigError, OutputError
 from gpuprep.run.case import CaseOptions, process_case
-from gpuprep.run.cluster import map_on_cluster
 from gpuprep.run.ledger import CaseRow, FileProblem, Ledger
 from gpuprep.run.local import Crash, map_isolated
 from gpuprep.run.plan import CasePlan, FailedPlan
@@ -259,6 +258,8 @@ def run_plans(
         ledger.put(row)
         execution.on_row(row)
     if placement.scheduler:
+        from gpuprep.run.cluster import map_on_cluster
+
         outcomes = map_on_cluster(work, todo, scheduler=placement.scheduler, folder=own_folders[0], on_send=begin)
     elif batching is None:
         outcomes = _map(work, todo, placement, begin)

@@ -69,6 +69,86 @@ class SelectedRois:
     sources: tuple[SourceSegmentation, ...]
     match: RoiMatch
 
+    def draw(
+        self,
+        grid: SliceGrid,
+        target: VolumeGeometry,
+        options: RoiOptions,
+        backend: Backend,
+        record: CaseRecord,
+    ) -> RoiMask:
+        """Draw the matched ROIs on `target` and merge them to labels.
+
+        Contours are rasterised, and segments placed, directly on the output grid; labels are never interpolated.
+
+        Parameters
+        ----------
+        grid : SliceGrid
+            The acquired planes, which contours belong to.
+        target : VolumeGeometry
+            Output grid, its axes parallel to those of `grid`.
+        options : RoiOptions
+        backend : Backend
+            Where contours are drawn; segments are placed on its host.
+        record : CaseRecord
+            Gets ``voxels`` by label (equal names with their numbers), and ``warnings`` of what could not be drawn.
+
+        Returns
+        -------
+        RoiMask
+            Its ROIs are the labels, in the order of the options; and, where these ask for them, the ROIs of each label.
+
+        Raises
+        ------
+        RoiError
+            ``label-empty``: with `OnMissing.ERROR`, the ROIs of a label that is not optional hold no voxel.
+        """
+        wanted = {i for label in self.match.labels for i in label.rois}
+        problems: list[str] = []
+        masks: list[RoiMask] = []
+        columns: dict[int, int] = {}
+        first = 0
+        for source in self.sources:
+            used = [i for i in range(len(source.rois)) if first + i in wanted]
+            columns |= {first + i: len(columns) + n for n, i in enumerate(used)}
+            first += len(source.rois)
+            if isinstance(source.content, StructureSet):
+                structures = source.content.in_frame(target.frame_of_reference_uid)
+                contoured = [structures.rois[i] for i in used]
+                problems += [str(p) for p in (*structures.problems, *(p for r in contoured for p in r.problems))]
+                drawn = rasterize(contoured, grid, overlap=options.contour_overlap, backend=backend, target=target)
+                problems += [str(p) for p in drawn.problems]
+                masks.append(drawn.mask)
+            else:
+                numbers = [source.rois[i].number for i in used]
+                frame = target.frame_of_reference_uid  # linking has judged the segmentation's own
+                mask, found = embed_segmentation(
+                    replace(source.content, frame_of_reference_uid=frame),
+                    decode_segmentation_frames(source.content),
+                    grid,
+                    backend=backend.host,
+                    target=target,
+                    fractional_threshold=options.fractional_threshold,
+                    wanted=numbers,
+                )
+                problems += [str(p) for p in found]
+                masks.append(merge_to_labels(mask, [(n,) for n in _positions(mask, numbers)]))
+        members = [tuple(columns[i] for i in label.rois) for label in self.match.labels]
+        rois = [roi for source in self.sources for roi in source.rois]
+        names = [_describe_label(n, m.name, [rois[i] for i in m.rois]) for n, m in enumerate(self.match.labels, 1)]
+        joined = join_masks(masks)
+        labels = merge_to_labels(joined, members, names)
+        voxels = labels.voxel_counts.tolist()
+        seen = Counter(label.name for label in names)
+        keys = (f"{label.name} (label {label.number})" if seen[label.name] > 1 else label.name for label in names)
+        record["voxels"] = dict(zip(keys, voxels, strict=True))
+        record["warnings"] += problems + _find_empty_labels(self.match, voxels, options)
+        if options.with_members:
+            single = [(label, roi) for label, of in zip(names, members, strict=True) for roi in of]
+            own = [replace(joined.rois[roi], number=label.number) for label, roi in single]
+            labels = merge_to_labels(joined, [*members, *((roi,) for _, roi in single)], [*names, *own])
+        return labels
+
 
 def select_segmentations(
     segmentations: Sequence[InstanceHeader],
@@ -150,88 +230,6 @@ def _choose(
             hint="choose with --multiple-segmentations latest, all or merge",
         )
     return max(matching, key=lambda s: s.date)
-
-
-def draw(
-    selected: SelectedRois,
-    grid: SliceGrid,
-    target: VolumeGeometry,
-    options: RoiOptions,
-    backend: Backend,
-    record: CaseRecord,
-) -> RoiMask:
-    """Draw the matched ROIs on `target` and merge them to labels.
-
-    Contours are rasterised, and segments placed, directly on the output grid; labels are never interpolated.
-
-    Parameters
-    ----------
-    selected : SelectedRois
-    grid : SliceGrid
-        The acquired planes, which contours belong to.
-    target : VolumeGeometry
-        Output grid, its axes parallel to those of `grid`.
-    options : RoiOptions
-    backend : Backend
-        Where contours are drawn; segments are placed on its host.
-    record : CaseRecord
-        Gets ``voxels`` by label (equal names with their numbers), and ``warnings`` of what could not be drawn.
-
-    Returns
-    -------
-    RoiMask
-        Its ROIs are the labels, in the order of the options; and, where these ask for them, the ROIs of each label.
-
-    Raises
-    ------
-    RoiError
-        ``label-empty``: with `OnMissing.ERROR`, the ROIs of a label that is not optional hold no voxel.
-    """
-    wanted = {i for label in selected.match.labels for i in label.rois}
-    problems: list[str] = []
-    masks: list[RoiMask] = []
-    columns: dict[int, int] = {}
-    first = 0
-    for source in selected.sources:
-        used = [i for i in range(len(source.rois)) if first + i in wanted]
-        columns |= {first + i: len(columns) + n for n, i in enumerate(used)}
-        first += len(source.rois)
-        if isinstance(source.content, StructureSet):
-            structures = source.content.in_frame(target.frame_of_reference_uid)
-            contoured = [structures.rois[i] for i in used]
-            problems += [str(p) for p in (*structures.problems, *(p for r in contoured for p in r.problems))]
-            drawn = rasterize(contoured, grid, overlap=options.contour_overlap, backend=backend, target=target)
-            problems += [str(p) for p in drawn.problems]
-            masks.append(drawn.mask)
-        else:
-            numbers = [source.rois[i].number for i in used]
-            frame = target.frame_of_reference_uid  # linking has judged the segmentation's own
-            mask, found = embed_segmentation(
-                replace(source.content, frame_of_reference_uid=frame),
-                decode_segmentation_frames(source.content),
-                grid,
-                backend=backend.host,
-                target=target,
-                fractional_threshold=options.fractional_threshold,
-                wanted=numbers,
-            )
-            problems += [str(p) for p in found]
-            masks.append(merge_to_labels(mask, [(n,) for n in _positions(mask, numbers)]))
-    members = [tuple(columns[i] for i in label.rois) for label in selected.match.labels]
-    rois = [roi for source in selected.sources for roi in source.rois]
-    names = [_describe_label(n, m.name, [rois[i] for i in m.rois]) for n, m in enumerate(selected.match.labels, 1)]
-    joined = join_masks(masks)
-    labels = merge_to_labels(joined, members, names)
-    voxels = labels.voxel_counts.tolist()
-    seen = Counter(label.name for label in names)
-    keys = (f"{label.name} (label {label.number})" if seen[label.name] > 1 else label.name for label in names)
-    record["voxels"] = dict(zip(keys, voxels, strict=True))
-    record["warnings"] += problems + _find_empty_labels(selected.match, voxels, options)
-    if options.with_members:
-        single = [(label, roi) for label, of in zip(names, members, strict=True) for roi in of]
-        own = [replace(joined.rois[roi], number=label.number) for label, roi in single]
-        labels = merge_to_labels(joined, [*members, *((roi,) for _, roi in single)], [*names, *own])
-    return labels
 
 
 def _describe_label(number: int, name: str, rois: Sequence[Roi]) -> Roi:

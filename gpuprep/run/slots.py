@@ -18,7 +18,6 @@ from gpuprep.backends.base import ASKED_FOR, Backend
 from gpuprep.config import Resources
 from gpuprep.errors import BackendUnavailableError, ConfigError
 from gpuprep.hostlib import usable_cores
-from gpuprep.run.cluster import measure_workers
 from gpuprep.run.local import START_METHOD, Crash, StartMethod, map_isolated
 
 #: Cases at once on a device, where nothing else is asked for: one goes up, one computes, one comes down.
@@ -116,6 +115,8 @@ def place(resources: Resources, tasks: int) -> Placement:
         Those of `measure_workers`.
     """
     if resources.scheduler:
+        from gpuprep.run.cluster import measure_workers
+
         threads, slots = measure_workers(resources.scheduler)
         return Placement(BackendChoice(resources.backend, threads, slots), processes=1, scheduler=resources.scheduler)
     environments = [{VISIBLE_DEVICES: device} for device in _name_devices(resources.devices)]

@@ -16,7 +16,6 @@ from gpuprep.dicom.framespec import FrameSpec
 from gpuprep.dicom.header import InstanceHeader
 from gpuprep.dicom.index import list_some
 from gpuprep.dicom.pet import read_suv_scale
-from gpuprep.dicom.seg import read_source_frames
 from gpuprep.dicom.stack import BrokenVolume, Stack, build_volumes
 from gpuprep.errors import CaseError, GeometryError
 from gpuprep.geometry import VolumeGeometry
@@ -81,6 +80,8 @@ def _narrow_down(volumes: Sequence[Stack | BrokenVolume], plan: CasePlan) -> Ite
 
 def _derived_from(volumes: Sequence[Stack | BrokenVolume], segmentations: Sequence[InstanceHeader]) -> list[Stack]:
     """Return the volumes that hold every frame of their series which a frame of a segmentation was derived from."""
+    from gpuprep.dicom.seg import read_source_frames
+
     instances = {i.sop_instance_uid: i for v in volumes for i in v.instances}
     sources = {
         (uid, frame)

@@ -24,7 +24,6 @@ from gpuprep.volume import Volume
 from gpuprep.writers.atomic import remove, stored_size
 from gpuprep.writers.base import Output
 from gpuprep.writers.masks import MASK_WRITERS, SUFFIXES
-from gpuprep.writers.masks.zarr import is_mask as is_zarr_mask
 from gpuprep.writers.names import safe_name, text_digest
 from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, write_nifti
 from gpuprep.writers.record import CaseRecord
@@ -212,6 +211,8 @@ class StudyWriter:
 
     def discard(self, case: str) -> None:
         """Remove what was written of a case."""
+        from gpuprep.writers.masks.zarr import is_mask as is_zarr_mask
+
         planned = [self._path(self.images[case].path)] if case in self.images else []
         if case in self.masks and self.container is not MaskContainer.SEPARATE:
             path = self._mask_path(self.masks[case])
