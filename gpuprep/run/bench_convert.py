@@ -35,6 +35,7 @@ from gpuprep.run.slots import BackendChoice, place, slot_backend
 from gpuprep.run.sources import Sources, open_sources
 from gpuprep.volume import Volume
 from gpuprep.writers.base import Output
+from gpuprep.writers.block_gzip import write_gzip
 from gpuprep.writers.nifti import IMAGE_LEVEL
 from gpuprep.writers.paths import PathTemplate
 from gpuprep.writers.record import CaseRecord
@@ -368,10 +369,8 @@ class _MeteredWriter:
 
 
 def _compress(voxels: memoryview, threads: int) -> None:
-    from isal import igzip_threaded
-
-    with igzip_threaded.open(os.devnull, "wb", compresslevel=IMAGE_LEVEL, threads=threads) as file:
-        file.write(voxels)
+    with Path(os.devnull).open("wb") as file:
+        write_gzip(file, b"", voxels, level=IMAGE_LEVEL, threads=threads)
 
 
 def _measure_case(

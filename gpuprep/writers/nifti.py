@@ -20,7 +20,7 @@ from gpuprep.errors import WriteError
 from gpuprep.geometry import VolumeGeometry
 from gpuprep.writers.atomic import replacing
 from gpuprep.writers.base import Output
-from gpuprep.writers.sparse_gzip import write_sparse_gzip
+from gpuprep.writers.block_gzip import write_gzip
 
 #: NIfTI datatype codes (nifti1.h).
 _DATATYPES = {"uint8": 2, "int16": 4, "int32": 8, "float32": 16, "uint16": 512, "uint32": 768}
@@ -184,25 +184,17 @@ def write_nifti(
     """
     header = header_bytes(array.dtype, geometry, extensions)
     voxels = np.ascontiguousarray(array).data.cast("B")
+    slice_bytes = array[0].nbytes
+    filled_bytes = None if filled is None else range(filled.start * slice_bytes, filled.stop * slice_bytes)
+    crc = 0
     with replacing(path) as part:
-        is_compressed = path.suffix.lower() == ".gz"
-        if is_compressed and filled is not None:
-            slice_bytes = array[0].nbytes
-            with part.open("wb") as sparse:
-                filled_bytes = range(filled.start * slice_bytes, filled.stop * slice_bytes)
-                write_sparse_gzip(sparse, header, voxels, filled_bytes, level=level)
-        elif is_compressed:
-            from isal import igzip_threaded
-
-            with igzip_threaded.open(part, "wb", compresslevel=level, threads=threads) as file:
+        with part.open("wb") as file:
+            if path.suffix.lower() == ".gz":
+                crc = write_gzip(file, header, voxels, level=level, threads=threads, filled=filled_bytes)
+            else:
                 file.write(header)
                 file.write(voxels)
-        else:
-            with part.open("wb") as plain:
-                plain.write(header)
-                plain.write(voxels)
         size = part.stat().st_size
-        crc = gzip_crc32(part) if is_compressed else 0
     return Output(path.relative_to(root).as_posix(), size, crc)
 
 
@@ -367,10 +359,3 @@ def rotation_of(b: float, c: float, d: float) -> NDArray[np.float64]:
             [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
         ]
     )
-
-
-def gzip_crc32(path: Path) -> int:
-    """Return the CRC-32 of the content of a gzip file of one member, from its trailer (RFC 1952)."""
-    with path.open("rb") as file:
-        file.seek(-8, 2)
-        return int.from_bytes(file.read(4), "little")

@@ -7,6 +7,7 @@ segmentations are int16.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
@@ -27,8 +28,9 @@ from gpuprep.masks import RoiMask, to_label_image, to_sparse
 from gpuprep.volume import Volume
 from gpuprep.writers.atomic import LEDGER, SIDECARS, make_folder, remove_file, replacing, write_text
 from gpuprep.writers.base import Output
+from gpuprep.writers.block_gzip import write_gzip
 from gpuprep.writers.names import safe_name
-from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, gzip_crc32, read_to_end, write_nifti
+from gpuprep.writers.nifti import IMAGE_LEVEL, LABEL_LEVEL, read_to_end, write_nifti
 from gpuprep.writers.record import CaseRecord
 from gpuprep.writers.splits import SHARE_TOLERANCE, draw_order
 
@@ -308,13 +310,15 @@ class NnunetWriter:
 
 def write_palette(path: Path, mask: RoiMask, root: Path) -> Output:
     """Write table, affine and codes of a mask, one after the other, as gzipped ``.npy`` streams."""
-    from isal import igzip_threaded
-
+    codes = np.ascontiguousarray(mask.codes)
+    head = io.BytesIO()
+    for array in (mask.table, mask.geometry.index_to_lps):
+        np.lib.format.write_array(head, np.ascontiguousarray(array), allow_pickle=False)
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(codes))
     with replacing(path) as part:
-        with igzip_threaded.open(part, "wb", compresslevel=LABEL_LEVEL, threads=1) as file:
-            for array in (mask.table, mask.geometry.index_to_lps, mask.codes):
-                np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
-        size, crc = part.stat().st_size, gzip_crc32(part)
+        with part.open("wb") as file:
+            crc = write_gzip(file, head.getvalue(), codes.data.cast("B"), level=LABEL_LEVEL)
+        size = part.stat().st_size
     return Output(path.relative_to(root).as_posix(), size, crc)
 
 
