@@ -117,8 +117,8 @@ class Ledger:
     def _open(self, job: str) -> None:
         with self._refusing("open", "ledger-unreadable", _ELSEWHERE):
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA synchronous = OFF")  # a new ledger holds nothing that is worth waiting for a disk
             self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version == 0:
                 columns = ", ".join(_quoted(c) for c in _COLUMNS)
@@ -136,6 +136,7 @@ class Ledger:
                     subject=str(self.path),
                     hint="choose another output folder or name",
                 )
+            self._db.execute("PRAGMA synchronous = NORMAL")
             (found,) = self._db.execute("SELECT name FROM job").fetchone()
         other = f"gpuprep {found}" if found != job else self._find_other(is_new=version == 0)
         if other:
