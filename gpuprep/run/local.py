@@ -96,12 +96,13 @@ def map_isolated(
     environments : sequence of mappings
         Environment variables that worker 0, 1, … sets before it does anything; they take turns.
     start_by : {"fork", "spawn"}
-        To fork is cheap, and safe as long as the driver has no threads and has not touched CUDA. What is spawned gets
-        `work` and tasks pickled.
+        To fork is cheap, and safe as long as the driver has no threads and has not touched CUDA. What is forked knows
+        `work` and tasks; what is spawned gets them pickled.
     on_send : callable, optional
         Told each task before a worker gets it.
     """
     context: Any = multiprocessing.get_context(start_by)
+    known = tasks if start_by == "fork" else ()
     waiting = deque(enumerate(tasks))
     suspects: deque[tuple[int, Task]] = deque()
     pool: list[_Worker[Task]] = []
@@ -109,7 +110,7 @@ def map_isolated(
     def start(environment: Mapping[str, str]) -> None:
         ours, theirs = context.Pipe()
         inherited = [ours, *(w.pipe for w in pool)] if start_by == "fork" else []
-        process = context.Process(target=_serve, args=(work, theirs, inherited, slots, environment), daemon=True)
+        process = context.Process(target=_serve, args=(work, theirs, inherited, known, slots, environment), daemon=True)
         worker: _Worker[Task] = _Worker(process, ours, environment)
         with _interrupts_held():
             process.start()
@@ -136,7 +137,7 @@ def map_isolated(
             on_send(task)
         worker.tasks[number] = task
         with suppress(BrokenPipeError, ConnectionResetError):  # it has died: the next read from its pipe tells
-            worker.pipe.send((number, task))
+            worker.pipe.send((number, None if known else task))
 
     try:
         for i in range(min(workers, -(-len(tasks) // slots))):
@@ -188,6 +189,7 @@ def _serve(
     work: Callable[[Any], Any],
     pipe: Connection,
     inherited: Sequence[Connection],
+    known: Sequence[Any],
     slots: int,
     environment: Mapping[str, str],
 ) -> None:
@@ -211,7 +213,7 @@ def _serve(
             os._exit(1)
 
     def do(number: int, task: Any) -> None:
-        outcome = outcome_of(work, task)
+        outcome = outcome_of(work, known[number] if known else task)
         with sending:
             pipe.send((number, outcome))
 

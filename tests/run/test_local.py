@@ -40,6 +40,15 @@ def test_every_task_has_its_result():
     assert dict(map_isolated(square, list(range(20)), workers=3)) == {x: x * x for x in range(20)}
 
 
+def call(task):
+    return task()
+
+
+def test_forked_workers_know_their_tasks():
+    tasks = [lambda: 1, lambda: 2, lambda: 3]  # which cannot be sent
+    assert dict(map_isolated(call, tasks, workers=2, start_by="fork")) == dict(zip(tasks, (1, 2, 3), strict=True))
+
+
 def test_no_tasks_no_processes():
     assert list(map_isolated(square, [], workers=2)) == []
 
@@ -97,11 +106,11 @@ def test_closing_early_ends_the_workers():
 
 #: Two tasks of a minute, each of which says that it has begun.
 DRIVER = """
-import sys, time
+import os, sys, time
 from gpuprep.run.local import map_isolated
 
 def work(task):
-    print(task, flush=True)
+    os.write(1, f"{task}\\n".encode())  # of two threads that print, one may come into the line of the other
     time.sleep(60)
 
 list(map_isolated(work, ["one", "two"], workers=2, slots=int(sys.argv[1]), start_by="fork"))
