@@ -8,8 +8,10 @@ import pydicom
 import pytest
 from mask_sets import check_same, coded_roi, random_mask
 
+from gpuprep.cli.masks import _finish
 from gpuprep.dicom import synth
 from gpuprep.masks import Code, Roi, let_last_win, select_rois
+from gpuprep.run.masks import MaskProblem, OpenedMask
 from gpuprep.writers.masks import read_mask, segnrrd
 
 
@@ -46,6 +48,15 @@ def test_a_folder_of_something_else_is_refused(gpuprep, tmp_path):
     (tmp_path / "ct" / "1.dcm").write_bytes(b"")
     done = gpuprep("masks", "info", tmp_path / "ct")
     assert done.status == 4 and "holds neither NIfTI files" in done.stderr and "[mask-unreadable]" in done.stderr
+
+
+def test_what_is_wrong_with_the_file_or_a_roi_that_is_kept_is_told_and_fails(capsys):
+    mask = random_mask(1, rois=[Roi(1, "kept")])
+    kept, other = MaskProblem("a contour", mask.rois[0]), MaskProblem("elsewhere", Roi(2, "left out"))
+    for problems, status, said in [((MaskProblem("the file"), other), 4, "the file"), ((kept, other), 4, "a contour")]:
+        assert _finish(OpenedMask(mask, problems=problems)) == status
+        assert capsys.readouterr().err == f"warning: {said}\n"
+    assert _finish(OpenedMask(mask, problems=(other,))) == 0
 
 
 @pytest.mark.parametrize("option", [("--deflated",), ("--seg-kind", "binary"), ("--ome-labels",)])
