@@ -13,7 +13,7 @@ demo: $(VENV)/demo.stamp ## install, write a synthetic CT + RTSTRUCT study, conv
 	@cd demo && find nnunet_ready -type f | sort
 
 test: $(VENV)/test.stamp lint ## lint, types, imports, all tests
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n logical --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
