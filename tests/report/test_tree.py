@@ -43,7 +43,8 @@ def test_patients_studies_series_and_segmentations_are_nested(tmp_path):
     ]
 
 
-def test_all_that_is_wrong_is_shown_with_counts_and_an_example(tmp_path):
+def test_all_that_is_wrong_is_shown_with_counts_and_an_example(tmp_path, monkeypatch):
+    monkeypatch.setattr("gpuprep.report.tree.WIDTH", 1000)  # whatever the length of tmp_path
     series = _write_ct(tmp_path / "ct")
     (tmp_path / "copy").write_bytes(series.paths[0].read_bytes())
     for name in ("junk1", "junk2"):
