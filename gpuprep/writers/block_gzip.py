@@ -82,8 +82,8 @@ def _pieces(
 def _deflate_apart(blocks: Iterator[memoryview], level: int, threads: int) -> Iterator[_Piece]:
     """Compress blocks in threads; yield them in order.
 
-    One thread is worth it too: glibc gives the memory of each block back to the system in the main thread alone, and
-    the page faults of taking it anew are a fifth of the time.
+    One thread is worth it too: in the main thread glibc gives the memory of each block back to the system, and takes it
+    anew with a page fault for each of its pages.
     """
     from concurrent.futures import Future, ThreadPoolExecutor
 
